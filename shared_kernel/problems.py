@@ -1,0 +1,87 @@
+"""The stable codes of every error, with their HTTP status and title: the one place that knows HTTP numbers.
+
+RFC 9457 problem documents are made here from `shared_kernel.errors`. A code, once released, keeps its meaning.
+"""
+
+from typing import NamedTuple
+
+from shared_kernel.errors import Contention, DaybookError, Field, Unavailable
+
+TYPE_PREFIX = "urn:daybook:problem:"  # a name, not an address: nothing is fetched
+
+
+class Problem(NamedTuple):
+    """What a code means over HTTP."""
+
+    status: int
+    title: str
+
+
+PROBLEMS: dict[str, Problem] = {
+    # 400: the request is malformed; `path` names the JSON field or the parameter
+    "invalid_request": Problem(400, "The request is not well formed"),
+    "unbalanced": Problem(400, "Debits and credits differ for an asset"),
+    "key_missing": Problem(400, "A command of the batch has no idempotency key"),
+    "invalid_cursor": Problem(400, "The cursor is not one of this list"),
+    # 401, 403, 404
+    "unauthenticated": Problem(401, "A valid bearer token is needed"),
+    "forbidden": Problem(403, "The token's roles do not allow this"),
+    "not_found": Problem(404, "There is nothing here"),
+    "ledger_not_found": Problem(404, "There is no such ledger"),
+    "account_not_found": Problem(404, "There is no such account"),
+    "transaction_not_found": Problem(404, "There is no such transaction"),
+    "event_not_found": Problem(404, "There is no such event"),
+    "command_not_found": Problem(404, "No command with this key is in the log yet"),
+    "method_not_allowed": Problem(405, "This method is not offered here"),
+    "request_timeout": Problem(408, "The request took too long to arrive"),
+    # 409: what it asks for is taken
+    "idempotency_key_reused": Problem(409, "The key was used for another command"),
+    "ledger_exists": Problem(409, "The ledger is open already"),
+    "account_exists": Problem(409, "The account is open already"),
+    "transaction_exists": Problem(409, "The transaction id is taken"),
+    "reference_taken": Problem(409, "The reference is taken"),
+    "conflict": Problem(409, "Others changed the same accounts too often"),
+    "position_beyond_head": Problem(409, "The position is beyond the head of the log"),
+    # 413, 415
+    "body_too_large": Problem(413, "The body is too large"),
+    "unsupported_media_type": Problem(415, "Only application/json is taken"),
+    # 422: refusals, on record
+    "account_not_open": Problem(422, "The account is not open"),
+    "insufficient_funds": Problem(422, "The available balance would pass its minimum"),
+    "limit_exceeded": Problem(422, "The balance would pass its maximum"),
+    "effective_at_too_late": Problem(422, "The effective time is too far in the future"),
+    # 429, 5xx
+    "rate_limited": Problem(429, "Too many requests"),
+    "internal_error": Problem(500, "Something went wrong on our side"),
+    "corruption": Problem(500, "A safeguard stopped this ledger; the operator has been told"),
+    "overloaded": Problem(503, "Too much is waiting already"),
+    "dependency_unavailable": Problem(503, "A service this one needs does not answer"),
+    "outcome_unknown": Problem(503, "It is not known yet whether the command was applied: repeat it with the same key"),
+    "read_model_behind": Problem(503, "The read model has not reached the position yet"),
+    "read_model_parked": Problem(503, "The read model stands still for this ledger"),
+    "shutting_down": Problem(503, "This process is stopping"),
+}
+
+
+def problem(error: DaybookError, trace_id: str | None = None) -> tuple[int, dict[str, Field]]:
+    """The HTTP status and the problem document of an error. Unknown codes are ours to fix: 500."""
+    known = PROBLEMS.get(error.code)
+    if known is None:
+        return problem(DaybookError("internal_error"), trace_id)
+    document: dict[str, Field] = {
+        "type": TYPE_PREFIX + error.code,
+        "title": known.title,
+        "status": known.status,
+        "code": error.code,
+        **error.fields,
+    }
+    if trace_id is not None:
+        document["trace_id"] = trace_id
+    return known.status, document
+
+
+def retry_after_ms(error: DaybookError) -> int | None:
+    """How long the caller should wait before asking again, where asking again makes sense."""
+    if isinstance(error, Contention | Unavailable):
+        return error.retry_after_ms
+    return None

@@ -1,0 +1,121 @@
+"""The grammar of what people write: addresses, ledger names, patterns, assets, amounts, times.
+
+One spelling of each, used by requests, events, token claims and queries alike. Pure; knows no rule of the books.
+"""
+
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Annotated, Literal, Self
+
+import msgspec
+from msgspec import Meta
+
+SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}"  # never begins with a dot, so it is safe in a URL path
+ADDRESS_LENGTH_MAX = 256
+LEDGER_LENGTH_MAX = 64
+AMOUNT_MAX = 2**127 - 1  # design §2: fits a signed 128-bit integer, the common bound of ledgers and clients
+AMOUNT_DIGITS_MAX = len(str(AMOUNT_MAX))
+
+_ADDRESS = rf"^{SEGMENT}(:{SEGMENT})*$"
+_PATTERN = rf"^({SEGMENT}|\*)(:({SEGMENT}|\*))*(:\*\*)?$|^\*\*$"
+
+Address = Annotated[
+    str,
+    Meta(pattern=_ADDRESS, max_length=ADDRESS_LENGTH_MAX, description="An account, such as users:42:wallet"),
+]
+LedgerName = Annotated[
+    str,
+    Meta(pattern=_ADDRESS, max_length=LEDGER_LENGTH_MAX, description="A ledger, such as bank or acme:main"),
+]
+PatternText = Annotated[
+    str,
+    Meta(
+        pattern=_PATTERN,
+        max_length=ADDRESS_LENGTH_MAX,
+        description="Segments; * stands for one, a final ** for the rest (one or more): users:*:wallet",
+    ),
+]
+Asset = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Z][A-Z0-9]{0,15}(/([1-9]|[12][0-9]|3[0-8]))?$",
+        description="A code and its number of decimals: USD/2, BTC/8, JPY",
+    ),
+]
+Direction = Literal["debit", "credit"]
+NormalBalance = Literal["debit", "credit"]
+Amount = (
+    Annotated[int, Meta(ge=1, description="Smallest units of the asset, 1 to 2^127-1")]
+    | Annotated[
+        str,
+        Meta(pattern=rf"^[1-9][0-9]{{0,{AMOUNT_DIGITS_MAX - 1}}}$", description="The same as decimal digits"),
+    ]
+)
+
+_ADDRESS_RE = re.compile(_ADDRESS)
+
+
+class Pattern(msgspec.Struct, frozen=True):
+    """An address pattern: `*` stands for one segment, a final `**` for the rest (one segment or more)."""
+
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Takes the text of a pattern; raises ValueError where it is outside the grammar."""
+        if len(text) > ADDRESS_LENGTH_MAX or not re.match(_PATTERN, text):
+            raise ValueError("not a pattern of segments, * and a final **")
+        return cls(text)
+
+    def matches(self, address: str) -> bool:
+        """True if the whole address fits."""
+        return _compiled(self.text).fullmatch(address) is not None
+
+    def is_literal(self) -> bool:
+        """True if it can fit one address only: itself."""
+        return "*" not in self.text
+
+    def prefix(self) -> str:
+        """The longest text that every fitting address begins with, for index ranges."""
+        return self.text.split("*", 1)[0]
+
+    def regex(self) -> str:
+        """The same as an anchored POSIX regular expression, understood by Python and Postgres alike."""
+        return "^" + ":".join(_segment_regex(segment) for segment in self.text.split(":")) + "$"
+
+
+def is_address(text: str) -> bool:
+    """True if the text is an account address in the grammar."""
+    return len(text) <= ADDRESS_LENGTH_MAX and _ADDRESS_RE.match(text) is not None
+
+
+def is_ledger_name(text: str) -> bool:
+    """True if the text is a ledger name in the grammar."""
+    return len(text) <= LEDGER_LENGTH_MAX and _ADDRESS_RE.match(text) is not None
+
+
+def parse_time(text: str) -> datetime:
+    """Reads an RFC 3339 time with a zone; gives it in UTC, to the microsecond. ValueError where it is not one."""
+    if "T" not in text.upper():
+        raise ValueError("not an RFC 3339 time")
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return time.astimezone(UTC)
+
+
+def format_time(time: datetime) -> str:
+    """RFC 3339 in UTC with microseconds, always 27 characters: 2026-11-24T09:30:00.000000Z."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").rjust(26, "0") + "Z"
+
+
+@lru_cache(maxsize=4096)
+def _compiled(text: str) -> re.Pattern[str]:
+    return re.compile(":".join(_segment_regex(segment) for segment in text.split(":")))
+
+
+def _segment_regex(segment: str) -> str:
+    if segment == "**":
+        return ".+"
+    return "[^:]+" if segment == "*" else re.escape(segment)
