@@ -1,0 +1,33 @@
+-- The cluster's roles, made once with an administrator's URL; see runner.ensure_roles.
+-- No password is written here: the runner sets verifiers, so that no server log ever holds a secret.
+-- daybook_owner owns every object and nobody logs in as it; only the migrator may become it.
+do $$
+declare
+  name text;
+begin
+  if not exists (select from pg_roles where rolname = 'daybook_owner') then
+    create role daybook_owner nologin;
+  end if;
+  foreach name in array array['daybook_migrator', 'daybook_command', 'daybook_query', 'daybook_relay', 'daybook_projector']
+  loop
+    if not exists (select from pg_roles where rolname = name) then
+      execute format('create role %I login', name);
+    end if;
+  end loop;
+  if not exists (
+    select from pg_auth_members m
+    join pg_roles r on r.oid = m.roleid
+    join pg_roles u on u.oid = m.member
+    where r.rolname = 'daybook_owner' and u.rolname = 'daybook_migrator'
+  ) then
+    grant daybook_owner to daybook_migrator;
+  end if;
+  -- The database at hand: nobody but our roles connects; the projector makes a schema per generation.
+  execute format('revoke all on database %I from public', current_database());
+  execute format(
+    'grant connect on database %I to daybook_migrator, daybook_command, daybook_query, daybook_relay, daybook_projector',
+    current_database()
+  );
+  execute format('grant create on database %I to daybook_owner, daybook_projector', current_database());
+end
+$$;
