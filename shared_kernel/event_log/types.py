@@ -37,12 +37,14 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True):
     after: int
 
 
-class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """Decisions that stand or fall together: if one fence fails, none of the events is appended.
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision to append: its events if none of its fences fails, nothing otherwise.
 
-    A group may have fences and no events (nothing is written, the fences are still judged).
+    `group`: decisions of one append that bear the same number stand or fall together, wherever they stand in the order. A
+    decision may have fences and no events: nothing is written, the fences are still judged. Events keep the order of the decisions.
     """
 
+    group: int
     events: Sequence[NewEvent]
     fences: Sequence[Fence]
 
@@ -59,7 +61,8 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
 
     `is_behind`: head - seen exceeded the tail's bounds; nothing was judged or appended, drop the cache.
     `base` is the head before this append. Kept events have the positions base + 1, base + 2, … in the order
-    of `groups` and of their events. `failed` holds, for each failed fence, (group index, fence index), sorted.
+    of the decisions and of their events. `failed` holds, for each failed fence, (decision index, fence index), sorted;
+    every decision of a group with a failed fence fell.
     `tail` holds the events after `seen` up to and including `base`, in order.
     """
 
