@@ -17,8 +17,9 @@ LEDGER_LENGTH_MAX = 64
 AMOUNT_MAX = 2**127 - 1  # design §2: fits a signed 128-bit integer, the common bound of ledgers and clients
 AMOUNT_DIGITS_MAX = len(str(AMOUNT_MAX))
 
-_ADDRESS = rf"^{SEGMENT}(:{SEGMENT})*$"
-_PATTERN = rf"^({SEGMENT}|\*)(:({SEGMENT}|\*))*(:\*\*)?$|^\*\*$"
+END = r"$(?!\n)"  # the end of the text: Python's $ alone also fits before a final line feed, JSON Schema's does not
+_ADDRESS = rf"^{SEGMENT}(:{SEGMENT})*{END}"
+_PATTERN = rf"^({SEGMENT}|\*)(:({SEGMENT}|\*))*(:\*\*)?{END}|^\*\*{END}"
 
 Address = Annotated[
     str,
@@ -39,7 +40,7 @@ PatternText = Annotated[
 Asset = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Z][A-Z0-9]{0,15}(/([1-9]|[12][0-9]|3[0-8]))?$",
+        pattern=rf"^[A-Z][A-Z0-9]{{0,15}}(/([1-9]|[12][0-9]|3[0-8]))?{END}",
         description="A code and its number of decimals: USD/2, BTC/8, JPY",
     ),
 ]
@@ -49,7 +50,7 @@ Amount = (
     Annotated[int, Meta(ge=1, description="Smallest units of the asset, 1 to 2^127-1")]
     | Annotated[
         str,
-        Meta(pattern=rf"^[1-9][0-9]{{0,{AMOUNT_DIGITS_MAX - 1}}}$", description="The same as decimal digits"),
+        Meta(pattern=rf"^[1-9][0-9]{{0,{AMOUNT_DIGITS_MAX - 1}}}{END}", description="The same as decimal digits"),
     ]
 )
 
@@ -102,7 +103,10 @@ def parse_time(text: str) -> datetime:
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
         raise ValueError("a time without a zone")
-    return time.astimezone(UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time outside the years 1 to 9999 of UTC") from None
 
 
 def format_time(time: datetime) -> str:

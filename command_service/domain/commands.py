@@ -6,14 +6,24 @@ their subject (`ledgers.py`, `accounts.py`, `transactions.py`); this module neve
 
 import hashlib
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from shared_kernel.errors import Rejection
-from shared_kernel.words import AMOUNT_MAX, Address, Amount, Asset, Direction, LedgerName, NormalBalance, PatternText
+from shared_kernel.words import (
+    AMOUNT_MAX,
+    END,
+    Address,
+    Amount,
+    Asset,
+    Direction,
+    LedgerName,
+    NormalBalance,
+    PatternText,
+)
 
 ENTRIES_MAX = 500  # design §8 and the rule book: bounds one event and the accounts one decision may touch
 DEFAULTS_MAX = 100
@@ -22,17 +32,17 @@ METADATA_MAX = 50
 FINGERPRINT_VERSION = "01"
 
 Key = Annotated[
-    str, Meta(pattern=r"^[\x21-\x7e]+$", max_length=200, description="An idempotency key: visible ASCII, 1 to 200")
+    str, Meta(pattern=rf"^[\x21-\x7e]+{END}", max_length=200, description="An idempotency key: visible ASCII, 1 to 200")
 ]
 ClientId = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=64, description="An id of the client's own")
+    str, Meta(pattern=rf"^[A-Za-z0-9_-][A-Za-z0-9_.-]*{END}", max_length=64, description="An id of the client's own")
 ]
 Reference = Annotated[str, Meta(min_length=1, max_length=200, description="Unique in its ledger")]
 Description = Annotated[str, Meta(max_length=1000)]
 MetadataKey = Annotated[str, Meta(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, Meta(max_length=500)]
 ClientMetadata = Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=METADATA_MAX)]
-SignedAmount = int | Annotated[str, Meta(pattern=r"^(0|-?[1-9][0-9]{0,38})$")]
+SignedAmount = int | Annotated[str, Meta(pattern=rf"^(0|-?[1-9][0-9]{{0,38}}){END}")]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with a zone")]
 
 
@@ -110,7 +120,11 @@ class PostTransaction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     metadata: ClientMetadata | UnsetType = UNSET
 
     def check(self) -> None:
-        """As in OpenLedger: amounts beyond the bound, and debits that differ from credits."""
+        """As in OpenLedger: a time without a place in UTC, amounts beyond the bound, debits that differ from credits."""
+        if self.effective_at and not _is_in_utc(self.effective_at):
+            raise Rejection(
+                "invalid_request", detail="The time is outside the years 1 to 9999 of UTC", path="$.effective_at"
+            )
         surplus: dict[str, int] = {}
         for index, entry in enumerate(self.entries):
             amount = int(entry.amount)
@@ -186,6 +200,14 @@ def fingerprint(ledger: str, command_type: str, asked: bytes) -> str:
 
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
+
+
+def _is_in_utc(time: datetime) -> bool:
+    try:
+        time.astimezone(UTC)
+    except OverflowError:
+        return False
+    return True
 
 
 def _check_limits(limits: Limits | UnsetType, path: str) -> None:
