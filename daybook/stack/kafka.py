@@ -1,0 +1,146 @@
+"""A real Apache Kafka on loopback: one KRaft process, broker and controller, from pinned jars.
+
+The log of events in Postgres is the truth and Kafka its carrier, so the settings here favour a quick
+start and a quick return after a crash over throughput.
+"""
+
+import base64
+import os
+import socket
+from pathlib import Path
+
+from daybook.stack.jars import KAFKA_LOCK, Report, fetch_jars, read_lock
+from daybook.stack.java import find_java
+from daybook.stack.layout import Layout, write_whole
+from daybook.stack.parts import Launch, Part
+from daybook.stack.ports import LOOPBACK
+from daybook.stack.users import ServerUser, give_to, run_as, server_environment
+from daybook.terminal import CommandFailed
+
+ANSWER_TIMEOUT_S = 3.0
+
+JVM_OPTIONS = (
+    "-Xms256m",
+    "-Xmx256m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Xshare:auto",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Djava.awt.headless=true",
+)
+
+SETTINGS = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "default.replication.factor": "1",
+    "min.insync.replicas": "1",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "offsets.topic.num.partitions": "5",
+    "transaction.state.log.num.partitions": "5",
+    "share.coordinator.state.topic.num.partitions": "5",
+    "group.initial.rebalance.delay.ms": "0",
+    "auto.create.topics.enable": "false",
+    "num.partitions": "3",
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+    "num.recovery.threads.per.data.dir": "2",
+    "background.threads": "4",
+    "broker.heartbeat.interval.ms": "500",
+    # Measured: this rules how long a broker that was killed waits for its own old session at the
+    # next start: 12 s at the default of 9000, 4.5 s at 3000.
+    "broker.session.timeout.ms": "3000",
+    "log.cleaner.dedupe.buffer.size": "16777216",  # the default takes 128 MB of heap
+    "log.segment.bytes": "268435456",
+    "log.retention.hours": "168",
+}
+
+LOGGING = """\
+{"configuration": {"status": "ERROR",
+  "appenders": {"console": {"name": "out", "PatternLayout": {"pattern": "%d %p %m (%c{1})%n"}}},
+  "loggers": {"root": {"level": "WARN", "AppenderRef": {"ref": "out"}}}}}
+"""
+
+
+def kafka_part(
+    layout: Layout, *, port: int, controller_port: int, user: ServerUser | None, jars_folder: Path | None
+) -> Part:
+    """The broker of one data folder; ready when it is in its own list of brokers."""
+    home = layout.server("kafka")
+    java_and_jars: list[str] = []
+
+    def prepare(report: Report) -> None:
+        give_to(user, home)
+        jars = fetch_jars(read_lock(KAFKA_LOCK), report, offline_folder=jars_folder)
+        logging = home / "log4j2.json"
+        java_and_jars[:] = [str(find_java(user)), *JVM_OPTIONS, f"-Dlog4j2.configurationFile={logging}"]
+        java_and_jars.extend(["-cp", os.pathsep.join(str(jar) for jar in jars)])
+        write_whole(logging, LOGGING.encode())
+        properties = {**SETTINGS, **_places(home, port, controller_port)}
+        text = "".join(f"{name}={value}\n" for name, value in properties.items())
+        write_whole(home / "server.properties", text.encode())
+        if not (home / "log" / "meta.properties").exists():
+            report("formatting the storage of Kafka")
+            _format(java_and_jars, home, user)
+
+    def launch() -> Launch:
+        argv = [*java_and_jars, "kafka.Kafka", str(home / "server.properties")]
+        return Launch(argv, server_environment(), Path("/"), user)
+
+    return Part(
+        name="kafka",
+        address=f"{LOOPBACK}:{port}",
+        prepare=prepare,
+        launch=launch,
+        fault=lambda: broker_fault(f"{LOOPBACK}:{port}"),
+    )
+
+
+def broker_fault(bootstrap: str) -> str | None:
+    """None when a broker answers and knows itself."""
+    first = bootstrap.split(",")[0].strip()
+    host, _, port = first.rpartition(":")
+    try:  # cheap, and librdkafka would write a line for every refused connection
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        return f"{first}: {error}"
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "socket.timeout.ms": 3000})
+    try:
+        brokers = client.list_topics(timeout=ANSWER_TIMEOUT_S).brokers
+    except KafkaException as error:
+        return str(error.args[0])
+    return None if brokers else "no broker has registered yet"
+
+
+def _places(home: Path, port: int, controller_port: int) -> dict[str, str]:
+    broker, controller = f"{LOOPBACK}:{port}", f"{LOOPBACK}:{controller_port}"
+    return {
+        "controller.quorum.voters": f"1@{controller}",
+        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+        "advertised.listeners": f"PLAINTEXT://{broker}",
+        "log.dirs": str(home / "log"),
+    }
+
+
+def _format(java_and_jars: list[str], home: Path, user: ServerUser | None) -> None:
+    argv = [*java_and_jars, "kafka.tools.StorageTool", "format", "-t", _cluster_id()]
+    outcome = run_as(user, [*argv, "-c", str(home / "server.properties")])
+    if outcome.returncode != 0:
+        raise CommandFailed(f"Kafka's storage could not be formatted: {(outcome.stderr or outcome.stdout).strip()}")
+
+
+def _cluster_id() -> str:
+    # 22 characters of URL-safe base64; a leading "-" would be read as an option.
+    while True:
+        name = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
+        if not name.startswith("-"):
+            return name
