@@ -1,0 +1,70 @@
+"""The options that every everyday command shares, and how the faults of a service end a command."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from daybook.client import AnsweredProblem, Client, Target, exit_of, find_target
+from daybook.terminal import CommandFailed, talk
+from shared_kernel.errors import DaybookError
+
+WAIT_TOLD_SECONDS = 1.0  # chosen: shorter waits are nobody's concern
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)  # cyclopts flattens dataclasses, not msgspec structs
+class Connection:
+    """Which Daybook to talk to."""
+
+    data: Annotated[Path, Parameter(env_var="DAYBOOK_DATA")] = Path(".data")
+    "The data folder of a local stack: its addresses and tokens are used."
+    command_url: str | None = None
+    "The command service, instead of the local stack's."
+    query_url: str | None = None
+    "The query service, instead of the local stack's."
+    token: Annotated[str | None, Parameter(env_var="DAYBOOK_TOKEN", show_env_var=True)] = None
+    "A bearer token, instead of the local stack's."
+
+    def target(self) -> Target:
+        """The services and tokens that the options and the data folder name."""
+        return find_target(data=self.data, command_url=self.command_url, query_url=self.query_url, token=self.token)
+
+
+HERE = Connection()
+
+
+def commands(target: Target, role: str = "writer") -> Client:
+    """The command service, with the token of a role."""
+    return Client(target.command_url, target.token(role), _tell_wait)
+
+
+def queries(target: Target) -> Client:
+    """The query service, as a reader."""
+    return Client(target.query_url, target.token("reader"), _tell_wait)
+
+
+@contextmanager
+def faults_end_the_command(hint: str = "") -> Iterator[None]:
+    """A fault of the service becomes the command's message and exit code. `hint` says what to do next."""
+    try:
+        yield
+    except DaybookError as error:
+        raise CommandFailed(" - ".join(filter(None, (describe(error), hint))), exit_of(error)) from error
+
+
+def describe(error: DaybookError) -> str:
+    """One line for people: the code, what the service says of it, and the figures that a refusal gives."""
+    figures = ""
+    if isinstance(error, AnsweredProblem):
+        shown = {name: error.fields[name] for name in ("path", "account", "asset", "missing") if name in error.fields}
+        figures = "".join(f", {name} {value}" for name, value in shown.items())
+    return f"{error}{figures}"
+
+
+def _tell_wait(why: str, seconds: float) -> None:
+    if seconds >= WAIT_TOLD_SECONDS:
+        talk().print(f"{why}: asking again in {seconds:.1f} s", style="yellow", markup=False)
