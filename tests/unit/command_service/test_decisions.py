@@ -365,6 +365,20 @@ def test_what_lessens_a_breach_is_allowed_and_what_worsens_it_is_not() -> None:
     assert Given(*below, posted("cash", "w", 50)).refuses(transfer("w", "cash", 1)).fields["missing"] == 51
 
 
+def test_a_draw_within_a_transaction_that_lessens_a_breach_is_allowed() -> None:
+    command = msgspec.convert(
+        {
+            "entries": [
+                {"account": "w", "direction": "debit", "amount": 5, "asset": "CZK/2"},
+                {"account": "w", "direction": "credit", "amount": 7, "asset": "CZK/2"},
+                {"account": "cash", "direction": "debit", "amount": 2, "asset": "CZK/2"},
+            ]
+        },
+        PostTransaction,
+    )
+    assert Given(BANK, opened("cash", "debit"), opened("w", czk=Limit(minimum=100))).when(command)
+
+
 # --- what a decision looks at
 
 

@@ -15,13 +15,14 @@ from shared_kernel.errors import Refusal
 from shared_kernel.events import AccountDefaults, Entry, Event, LedgerOpened, Limit, Metadata, TransactionPosted
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
-ADDRESSES = ("free", "floor:a", "floor:b", "roof:a", "both:a")
+ADDRESSES = ("free", "floor:a", "floor:b", "roof:a", "both:a", "high:a")
 LEDGER = LedgerOpened(
     ledger="bank",
     accounts="on-first-use",
     defaults=[
         AccountDefaults(pattern="floor:*", limits={"X": Limit(minimum=0)}),
         AccountDefaults(pattern="roof:*", normal_balance="debit", limits={"X": Limit(maximum=20)}),
+        AccountDefaults(pattern="high:*", limits={"X": Limit(minimum=10)}),  # begins in breach
         AccountDefaults(pattern="both:*", limits={"X": Limit(minimum=-5, maximum=15), "Y/2": Limit(minimum=0)}),
     ],
 )
