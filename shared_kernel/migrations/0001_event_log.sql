@@ -206,10 +206,10 @@ $$;
 
 -- Writing --------------------------------------------------------------------------------------------------
 
--- Appends the events of every group whose conditions hold, in order, at positions base + 1, base + 2, …
+-- Appends the events of every group whose conditions hold, in the order given, at positions base + 1, base + 2, …
 -- VOLATILE and READ COMMITTED: each statement takes its own snapshot. The head row is locked by a statement of its
 -- own, so that the fences in the later ones see whatever was committed while this call waited for the lock.
--- Fence i: no event tagged fence_tags[i] stands after fence_afters[i]; it belongs to group fence_groups[i].
+-- Fence i: no event tagged fence_tags[i] stands after fence_afters[i]; if it fails, group fence_groups[i] falls.
 -- Event i belongs to group event_groups[i]; tag i belongs to event tag_events[i] (counted from 1) and no event
 -- bears a tag twice. Fences look at the log before this call, never at the call's own events.
 -- conditions (null on the hot path): [{"group": 0, "after": 3, "items": […]}], items as in `matching`.

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from importlib.resources import files
-from typing import Final, LiteralString, cast
+from typing import Final
 
 import psycopg
 from psycopg import sql
@@ -76,7 +76,7 @@ def migrate(migrator_url: str, report: Callable[[str], None]) -> list[str]:
         connection.execute(_MIGRATIONS_TABLE)
         for name, text in _pending(connection):
             with connection.transaction():
-                connection.execute(cast(LiteralString, text))
+                connection.execute(text)
                 connection.execute(
                     "insert into daybook.migrations (name, checksum) values (%s, %s)", [name, _checksum(text)]
                 )
@@ -111,7 +111,7 @@ def _pending(connection: psycopg.Connection) -> list[tuple[str, str]]:
 
 def _make_roles(connection: psycopg.Connection, password: str) -> None:
     text = (files("shared_kernel.migrations") / "roles.sql").read_text("utf-8")
-    connection.execute(cast(LiteralString, text))
+    connection.execute(text)
     for role in LOGIN_ROLES:
         # A verifier made here, so that the password itself is in no statement and no server log.
         verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")

@@ -1,0 +1,84 @@
+"""How the log says no, and what that means for the caller. Driver errors are translated here, once.
+
+The question that matters after a failure is "was it applied?": `RolledBack` and `Rejected…` know that it was not,
+`OutcomeUnknown` means that the log must be asked (by key) before anybody is told anything.
+"""
+
+from typing import Final
+
+from shared_kernel.errors import Contention, Corruption, DaybookError, Rejection, Unavailable
+
+# SQLSTATEs raised by our own functions (migrations/0001_event_log.sql).
+INCARNATION_CHANGED: Final = "DB001"
+LEDGER_NOT_FOUND: Final = "DB002"
+POSITION_BEYOND_HEAD: Final = "DB003"
+
+# Serialization failure, deadlock, lock timeout, cancelled statement: the transaction is gone and may be repeated.
+_ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03", "57014"})
+
+
+class LedgerNotFound(Rejection):
+    """The log holds no such ledger."""
+
+    def __init__(self) -> None:
+        super().__init__("ledger_not_found")
+
+
+class IncarnationChanged(Corruption):
+    """The database was restored since this process learned its incarnation: stop, and start afresh."""
+
+    def __init__(self) -> None:
+        super().__init__("incarnation_changed")
+
+
+class PositionBeyondHead(Corruption):
+    """Somebody remembers a position that the log does not have: restored without `daybook restored`?"""
+
+    def __init__(self) -> None:
+        super().__init__("position_beyond_head")
+
+
+class RolledBack(Contention):
+    """The server reported an error after which the same call may be repeated blindly: nothing was applied."""
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__("rolled_back", retry_after_ms=20, sqlstate=sqlstate)
+
+
+class OutcomeUnknown(Unavailable):
+    """The connection ended, or the commit was not confirmed, before the answer: the write may have been applied."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("outcome_unknown", reason=reason)
+
+
+class LogUnavailable(Unavailable):
+    """The log cannot be reached; nothing was written by this call."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("event_log_unavailable", reason=reason)
+
+
+class LogFault(Corruption):
+    """The server refused a statement for a reason that no repetition cures (a missing right, a wrong schema).
+
+    Nothing was applied.
+    """
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__("event_log_fault", sqlstate=sqlstate)
+
+
+def from_sqlstate(sqlstate: str) -> DaybookError:
+    """The error for an ERROR that the server reported on a connection that then reached its sync point."""
+    if sqlstate == LEDGER_NOT_FOUND:
+        return LedgerNotFound()
+    if sqlstate == INCARNATION_CHANGED:
+        return IncarnationChanged()
+    if sqlstate == POSITION_BEYOND_HEAD:
+        return PositionBeyondHead()
+    if sqlstate in _ROLLED_BACK or sqlstate.startswith("53"):
+        return RolledBack(sqlstate)
+    if sqlstate in {"25006", "57P03"}:  # a read-only server: a standby, or a primary that was demoted
+        return LogUnavailable("read_only")
+    return LogFault(sqlstate)

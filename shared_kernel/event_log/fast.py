@@ -1,0 +1,309 @@
+"""The log's fast client: one raw connection, one round trip an append, for the command service's event loop.
+
+Turns `Decision`s into binary arrays and rows back into values; `pipeline.py` moves the bytes, `daybook.append` judges and
+writes. A connection never carries two ledgers' appends at once: a head row that is held would hold up the other.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+from uuid import UUID
+
+import psycopg
+from psycopg import pq
+
+from shared_kernel.event_log import binary, calls
+from shared_kernel.event_log.errors import IncarnationChanged, LogFault, LogUnavailable, RolledBack
+from shared_kernel.event_log.pipeline import Parameters, Pipeline
+from shared_kernel.event_log.types import Appended, Decision, Loaded, RecordedEvent, Snapshot, SnapshotKey, Tail
+
+_SESSION: Final = b"session"
+_BEGIN: Final = b"begin"
+_COMMIT: Final = b"commit"
+_ROLLBACK: Final = b"rollback"
+_APPEND: Final = b"append"
+_LOAD: Final = b"load"
+_LOCK_HEADS: Final = b"lock_heads"
+_WRITE_SNAPSHOTS: Final = b"write_snapshots"
+_NOTIFY: Final = b"notify"
+
+_T, _I8, _T_A, _I4_A, _I8_A = binary.TEXT, binary.INT8, binary.TEXT_ARRAY, binary.INT4_ARRAY, binary.INT8_ARRAY
+_STATEMENTS: Final = {
+    _BEGIN: ("begin isolation level read committed", ()),
+    _COMMIT: ("commit", ()),
+    _ROLLBACK: ("rollback", ()),
+    _APPEND: (
+        calls.APPEND,
+        (binary.UUID, _T, _I8, _I8, _I8, _I4_A, _T_A, _I8_A, _I4_A, _T_A, _T_A, _T_A, _I4_A, _T_A, binary.JSONB),
+    ),
+    _LOAD: (calls.LOAD, (binary.UUID, _T, _I8, _I8, _I8, _T_A, _T_A, _I4_A)),
+    _LOCK_HEADS: (calls.LOCK_HEADS, (binary.UUID, _T_A)),
+    _WRITE_SNAPSHOTS: (calls.WRITE_SNAPSHOTS, (_T, binary.UUID, _T_A, _I4_A, _I8_A, _T_A)),
+    _NOTIFY: (calls.NOTIFY, (_T, _T)),
+}
+_SESSION_STATEMENT: Final = {_SESSION: (calls.START_SESSION, (_T, _T, _T))}
+
+# Chosen: how much longer than the server's own limit a reply may take before the connection is given up.
+_REPLY_MARGIN_MS: Final = 2_000
+
+
+class LogConnection:
+    """One connection to the log. Calls may overlap only where they are for the same ledger; they run in order."""
+
+    def __init__(self, pipeline: Pipeline, *, incarnation: UUID, backend_pid: int, backend_start: str) -> None:
+        self._pipeline = pipeline
+        self._in_transaction = False
+        self.incarnation = incarnation
+        self.backend_pid = backend_pid
+        self.backend_start = backend_start
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        incarnation: UUID | None,
+        connect_timeout_ms: int = 5_000,
+        lock_timeout_ms: int = 2_000,
+        statement_timeout_ms: int = 10_000,
+    ) -> "LogConnection":
+        """A connection that is ready to append. `incarnation` None: whichever the log has now is the expected one.
+
+        Raises `LogUnavailable`, `IncarnationChanged`, or `LogFault` where the schema or the rights are missing.
+        """
+        pipeline = await Pipeline.connect(
+            url, connect_timeout_ms=connect_timeout_ms, reply_timeout_ms=statement_timeout_ms + _REPLY_MARGIN_MS
+        )
+        try:
+            await pipeline.prepare(_SESSION_STATEMENT)
+            limits = (lock_timeout_ms, statement_timeout_ms, statement_timeout_ms)
+            parameters = [f"{limit}ms".encode() for limit in limits]
+            (result,) = await pipeline.execute((_SESSION, parameters), is_write=False)
+            pid, started_at, found = (result.get_value(0, column) for column in range(3))
+            if pid is None or started_at is None or found is None:
+                raise LogFault("incomplete_session")
+            if incarnation is not None and UUID(found.decode()) != incarnation:
+                raise IncarnationChanged
+            await pipeline.prepare(_STATEMENTS)
+        except BaseException:
+            pipeline.close()
+            raise
+        return cls(
+            pipeline,
+            incarnation=UUID(found.decode()),
+            backend_pid=int(pid),
+            backend_start=started_at.decode(),
+        )
+
+    @property
+    def is_usable(self) -> bool:
+        """Open, with nothing in flight and no transaction begun: fit for another borrower."""
+        return self._pipeline.is_open and self._pipeline.is_idle and not self._in_transaction
+
+    async def append(self, ledger: str, *, seen: int | None, decisions: Sequence[Decision], tail: Tail) -> Appended:
+        """The decisions of every group whose fences all hold are in the log, committed, in order.
+
+        One round trip. `seen`: the head that the caller's states are complete as of; None asks for no tail.
+        Fences see the log before this call, never the call's own events: a key twice in one call is the caller's fault.
+        Raises `LedgerNotFound` unless the first event is a LedgerOpened, `RolledBack` if the server said so,
+        `OutcomeUnknown` if nobody can say (see `end_backend`).
+        """
+        self._refuse_in_transaction()
+        return await self._append(ledger, seen, decisions, tail, is_write=True)
+
+    async def load(
+        self, ledger: str, *, seen: int | None, tags: Sequence[str], snapshots: Sequence[SnapshotKey] = (), tail: Tail
+    ) -> Loaded:
+        """One consistent look at the ledger: the events that bear each tag, the tail since `seen`, the head.
+
+        Asking for a snapshot of an address asks for its `account:<address>` tag, whose events then start after it.
+        """
+        self._refuse_in_transaction()
+        return await self._load(ledger, seen, tags, snapshots, tail)
+
+    @asynccontextmanager
+    async def transaction(self, ledgers: Sequence[str]) -> AsyncIterator["LogTransaction"]:
+        """The slow path: the heads of all `ledgers` are locked, in sorted order, until the block ends.
+
+        Leaving the block commits, and raises as `append` does; an exception rolls back.
+        """
+        self._refuse_in_transaction()
+        self._in_transaction = True
+        try:
+            heads = await self._begin(ledgers)
+            yield LogTransaction(self, heads)
+        except BaseException:
+            await self._roll_back()
+            raise
+        else:
+            (result,) = await self._pipeline.execute((_COMMIT, ()), is_write=True)
+            if result.command_status != b"COMMIT":  # a statement failed before, and the block went on regardless
+                raise RolledBack("25P02")
+        finally:
+            self._in_transaction = False
+
+    async def write_snapshots(self, ledger: str, snapshots: Sequence[Snapshot]) -> None:
+        """These folds are cached, but where a newer one is already. At most one snapshot an address and fold version."""
+        parameters = (
+            ledger.encode(),
+            self.incarnation.bytes,
+            binary.text_array([snapshot.address for snapshot in snapshots]),
+            binary.int4_array([snapshot.fold_version for snapshot in snapshots]),
+            binary.int8_array([snapshot.position for snapshot in snapshots]),
+            binary.text_array([snapshot.state for snapshot in snapshots]),
+        )
+        await self._pipeline.execute((_WRITE_SNAPSHOTS, parameters), is_write=False)
+
+    async def notify(self, channel: str, payload: str) -> None:
+        """Listeners of `channel` hear of it. Never inside an append: NOTIFY serialises commits of the whole server."""
+        self._refuse_in_transaction()
+        await self._pipeline.execute((_NOTIFY, (channel.encode(), payload.encode())), is_write=False)
+
+    def close(self) -> None:
+        """The connection is closed; calls in flight fail."""
+        self._pipeline.close()
+
+    def _refuse_in_transaction(self) -> None:
+        if self._in_transaction:
+            raise RuntimeError("this connection is in a transaction: call its LogTransaction")
+
+    async def _begin(self, ledgers: Sequence[str]) -> dict[str, int]:
+        locks: Parameters = (self.incarnation.bytes, binary.text_array(sorted(set(ledgers))))
+        _, heads = await self._pipeline.execute((_BEGIN, ()), (_LOCK_HEADS, locks), is_write=False)
+        return {
+            (heads.get_value(row, 0) or b"").decode(): binary.read_int8(heads.get_value(row, 1))
+            for row in range(heads.ntuples)
+        }
+
+    async def _roll_back(self) -> None:
+        try:
+            await self._pipeline.execute((_ROLLBACK, ()), is_write=False)
+        except (LogUnavailable, LogFault):
+            self.close()  # the server rolls back what its client left
+
+    async def _append(
+        self, ledger: str, seen: int | None, decisions: Sequence[Decision], tail: Tail, *, is_write: bool
+    ) -> Appended:
+        flat = calls.flatten(decisions)
+        parameters = (
+            self.incarnation.bytes,
+            ledger.encode(),
+            None if seen is None else binary.int8(seen),
+            binary.int8(tail.events_max),
+            binary.int8(tail.bytes_max),
+            binary.int4_array(flat.fence_groups),
+            binary.text_array(flat.fence_tags),
+            binary.int8_array(flat.fence_afters),
+            binary.int4_array(flat.event_groups),
+            binary.text_array(flat.event_types),
+            binary.text_array(flat.event_data),
+            binary.text_array(flat.event_metadata),
+            binary.int4_array(flat.tag_events),
+            binary.text_array(flat.tags),
+            None,  # general conditions are the recorder's
+        )
+        (result,) = await self._pipeline.execute((_APPEND, parameters), is_write=is_write)
+        return Appended(
+            is_behind=binary.read_bool(result.get_value(0, 0)),
+            base=binary.read_int8(result.get_value(0, 1)),
+            head=binary.read_int8(result.get_value(0, 2)),
+            recorded_at=binary.read_time(result.get_value(0, 3)),
+            failed=flat.failed(binary.read_int4s(result.get_value(0, 4))),
+            tail=_events(ledger, result, 5),
+        )
+
+    async def _load(
+        self, ledger: str, seen: int | None, tags: Sequence[str], snapshots: Sequence[SnapshotKey], tail: Tail
+    ) -> Loaded:
+        keys = {calls.ACCOUNT_TAG + key.address: key for key in snapshots}
+        asked = list(dict.fromkeys((*tags, *keys)))
+        parameters = (
+            self.incarnation.bytes,
+            ledger.encode(),
+            None if seen is None else binary.int8(seen),
+            binary.int8(tail.events_max),
+            binary.int8(tail.bytes_max),
+            binary.text_array(asked),
+            binary.text_array([keys[tag].address if tag in keys else None for tag in asked]),
+            binary.int4_array([keys[tag].fold_version if tag in keys else 0 for tag in asked]),
+        )
+        (result,) = await self._pipeline.execute((_LOAD, parameters), is_write=False)
+        events: dict[str, list[RecordedEvent]] = {tag: [] for tag in asked}
+        for index, event in zip(binary.read_int4s(result.get_value(0, 13)), _events(ledger, result, 8), strict=True):
+            events[asked[index - 1]].append(event)
+        return Loaded(
+            is_behind=binary.read_bool(result.get_value(0, 0)),
+            head=binary.read_int8(result.get_value(0, 1)),
+            recorded_at=binary.read_time(result.get_value(0, 2)),
+            tail=_events(ledger, result, 3),
+            events=events,
+            snapshots={
+                key.address: Snapshot(
+                    address=key.address, fold_version=key.fold_version, position=position, state=state
+                )
+                for key, position, state in zip(
+                    (keys[asked[index - 1]] for index in binary.read_int4s(result.get_value(0, 14))),
+                    binary.read_int8s(result.get_value(0, 15)),
+                    binary.read_texts(result.get_value(0, 16)),
+                    strict=True,
+                )
+            },
+        )
+
+
+class LogTransaction:
+    """The slow path's open transaction: nothing is committed before its block ends. `heads` are as locked."""
+
+    def __init__(self, connection: LogConnection, heads: dict[str, int]) -> None:
+        self._connection = connection
+        self.heads = heads
+
+    async def append(self, ledger: str, *, seen: int | None, decisions: Sequence[Decision], tail: Tail) -> Appended:
+        """As `LogConnection.append`, but committed only when the block ends; a lost connection applied nothing."""
+        return await self._connection._append(ledger, seen, decisions, tail, is_write=False)
+
+    async def load(
+        self, ledger: str, *, seen: int | None, tags: Sequence[str], snapshots: Sequence[SnapshotKey] = (), tail: Tail
+    ) -> Loaded:
+        """As `LogConnection.load`: under the head lock, so it stays true until the block ends."""
+        return await self._connection._load(ledger, seen, tags, snapshots, tail)
+
+
+async def end_backend(url: str, pid: int, backend_start: str, *, wait_ms: int = 5_000) -> bool:
+    """The backend that a lost connection left behind is gone: whatever is not in the log now, never will be from it.
+
+    False: it was still there after `wait_ms`, and "not applied" must not be believed yet. A backend is known by its
+    pid and its start, for pids are used again. Raises `LogUnavailable` if the server cannot be asked.
+    """
+    try:
+        async with asyncio.timeout(wait_ms / 1_000 * 2):
+            connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+            async with connection:
+                await connection.execute(
+                    "select pg_terminate_backend(pid, %s) from pg_stat_activity where pid = %s and backend_start = %s",
+                    [wait_ms, pid, backend_start],
+                )
+                cursor = await connection.execute(
+                    "select from pg_stat_activity where pid = %s and backend_start = %s", [pid, backend_start]
+                )
+                return cursor.rowcount == 0
+    except (psycopg.Error, TimeoutError):
+        raise LogUnavailable("end_backend_failed") from None
+
+
+def _events(ledger: str, result: pq.abc.PGresult, column: int) -> Sequence[RecordedEvent]:
+    positions = result.get_value(0, column)
+    if positions is None:
+        return ()
+    return calls.recorded_events(
+        ledger,
+        zip(
+            binary.read_int8s(positions),
+            binary.read_texts(result.get_value(0, column + 1)),
+            binary.read_texts(result.get_value(0, column + 2)),
+            binary.read_texts(result.get_value(0, column + 3)),
+            binary.read_times(result.get_value(0, column + 4)),
+            strict=True,
+        ),
+    )
