@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
@@ -21,6 +22,7 @@ ANSWER_SECONDS_MAX = 30.0  # chosen: above the longest wait that either service 
 ATTEMPTS_MAX = 8  # chosen: with the waits below some 15 s, longer than a restart of any process takes
 FIRST_WAIT_SECONDS = 0.1
 WAIT_SECONDS_MAX = 4.0
+ShapeT = TypeVar("ShapeT")
 RETRIED = {429, 502, 503, 504}
 LASTING_CODES = {"dependency_unavailable", "read_model_parked"}  # not cured by asking again in a moment
 
@@ -61,6 +63,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     position: int | None
     is_replay: bool
+
+    def read(self, shape: type[ShapeT]) -> ShapeT:
+        """The body as the shape; what the shape does not name is left out."""
+        try:
+            return msgspec.json.decode(self.body, type=shape)
+        except msgspec.MsgspecError as fault:
+            raise CommandFailed(f"the service answered what this version does not understand: {fault}") from fault
 
 
 class _Stack(msgspec.Struct):
