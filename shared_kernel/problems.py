@@ -5,7 +5,7 @@ RFC 9457 problem documents are made here from `shared_kernel.errors`. A code, on
 
 from typing import NamedTuple
 
-from shared_kernel.errors import Contention, DaybookError, Field, Unavailable
+from shared_kernel.errors import Contention, Corruption, DaybookError, Field, Unavailable
 
 TYPE_PREFIX = "urn:daybook:problem:"  # a name, not an address: nothing is fetched
 
@@ -54,6 +54,7 @@ PROBLEMS: dict[str, Problem] = {
     "rate_limited": Problem(429, "Too many requests"),
     "internal_error": Problem(500, "Something went wrong on our side"),
     "corruption": Problem(500, "A safeguard stopped this ledger; the operator has been told"),
+    "deadline_passed": Problem(503, "The command waited too long and was not applied"),
     "overloaded": Problem(503, "Too much is waiting already"),
     "dependency_unavailable": Problem(503, "A service this one needs does not answer"),
     "outcome_unknown": Problem(503, "It is not known yet whether the command was applied: repeat it with the same key"),
@@ -67,7 +68,7 @@ def problem(error: DaybookError, trace_id: str | None = None) -> tuple[int, dict
     """The HTTP status and the problem document of an error. Unknown codes are ours to fix: 500."""
     known = PROBLEMS.get(error.code)
     if known is None:
-        return problem(DaybookError("internal_error"), trace_id)
+        return problem(DaybookError(_public_code(error)), trace_id)
     document: dict[str, Field] = {
         "type": TYPE_PREFIX + error.code,
         "title": known.title,
@@ -78,6 +79,16 @@ def problem(error: DaybookError, trace_id: str | None = None) -> tuple[int, dict
     if trace_id is not None:
         document["trace_id"] = trace_id
     return known.status, document
+
+
+def _public_code(error: DaybookError) -> str:
+    """What the outside hears of a fault whose name is our own affair."""
+    match error:
+        case Corruption():
+            return "corruption"
+        case Contention() | Unavailable():
+            return "dependency_unavailable"
+    return "internal_error"
 
 
 def retry_after_ms(error: DaybookError) -> int | None:

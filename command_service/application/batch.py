@@ -1,0 +1,211 @@
+"""A batch of commands decided in memory: from tickets and books to the decisions that one append carries.
+
+Pure. Decides in arrival order, each command seeing what the earlier ones did, and groups the commands of which the later
+read what the earlier wrote: such a group stands or falls together. Does not know the log, the locks or the clients.
+"""
+
+from asyncio import Future
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from command_service.application.outcome import Outcome
+from command_service.domain.books import Books, NotLoaded
+from command_service.domain.commands import TYPE_OF_COMMAND, Command, Context
+from shared_kernel import events
+from shared_kernel.errors import DaybookError, Refusal, Rejection
+from shared_kernel.event_log.types import Decision, Fence, NewEvent
+from shared_kernel.events import CommandRefused, Event, Metadata
+
+type_name = events.TYPE_NAMES.__getitem__
+Decide = Callable[[Books, Command, Context], list[Event]]
+
+
+class Ticket:
+    """One command on its way: what to decide, who waits for it, and what happened to it so far."""
+
+    __slots__ = ("attempts", "command", "context", "deadline", "decide", "followers", "future", "key_tag")
+
+    def __init__(
+        self, decide: Decide, command: Command, context: Context, *, future: "Future[Outcome]", deadline: float
+    ) -> None:
+        self.decide = decide
+        self.command = command
+        self.context = context
+        self.future = future
+        self.deadline = deadline
+        self.key_tag = events.key_tag(context.actor, context.key)
+        self.attempts = 0
+        self.followers: list[Ticket] = []
+
+
+class Verdict(msgspec.Struct, kw_only=True, eq=False):
+    """What was decided on one ticket, with the conditions under which it holds.
+
+    `error` is set where nothing is to be recorded but the caller still has to be told, once the fences (the key among them,
+    always the first) have been judged. `group` numbers what stands or falls together.
+    """
+
+    ticket: Ticket
+    decided: Sequence[Event]
+    recorded: Sequence[NewEvent]
+    metadata: Metadata
+    fences: Sequence[Fence]
+    error: DaybookError | None = None
+    group: int = 0
+
+
+class DecidedBatch(msgspec.Struct, kw_only=True, eq=False):
+    """`deferred` could not be decided beside the others and comes first in the next batch; `missing` names accounts to load.
+
+    `faults`: exceptions that no decision should raise; those tickets are answered `internal_error`.
+    """
+
+    verdicts: list[Verdict]
+    deferred: list[Ticket]
+    missing: set[str]
+    faults: list[Exception]
+
+    def decisions(self) -> list[Decision]:
+        """The same for the log, in the same order."""
+        return [
+            Decision(group=verdict.group, events=verdict.recorded, fences=verdict.fences) for verdict in self.verdicts
+        ]
+
+
+def decide_batch(books: Books, tickets: Sequence[Ticket], *, seen: int) -> DecidedBatch:
+    """Decides the tickets in order on books that are complete as of position `seen`."""
+    batch = DecidedBatch(verdicts=[], deferred=[], missing=set(), faults=[])
+    groups = _Groups()
+    written: dict[str, list[int]] = {}
+    for ticket in tickets:
+        books.begin()
+        try:
+            decided = ticket.decide(books, ticket.command, ticket.context)
+        except NotLoaded as absent:
+            batch.missing.add(absent.address)
+            batch.deferred.append(ticket)
+            continue
+        except Refusal as refusal:
+            depends = [index for resource in books.reads for index in written.get(resource, ())]
+            verdict = _refused(books, ticket, refusal, seen=seen, on_own_state=not depends)
+        except Rejection as rejection:
+            depends = []
+            if any(
+                resource in written for resource in books.reads
+            ):  # it followed from something that may yet fall: ask again when that has settled
+                batch.deferred.append(ticket)
+                continue
+            verdict = _unrecorded(ticket, rejection, [])
+        except Exception as fault:  # a bug in one decision must not take its neighbours down
+            batch.faults.append(fault)
+            depends = []
+            verdict = _unrecorded(ticket, DaybookError("internal_error"), [])
+        else:
+            if any(tag in written for tag in books.unique):  # taken within this batch, where no fence looks
+                batch.deferred.append(ticket)
+                continue
+            depends = [index for resource in books.reads for index in written.get(resource, ())]
+            verdict = _accepted(books, ticket, decided, seen=seen)
+            for resource in books.apply(decided):
+                written.setdefault(resource, []).append(len(batch.verdicts))
+        groups.add(depends)
+        batch.verdicts.append(verdict)
+    for index, verdict in enumerate(batch.verdicts):
+        verdict.group = groups.root(index)
+    return batch
+
+
+def _accepted(books: Books, ticket: Ticket, decided: list[Event], *, seen: int) -> Verdict:
+    fences = [Fence(tag=ticket.key_tag, after=0)]
+    fences += [Fence(tag=tag, after=0) for tag in books.unique]
+    fences += [Fence(tag=tag, after=seen) for tag in books.fresh]
+    answer = _metadata(ticket)
+    recorded = []
+    if len(decided) > 1:  # openings by first use: caused by the transaction that follows
+        caused = _metadata(ticket, caused_by=ticket.key_tag)
+        recorded = [_new_event(event, caused) for event in decided[:-1]]
+    recorded.append(_new_event(decided[-1], answer))
+    return Verdict(ticket=ticket, decided=decided, recorded=recorded, metadata=answer, fences=fences)
+
+
+def _refused(books: Books, ticket: Ticket, refusal: Refusal, *, seen: int, on_own_state: bool) -> Verdict:
+    """A refusal stands if nothing touched the accounts it looked at; decided again once, it stands as of its position.
+
+    Without `judged_at` it holds on the state just before its own position: nothing foreign came between (the fence), and what
+    this batch did before it is in its group.
+    """
+    account = refusal.fields.get("account")
+    accounts = [account] if isinstance(account, str) else []
+    stands = ticket.attempts > 0 and on_own_state
+    fences = [] if stands else [Fence(tag=events.account_tag(address), after=seen) for address in accounts]
+    terms = books.terms_now
+    if terms is None or not terms.opened.records_refusals:
+        return _unrecorded(ticket, refusal, fences)
+    event = CommandRefused(
+        command=TYPE_OF_COMMAND[type(ticket.command)],
+        code=refusal.code,
+        fields={name: value for name, value in refusal.fields.items() if not isinstance(value, list | dict)},
+        asked=msgspec.Raw(ticket.context.asked),
+        accounts=accounts,
+        judged_at=seen if stands else None,
+    )
+    metadata = _metadata(ticket)
+    return Verdict(
+        ticket=ticket,
+        decided=[event],
+        recorded=[_new_event(event, metadata)],
+        metadata=metadata,
+        fences=[Fence(tag=ticket.key_tag, after=0), *fences],
+    )
+
+
+def _unrecorded(ticket: Ticket, error: DaybookError, fences: list[Fence]) -> Verdict:
+    """Nothing to write, but the key is judged first: a repeat gets its first answer, whatever the rules say today."""
+    key = Fence(tag=ticket.key_tag, after=0)
+    metadata = _metadata(ticket)
+    return Verdict(ticket=ticket, decided=(), recorded=(), metadata=metadata, fences=[key, *fences], error=error)
+
+
+def _metadata(ticket: Ticket, *, caused_by: str | None = None) -> Metadata:
+    """Who asked. The one event that answers the command carries key and fingerprint; others say what caused them."""
+    context = ticket.context
+    answers = caused_by is None
+    return Metadata(
+        actor=context.actor,
+        correlation_id=context.correlation_id,
+        causation_id=caused_by,
+        trace=context.trace,
+        key=context.key if answers else None,
+        fingerprint=context.fingerprint if answers else None,
+    )
+
+
+def _new_event(event: Event, metadata: Metadata) -> NewEvent:
+    return NewEvent(
+        type=type_name(type(event)),
+        data=events.encode(event),
+        metadata=events.encode(metadata),
+        tags=events.tags(event, metadata),
+    )
+
+
+class _Groups:
+    """Union-find over the verdicts of a batch; the root of a group is its earliest member."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+
+    def add(self, depends: Sequence[int]) -> None:
+        """The next verdict, joined with those it depends on."""
+        own = len(self._parent)
+        self._parent.append(own)
+        for other in depends:
+            low, high = sorted((self.root(own), self.root(other)))
+            self._parent[high] = low
+
+    def root(self, index: int) -> int:
+        """The number of the group."""
+        while self._parent[index] != index:
+            self._parent[index] = index = self._parent[self._parent[index]]
+        return index

@@ -1,0 +1,74 @@
+"""What one worker knows of one ledger between batches: terms and accounts, complete as of one position (`seen`).
+
+Bounded. Any doubt (an exception, a gap, too far behind) throws it away whole; Postgres is the truth.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from command_service.domain.state import Account, Terms, evolve_account, evolve_terms, touched
+from shared_kernel.errors import Corruption
+from shared_kernel.event_log.types import RecordedEvent
+from shared_kernel.events import Event, decode
+
+ACCOUNTS_MAX = 100_000  # chosen: about 60 MB at one asset an account
+SNAPSHOT_EVERY = 500  # chosen: a cold account folds at most about this many events
+
+
+class LedgerCache:
+    """States as of `seen`; `seen` is None while nothing is known."""
+
+    def __init__(self) -> None:
+        self.drop()
+
+    def drop(self) -> None:
+        """Knows nothing any more."""
+        self.seen: int | None = None
+        self.terms: Terms | None = None
+        self.accounts: dict[str, Account] = {}
+        self._unsaved: dict[str, int] = {}
+
+    def follow(self, tail: Sequence[RecordedEvent], *, upto: int) -> None:
+        """Folds what others appended, so that everything here is as of `upto`.
+
+        Corruption `tail_incomplete` where the events are not exactly those after `seen` up to `upto`: gap-free positions make
+        this check free, and a wrong fold here is the one fault that no fence can catch (executor.md, section 5).
+        """
+        seen = self.seen or 0
+        if seen + len(tail) != upto or (tail and (tail[0].position != seen + 1 or tail[-1].position != upto)):
+            raise Corruption("tail_incomplete", seen=seen, events=len(tail), upto=upto)
+        for recorded in tail:
+            self.fold(decode(recorded.type, recorded.data))
+        self.seen = upto
+
+    def fold(self, event: Event) -> None:
+        """Brings terms and the known accounts past one event."""
+        self.terms = evolve_terms(self.terms, event)
+        for address in touched(event):
+            account = self.accounts.get(address)
+            if account is not None:
+                self.accounts[address] = evolve_account(account, event)
+                if account.totals is not None:
+                    self._unsaved[address] = self._unsaved.get(address, 0) + 1
+
+    def put(self, account: Account, *, folded: int) -> None:
+        """Knows an account as of `seen`, folded from that many events after its snapshot."""
+        self.accounts[account.address] = account
+        if account.totals is not None:
+            self._unsaved[account.address] = folded
+
+    def take_unsaved(self) -> list[Account]:
+        """Accounts whose snapshot is due, each given once."""
+        due = [address for address, folded in self._unsaved.items() if folded >= SNAPSHOT_EVERY]
+        for address in due:
+            self._unsaved[address] = 0
+        return [self.accounts[address] for address in due]
+
+    def shrink(self, keep: Iterable[str]) -> None:
+        """Forgets the longest known accounts beyond the bound, never those in `keep`."""
+        excess = len(self.accounts) - ACCOUNTS_MAX
+        if excess <= 0:
+            return
+        kept = set(keep)
+        for address in [known for known in self.accounts if known not in kept][: excess + ACCOUNTS_MAX // 10]:
+            del self.accounts[address]
+            self._unsaved.pop(address, None)

@@ -1,0 +1,98 @@
+"""The executor: one door for every command of this process, one writer a ledger behind it.
+
+`submit` names the decision at the call; the writers group-commit (writer.py). Knows no HTTP and no driver.
+"""
+
+import asyncio
+
+from command_service.application.batch import Decide, Ticket
+from command_service.application.log import Locks, Log
+from command_service.application.outcome import Outcome
+from command_service.application.writer import Bounds, LedgerWriter, Metrics
+from command_service.domain.commands import Command, Context
+from shared_kernel import events
+from shared_kernel.errors import Contention, Rejection, Unavailable
+
+LEDGERS_MAX = 10_000  # chosen: writers at a time; beyond it commands to further ledgers are turned away as overload
+
+
+class Executor:
+    """Brings each command to its outcome. To be made and used on one event loop."""
+
+    def __init__(self, *, log: Log, locks: Locks, metrics: Metrics, bounds: Bounds, deadline_s: float) -> None:
+        self._log = log
+        self._locks = locks
+        self._metrics = metrics
+        self._bounds = bounds
+        self._deadline_s = deadline_s
+        self._writers: dict[str, LedgerWriter] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._is_stopping = False
+        self._in_flight = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+
+    async def submit(self, decide: Decide, command: Command, context: Context) -> Outcome:
+        """The command's outcome, first or repeated; committed when it is given.
+
+        A refusal is an outcome whose event is CommandRefused (raised as Refusal where the ledger keeps no record of refusals). Raises
+        Rejection (404, 409), Contention `overloaded`, Unavailable: `deadline_passed` (not applied), `outcome_unknown` (ask again
+        with the same key), `shutting_down`. A caller who stops waiting does not stop the command.
+        """
+        if self._is_stopping:
+            raise Unavailable("shutting_down")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome] = loop.create_future()
+        future.add_done_callback(self._settled)
+        ticket = Ticket(decide, command, context, future=future, deadline=loop.time() + self._deadline_s)
+        self._writer(context.ledger).submit(ticket)
+        self._in_flight += 1
+        self._is_idle.clear()
+        return await asyncio.shield(future)
+
+    async def find(self, *, ledger: str, actor: str, key: str) -> Outcome:
+        """What became of a caller's command. Rejection `command_not_found` with the head looked at: not in the log yet."""
+        tag = events.key_tag(actor, key)
+        async with self._log.borrow() as session:
+            loaded = await session.load(ledger, seen=None, tags=[tag], tail=self._bounds.tail)
+        found = loaded.events.get(tag)
+        if not found:
+            raise Rejection("command_not_found", head=loaded.head)
+        return Outcome.of(found[-1])
+
+    @property
+    def waiting(self) -> int:
+        """Commands not yet decided, over all ledgers."""
+        return sum(writer.waiting for writer in self._writers.values())
+
+    async def stop(self) -> None:
+        """Takes no more commands, answers those it has, ends its writers."""
+        self._is_stopping = True
+        await self._is_idle.wait()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _writer(self, ledger: str) -> LedgerWriter:
+        writer = self._writers.get(ledger)
+        if writer is None or writer.is_closed:
+            if len(self._writers) >= LEDGERS_MAX:
+                raise Contention("overloaded", retry_after_ms=1_000)
+            writer = self._writers[ledger] = LedgerWriter(
+                ledger, log=self._log, locks=self._locks, bounds=self._bounds, metrics=self._metrics
+            )
+            task = self._tasks[ledger] = asyncio.create_task(writer.run(), name=f"writer {ledger}")
+            task.add_done_callback(lambda ended: self._ended(ledger, ended))
+        return writer
+
+    def _ended(self, ledger: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(ledger) is task:
+            del self._tasks[ledger], self._writers[ledger]
+
+    def _settled(self, future: "asyncio.Future[Outcome]") -> None:
+        if not future.cancelled():
+            future.exception()  # taken note of: the caller may have gone
+        self._in_flight -= 1
+        if self._in_flight == 0:
+            self._is_idle.set()

@@ -1,0 +1,444 @@
+"""The writer of one ledger: takes what is waiting, decides it, appends it in one round trip, answers it.
+
+The deep function of the write side (design §4, executor.md §6). One task a ledger; one append in flight. Completion is one
+synchronous, all-or-nothing step; any doubt throws the cached states away, and the log is asked by key before anybody is told.
+"""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from command_service.application.batch import DecidedBatch, Ticket, Verdict, decide_batch
+from command_service.application.cache import LedgerCache
+from command_service.application.log import Locks, Log, LogSession
+from command_service.application.outcome import Outcome
+from command_service.domain.books import Books
+from command_service.domain.state import FOLD_VERSION, Account, evolve_account, evolve_terms
+from shared_kernel import events
+from shared_kernel.errors import Contention, Corruption, DaybookError, Rejection, Unavailable
+from shared_kernel.event_log.errors import LedgerNotFound, OutcomeUnknown
+from shared_kernel.event_log.types import Appended, Loaded, RecordedEvent, Snapshot, SnapshotKey, Tail
+
+UNKNOWN_IDLE_S = 1.0  # chosen: a ledger that does not exist keeps nothing in memory
+LOADS_MAX = 10  # chosen: two are needed, more only while others append faster than the tail's bound
+_decode_account = msgspec.json.Decoder(Account).decode
+_log = logging.getLogger(__name__)
+_encode_account = msgspec.json.Encoder().encode
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a writer takes on; each is a setting of the process."""
+
+    batch_commands_max: int = 256
+    batch_entries_max: int = 5_000
+    queue_commands_max: int = 10_000
+    tail: Tail = Tail()
+    attempts_max: int = 8
+    conflicts_before_slow_path: int = 2
+    idle_s: float = 300.0
+
+
+class Metrics(Protocol):
+    """What a writer counts (prometheus objects in the process, plain ones in unit tests)."""
+
+    def appended(self, *, commands: int, seconds: float) -> None:
+        """One append came back."""
+
+    def conflicted(self, *, commands: int) -> None:
+        """Commands fell with a failed fence and are decided again."""
+
+    def loaded(self) -> None:
+        """States or keys were read from the log."""
+
+    def took_slow_path(self) -> None:
+        """A command was decided under the head's lock."""
+
+    def outcome_unknown(self) -> None:
+        """A connection was lost with an append under way."""
+
+    def answered(self, *, command: str, outcome: str, is_replay: bool) -> None:
+        """A command was answered: "accepted", or the code of its refusal or rejection."""
+
+
+class LedgerWriter:
+    """Owns everything this process knows of one ledger. `submit` from the event loop; `run` is its task."""
+
+    def __init__(self, ledger: str, *, log: Log, locks: Locks, bounds: Bounds, metrics: Metrics) -> None:
+        self.ledger = ledger
+        self._log = log
+        self._locks = locks
+        self._bounds = bounds
+        self._metrics = metrics
+        self._cache = LedgerCache()
+        self._waiting: deque[Ticket] = deque()
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.is_closed = False
+        """The task has ended for want of work; a new writer takes the next command."""
+
+    def submit(self, ticket: Ticket) -> None:
+        """Queues a command. Contention `overloaded` where the queue is full."""
+        if len(self._waiting) >= self._bounds.queue_commands_max:
+            raise Contention("overloaded", retry_after_ms=1_000)
+        self._waiting.append(ticket)
+        self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        """Commands not yet decided."""
+        return len(self._waiting)
+
+    async def run(self) -> None:
+        """Writes until nothing has come for `idle_s`."""
+        while True:
+            if not self._waiting:
+                self._wake.clear()
+                try:
+                    async with asyncio.timeout(self._bounds.idle_s if self._cache.terms else UNKNOWN_IDLE_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    if self._waiting:
+                        continue
+                    self.is_closed = True
+                    return
+            await self._write(self._take())
+
+    def _take(self) -> list[Ticket]:
+        """The next batch: arrival order, bounded, expired ones turned away, repeated keys joined."""
+        batch: dict[str, Ticket] = {}
+        others: list[Ticket] = []
+        entries = 0
+        now = self._loop.time()
+        while self._waiting and len(batch) < self._bounds.batch_commands_max:
+            if batch and entries >= self._bounds.batch_entries_max:
+                break
+            ticket = self._waiting.popleft()
+            if ticket.deadline < now:
+                self._fail(ticket, Unavailable("deadline_passed"))
+                continue
+            first = batch.setdefault(ticket.key_tag, ticket)
+            if first is ticket:
+                entries += len(getattr(ticket.command, "entries", ())) or 1
+            elif first.context.fingerprint == ticket.context.fingerprint:
+                first.followers.append(ticket)
+            else:  # another command under the same key: judged when the log has the first
+                others.append(ticket)
+        self._requeue(others)
+        return list(batch.values())
+
+    async def _write(self, batch: list[Ticket]) -> None:
+        """Brings every ticket of the batch to an answer or back into the queue."""
+        if not batch:
+            return
+        self._locks.touch(self.ledger)
+        unsettled = {id(ticket): ticket for ticket in batch}
+        try:
+            async with self._log.borrow() as session:
+                for ticket in [t for t in batch if t.attempts >= self._bounds.conflicts_before_slow_path]:
+                    await self._write_slowly(session, ticket)
+                    del unsettled[id(ticket)]
+                if unsettled:
+                    await self._write_together(session, list(unsettled.values()))
+        except DaybookError as error:
+            await self._recover(batch, error)
+        except Exception:
+            _log.exception("writer_fault")
+            await self._recover(batch, OutcomeUnknown("writer_fault"))
+        except BaseException:  # the process ends: the callers hear that they have to ask again
+            for ticket in batch:
+                self._fail(ticket, OutcomeUnknown("shutting_down"))
+            raise
+
+    async def _write_together(self, session: LogSession, batch: list[Ticket]) -> None:
+        """Load what is missing, decide, append, complete."""
+        cache = self._cache
+        await self._fill(session, cache, {address for ticket in batch for address in ticket.command.addresses()})
+        books = Books(terms=cache.terms, accounts=cache.accounts)
+        decided = decide_batch(books, batch, seen=cache.seen or 0)
+        for fault in decided.faults:
+            _log.error("decision_fault", exc_info=fault)
+        if cache.seen == 0 and books.terms_now is None:  # no such ledger, so no key in it either
+            for verdict in decided.verdicts:
+                self._fail(verdict.ticket, verdict.error or Unavailable("outcome_unknown"))
+            self._requeue(decided.deferred)
+            return
+        if not decided.verdicts:
+            await self._fill(session, cache, decided.missing)
+            self._requeue(decided.deferred)
+            return
+        started = self._loop.time()
+        appended = await session.append(
+            self.ledger, seen=cache.seen, decisions=decided.decisions(), tail=self._bounds.tail
+        )
+        self._metrics.appended(commands=len(decided.verdicts), seconds=self._loop.time() - started)
+        try:
+            repeated = self._complete(decided, appended)
+        except Corruption as error:  # committed, but not understood: only the log can say what became of each command
+            _log.error("completion_fault", extra={"ledger": self.ledger, "code": error.code})
+            raise OutcomeUnknown(error.code) from error
+        if repeated:
+            await self._answer_repeats(session, repeated)
+        due = cache.take_unsaved()
+        if due:
+            await session.write_snapshots(self.ledger, [_snapshot(account, cache.seen or 0) for account in due])
+        cache.shrink(())
+
+    def _complete(self, decided: DecidedBatch, appended: Appended) -> list[Ticket]:
+        """One synchronous step: fold what others did, fold what we did, then answer. Gives the tickets whose key was in the log."""
+        cache = self._cache
+        if appended.is_behind:
+            cache.drop()
+            self._requeue([*decided.deferred, *(verdict.ticket for verdict in decided.verdicts)])
+            return []
+        fell = {decided.verdicts[index].group for index, _ in appended.failed}
+        failed: dict[int, list[str]] = {}
+        for index, fence in appended.failed:
+            failed.setdefault(index, []).append(decided.verdicts[index].fences[fence].tag)
+        cache.follow(appended.tail, upto=appended.base)
+        position = appended.base
+        answers: list[tuple[Verdict, int]] = []
+        for verdict in decided.verdicts:
+            if verdict.group not in fell:
+                for event in verdict.decided:
+                    cache.fold(event)
+                position += len(verdict.decided)
+                answers.append((verdict, position))
+        if position != appended.head:
+            raise OutcomeUnknown("head_differs")  # cannot be; if it is, the log knows better
+        cache.seen = appended.head
+
+        repeated: list[Ticket] = []
+        again: list[Ticket] = []
+        for index, verdict in enumerate(decided.verdicts):
+            if verdict.group in fell:
+                self._settle_fallen(verdict, failed.get(index, []), repeated=repeated, again=again)
+        for verdict, at in answers:
+            self._answer_verdict(verdict, position=at, appended=appended)
+        if again:
+            self._metrics.conflicted(commands=len(again))
+        self._requeue([*again, *decided.deferred])
+        if position > appended.base:
+            self._log.announce(self.ledger)
+        return repeated
+
+    def _settle_fallen(
+        self, verdict: Verdict, failed: list[str], *, repeated: list[Ticket], again: list[Ticket]
+    ) -> None:
+        """Why a verdict fell decides what becomes of it: its key is known, its id or reference is taken, or others were first."""
+        ticket = verdict.ticket
+        if ticket.key_tag in failed:
+            repeated.append(ticket)
+            return
+        for tag in failed:
+            if tag.startswith("reference:"):
+                self._fail(ticket, Rejection("reference_taken", reference=getattr(ticket.command, "reference", None)))
+                return
+            if tag.startswith("transaction:"):
+                self._fail(ticket, Rejection("transaction_exists", transaction=getattr(ticket.command, "id", None)))
+                return
+        ticket.attempts += 1
+        again.append(ticket)
+
+    async def _answer_repeats(self, session: LogSession, tickets: Iterable[Ticket]) -> None:
+        """Gives the first answer again to commands whose key stands in the log; puts the others back."""
+        asked = list(tickets)
+        loaded = await session.load(
+            self.ledger, seen=None, tags=[ticket.key_tag for ticket in asked], tail=self._bounds.tail
+        )
+        self._metrics.loaded()
+        absent = []
+        for ticket in asked:
+            found = loaded.events.get(ticket.key_tag)
+            if found:
+                self._answer_recorded(ticket, found[-1])
+            else:
+                absent.append(ticket)
+        self._requeue(absent)
+
+    async def _write_slowly(self, session: LogSession, ticket: Ticket) -> None:
+        """Decides one command under the lock of the ledger's head, where nobody can come between."""
+        self._metrics.took_slow_path()
+        cache = LedgerCache()
+        async with session.transaction([self.ledger]):
+            tags = [events.LEDGER_TERMS, ticket.key_tag]
+            loaded = await session.load(self.ledger, seen=None, tags=tags, tail=self._bounds.tail)
+            found = loaded.events.get(ticket.key_tag)
+            if found:
+                self._answer_recorded(ticket, found[-1])
+                return
+            await self._fill(session, cache, set(ticket.command.addresses()))
+            books = Books(terms=cache.terms, accounts=cache.accounts)
+            decided = decide_batch(books, [ticket], seen=cache.seen or 0)
+            appended = await session.append(
+                self.ledger, seen=None, decisions=decided.decisions(), tail=self._bounds.tail
+            )
+        for verdict in decided.verdicts:  # committed; our own cache meets these events in its next tail
+            if appended.failed:
+                failed = [verdict.fences[fence].tag for _, fence in appended.failed]
+                again: list[Ticket] = []
+                self._settle_fallen(verdict, failed, repeated=again, again=again)
+                self._requeue(again)
+            else:
+                self._answer_verdict(verdict, position=appended.head, appended=appended)
+                self._log.announce(self.ledger)
+        self._requeue(decided.deferred)
+
+    async def _fill(self, session: LogSession, cache: LedgerCache, addresses: set[str]) -> None:
+        """Terms first, then totals of the accounts whose limits make them matter; a cold account costs two round trips."""
+        for _ in range(LOADS_MAX):
+            unknown = [address for address in addresses if address not in cache.accounts]
+            if unknown or cache.terms is None:
+                if not await self._load_terms(session, cache, unknown):
+                    return
+                continue
+            incomplete = [address for address in addresses if not cache.accounts[address].is_complete]
+            if not incomplete:
+                return
+            await self._load_totals(session, cache, incomplete)
+        raise Contention("conflict")  # others append faster than we can read
+
+    async def _load_terms(self, session: LogSession, cache: LedgerCache, unknown: list[str]) -> bool:
+        """Knows the terms of the ledger and of these accounts. False where there is no such ledger."""
+        tags = [events.terms_tag(address) for address in unknown]
+        loaded = await self._look(session, cache, [*tags, events.LEDGER_TERMS])
+        if loaded is None:
+            for address in unknown:
+                cache.put(Account(address=address), folded=0)
+            return False
+        for recorded in loaded.events.get(events.LEDGER_TERMS, ()):
+            cache.terms = evolve_terms(cache.terms, events.decode(recorded.type, recorded.data))
+        for address, tag in zip(unknown, tags, strict=True):
+            account = _folded(Account(address=address), loaded.events.get(tag, ()))
+            # The terms alone do not tell what a limited account holds: its totals are still to be loaded.
+            cache.put(msgspec.structs.replace(account, totals=None), folded=0)
+        return True
+
+    async def _load_totals(self, session: LogSession, cache: LedgerCache, addresses: list[str]) -> None:
+        keys = [SnapshotKey(address=address, fold_version=FOLD_VERSION) for address in addresses]
+        tags = [events.account_tag(address) for address in addresses]
+        loaded = await self._look(session, cache, tags, keys)
+        if loaded is None:
+            return
+        for address, tag in zip(addresses, tags, strict=True):
+            history = loaded.events.get(tag, ())
+            cache.put(_folded(_from_snapshot(address, loaded.snapshots), history), folded=len(history))
+
+    async def _look(
+        self, session: LogSession, cache: LedgerCache, tags: Sequence[str], snapshots: Sequence[SnapshotKey] = ()
+    ) -> Loaded | None:
+        """One look at the log that also brings the cache to the same position. None where the ledger does not exist."""
+        self._metrics.loaded()
+        try:
+            loaded = await session.load(
+                self.ledger, seen=cache.seen, tags=tags, snapshots=snapshots, tail=self._bounds.tail
+            )
+        except LedgerNotFound:
+            cache.drop()
+            cache.seen = 0
+            return None
+        if loaded.is_behind or cache.seen is None:
+            kept = {} if loaded.is_behind else cache.accounts
+            cache.drop()
+            cache.accounts.update(kept)
+            cache.seen = loaded.head
+        else:
+            cache.follow(loaded.tail, upto=loaded.head)
+        return loaded
+
+    async def _recover(self, batch: list[Ticket], error: DaybookError) -> None:
+        """After a fault: forget the states, ask the log what became of the commands, decide the rest again, within bounds."""
+        self._cache.drop()
+        if isinstance(error, OutcomeUnknown):
+            self._metrics.outcome_unknown()
+        pending = [ticket for ticket in batch if not ticket.future.done()]
+        for ticket in pending:
+            ticket.attempts += 1
+        if not isinstance(error, Contention | Unavailable):
+            for ticket in pending:
+                self._fail(ticket, error)
+            return
+        await asyncio.sleep(random.uniform(0.005, 0.05) * min(1 + pending[0].attempts, 20) if pending else 0)  # noqa: S311
+        if not pending or not isinstance(error, OutcomeUnknown):
+            self._requeue_or_fail(pending, error)
+            return
+        try:
+            async with self._log.borrow() as session:
+                await self._answer_repeats(session, pending)
+        except LedgerNotFound:
+            self._requeue(pending)
+        except DaybookError as again:
+            self._requeue_or_fail(pending, OutcomeUnknown(again.code))
+
+    def _requeue_or_fail(self, tickets: Sequence[Ticket], error: DaybookError) -> None:
+        """Back into the queue while tries and time are left; else the caller hears why."""
+        now = self._loop.time()
+        retry = [t for t in tickets if t.attempts < self._bounds.attempts_max and t.deadline > now]
+        kept = set(map(id, retry))
+        self._requeue(retry)
+        for ticket in tickets:
+            if id(ticket) not in kept:
+                self._fail(ticket, error)
+
+    def _requeue(self, tickets: Sequence[Ticket]) -> None:
+        """To the front, in order."""
+        self._waiting.extendleft(reversed(tickets))
+
+    def _answer_verdict(self, verdict: Verdict, *, position: int, appended: Appended) -> None:
+        if verdict.error is not None:
+            self._fail(verdict.ticket, verdict.error)
+            return
+        outcome = Outcome(
+            event=verdict.decided[-1],
+            metadata=verdict.metadata,
+            position=position,
+            recorded_at=appended.recorded_at,
+        )
+        self._answer(verdict.ticket, outcome)
+
+    def _answer_recorded(self, ticket: Ticket, recorded: RecordedEvent) -> None:
+        """The first answer again; or 409 where the key was used for something else."""
+        outcome = Outcome.of(recorded)
+        if outcome.metadata.fingerprint != ticket.context.fingerprint:
+            self._fail(ticket, Rejection("idempotency_key_reused", position=recorded.position))
+        else:
+            self._answer(ticket, outcome)
+
+    def _answer(self, ticket: Ticket, outcome: Outcome) -> None:
+        name = outcome.event.code if isinstance(outcome.event, events.CommandRefused) else "accepted"
+        self._metrics.answered(command=type(ticket.command).__name__, outcome=name, is_replay=outcome.is_replay)
+        if not ticket.future.done():
+            ticket.future.set_result(outcome)
+        for follower in ticket.followers:
+            self._answer(follower, msgspec.structs.replace(outcome, is_replay=True))
+
+    def _fail(self, ticket: Ticket, error: DaybookError) -> None:
+        self._metrics.answered(command=type(ticket.command).__name__, outcome=error.code, is_replay=False)
+        if not ticket.future.done():
+            ticket.future.set_exception(error)
+        for follower in ticket.followers:
+            self._fail(follower, error)
+
+
+def _folded(account: Account, history: Iterable[RecordedEvent]) -> Account:
+    for recorded in history:
+        account = evolve_account(account, events.decode(recorded.type, recorded.data))
+    return account
+
+
+def _from_snapshot(address: str, snapshots: Mapping[str, Snapshot]) -> Account:
+    snapshot = snapshots.get(address)
+    return Account(address=address) if snapshot is None else _decode_account(snapshot.state)
+
+
+def _snapshot(account: Account, position: int) -> Snapshot:
+    return Snapshot(
+        address=account.address,
+        fold_version=FOLD_VERSION,
+        position=position,
+        state=_encode_account(account).decode(),
+    )
