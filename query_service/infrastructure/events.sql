@@ -1,0 +1,45 @@
+-- The statements of the read side on the event log itself: the same first columns as in books.sql, but as of the log's head.
+
+-- fragment: log_stamp
+stamp as materialized (
+  select
+    null::text as schema_name, incarnation.incarnation, head.position as head, coalesce(head.position, 0) as reached,
+    case when head.position >= %(wanted)s::bigint then coalesce(%(at)s::bigint, head.position) end as at,
+    null::text as state, null::timestamptz as since, null::bigint as stuck_position
+  from daybook.incarnation
+  left join daybook.ledgers head on head.ledger = %(ledger)s
+  where incarnation.is_only
+)
+
+-- name: events_{order}
+with {log_stamp}
+select {stamped}, found.*
+from stamp
+left join lateral (
+  select event.position, event.type, event.recorded_at, event.metadata, event.data
+  from daybook.events event
+  where event.ledger = %(ledger)s and event.position <= stamp.at
+    and event.position between %(from_position)s::bigint and %(to_position)s::bigint
+    and event.position {before} %(after_position)s::bigint
+    and (%(type)s::text is null or event.type = %(type)s)
+  order by event.position {direction}
+  limit %(limit)s::bigint
+) found on true
+order by found.position {direction}
+
+-- name: tagged_events_{order}
+with {log_stamp}
+select {stamped}, found.*
+from stamp
+left join lateral (
+  select event.position, event.type, event.recorded_at, event.metadata, event.data
+  from daybook.event_tags tagged
+  join daybook.events event on event.ledger = tagged.ledger and event.position = tagged.position
+  where tagged.ledger = %(ledger)s and tagged.tag = %(tag)s and tagged.position <= stamp.at
+    and tagged.position between %(from_position)s::bigint and %(to_position)s::bigint
+    and tagged.position {before} %(after_position)s::bigint
+    and (%(type)s::text is null or event.type = %(type)s)
+  order by tagged.position {direction}
+  limit %(limit)s::bigint
+) found on true
+order by found.position {direction}

@@ -1,0 +1,172 @@
+"""Answers questions from Postgres: one statement each, on the generation that is live in that statement's own snapshot.
+
+Owns the connection pool and translates driver errors. It only ever reads; the role could not do otherwise.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Final, cast
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.adapt import Loader
+from psycopg.conninfo import make_conninfo
+from psycopg.types.numeric import Int8Dumper
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+
+from query_service.application.query_handler import Question, RowT, Snapshot, Stamp, Standstill, Value
+from query_service.infrastructure.statements import Statements
+from shared_kernel.errors import Unavailable
+
+STAMP_COLUMNS: Final = 9
+ATTEMPTS_MAX: Final = 4  # chosen: a connection that the server closed and a generation's change may meet; twice each
+_DEAD_PEER_MS: Final = 10_000  # chosen: unacknowledged data for this long means that the server is gone
+
+# Plans must not depend on when statistics arrive (design §12): every statement here goes by an index, made for nested loops.
+_SESSION: Final = """
+set default_transaction_read_only = on; set plan_cache_mode = force_generic_plan; set jit = off;
+set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off;
+set timezone = 'UTC'; set application_name = 'daybook query';
+"""
+
+
+class PostgresBooks:
+    """The books of the live generation. `open` before use, `close` after."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        statements: Statements,
+        connections_max: int,
+        requests_waiting_max: int,
+        pool_wait_ms: int,
+        connect_ms: int,
+        statement_ms: int,
+    ) -> None:
+        self._statements = statements
+        self._schema = ""
+        session = (
+            _SESSION
+            + f"set statement_timeout = {statement_ms}; set idle_in_transaction_session_timeout = {statement_ms};"
+        )
+
+        async def configure(connection: AsyncConnection) -> None:
+            connection.adapters.register_loader("numeric", _WholeNumberLoader)
+            # Without this a number's size would choose its type, and so another prepared statement.
+            connection.adapters.register_dumper(int, Int8Dumper)
+            connection.prepare_threshold = 0
+            await connection.execute(session.encode())
+
+        self.pool = AsyncConnectionPool(
+            connection_url(url, connect_ms),
+            kwargs={"autocommit": True},
+            min_size=1,
+            max_size=connections_max,
+            max_waiting=requests_waiting_max,
+            timeout=pool_wait_ms / 1000,
+            reconnect_timeout=5,  # a failed attempt is given up and begun again when somebody asks
+            configure=configure,
+            open=False,
+            name="books",
+        )
+
+    async def open(self) -> None:
+        """Connecting has begun; the database need not be there yet."""
+        await self.pool.open(wait=False)
+
+    async def close(self) -> None:
+        """No connection is left."""
+        await self.pool.close()
+
+    async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
+        """As in `application.query_handler.Books`. `dependency_unavailable` or `overloaded` where there is no answer."""
+        for _ in range(ATTEMPTS_MAX):
+            try:
+                async with self.pool.connection() as connection:
+                    snapshot = await self._look(connection, question, parameters)
+            except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+                self._schema = ""  # that generation was dropped
+            except psycopg.errors.QueryCanceled as error:
+                raise Unavailable(
+                    "dependency_unavailable", dependency="postgres", reason="statement_timeout"
+                ) from error
+            except TooManyRequests as error:
+                raise Unavailable("overloaded") from error
+            except PoolTimeout as error:
+                raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_connection") from error
+            except psycopg.OperationalError:
+                # The connection is gone, and likely all others of the pool with it. Reading again is safe.
+                with suppress(psycopg.OperationalError, PoolTimeout):
+                    await self.pool.check()
+            else:
+                if snapshot is not None:
+                    return snapshot
+        raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_answer")
+
+    async def live_schema(self) -> str | None:
+        """The schema of the live generation, None if there is none yet. Errors as `fetch`, but tried once."""
+        try:
+            async with self.pool.connection() as connection:
+                return await self._live(connection)
+        except (PoolTimeout, TooManyRequests, psycopg.OperationalError) as error:
+            raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_connection") from error
+
+    async def _look(
+        self, connection: AsyncConnection, question: Question[RowT], parameters: Mapping[str, Value]
+    ) -> Snapshot[RowT] | None:
+        """None if another generation has become live: to be looked at again."""
+        schema = self._schema or await self._live(connection)
+        if schema is None:
+            raise Unavailable("dependency_unavailable", dependency="books", reason="no_live_generation")
+        text = self._statements.text(question.statement, schema)
+        rows = await (await connection.execute(text.encode(), parameters)).fetchall()
+        if not question.is_of_log:
+            live = cast("str", rows[0][0]) if rows else ""
+            self._schema = live
+            if live != schema:
+                return None
+        found = [question.row(*row[STAMP_COLUMNS:]) for row in rows if row[STAMP_COLUMNS] is not None]
+        return Snapshot(_stamp(rows[0]), found)
+
+    async def _live(self, connection: AsyncConnection) -> str | None:
+        row = await (await connection.execute(self._statements.text("live", "unknown").encode())).fetchone()
+        return None if row is None else cast("str", row[0])
+
+
+def connection_url(url: str, connect_ms: int) -> str:
+    """The URL with the bounds that a dead server needs: on connecting and on silence."""
+    return make_conninfo(
+        url,
+        connect_timeout=max(2, connect_ms // 1000),  # libpq counts seconds and takes less than 2 for 2
+        tcp_user_timeout=_DEAD_PEER_MS,
+        keepalives_idle=10,
+        keepalives_interval=5,
+        keepalives_count=3,
+    )
+
+
+def _stamp(row: tuple[object, ...]) -> Stamp:
+    _, incarnation, head, reached, position, recorded_at, state, since, stuck_position = row[:STAMP_COLUMNS]
+    return Stamp(
+        incarnation=cast("str", incarnation),
+        head=cast("int | None", head),
+        reached=cast("int", reached),
+        position=cast("int | None", position),
+        recorded_at=cast("datetime | None", recorded_at),
+        standstill=Standstill(state, cast("datetime", since), cast("int", stuck_position))  # type: ignore[arg-type]
+        if state is not None
+        else None,
+    )
+
+
+class _WholeNumberLoader(Loader):
+    """Amounts are whole numbers; Postgres' numeric would come as Decimal."""
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+
+    def load(self, data: Buffer) -> int:
+        return int(bytes(data))

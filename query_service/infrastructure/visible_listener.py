@@ -1,0 +1,101 @@
+"""Hears which positions become visible (NOTIFY daybook_visible) and wakes who waits for them.
+
+One connection a process. While it is down nobody is woken and everybody polls; what it says is a hint, never an answer.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+CHANNEL: Final = "daybook_visible"
+PROJECTION: Final = "books"
+RECONNECT_MS: Final = 500  # chosen: readers poll meanwhile
+SILENCE_S: Final = 30.0  # chosen: after this long without a word the connection is tried
+
+_log = structlog.get_logger(__name__)
+
+
+class _Arrival:
+    """As in `application.query_handler.Arrival`."""
+
+    __slots__ = ("_heard", "position")
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self._heard = asyncio.Event()
+
+    def wake(self) -> None:
+        """The position was announced."""
+        self._heard.set()
+
+    async def wait(self, timeout_ms: float) -> None:
+        """Each announcement wakes once: it may have been of a generation that is not the live one."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._heard.wait()
+        self._heard.clear()
+
+
+class VisibleListener:
+    """Who waits for what, and the connection that tells. `open` starts listening, `close` ends it."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._waiting: dict[str, set[_Arrival]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self.listening = asyncio.Event()
+
+    async def open(self) -> None:
+        """Listening has begun in the background; the database need not be there yet."""
+        self._task = asyncio.create_task(self._listen(), name="visible-listener")
+
+    async def close(self) -> None:
+        """The connection is closed."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    @contextmanager
+    def expect(self, ledger: str, position: int) -> Iterator[_Arrival]:
+        """As in `application.query_handler.Visible`."""
+        arrival = _Arrival(position)
+        self._waiting.setdefault(ledger, set()).add(arrival)
+        try:
+            yield arrival
+        finally:
+            waiting = self._waiting[ledger]
+            waiting.discard(arrival)
+            if not waiting:
+                del self._waiting[ledger]
+
+    def hear(self, payload: str) -> None:
+        """Wakes who waits for what was announced: `<projection>/<ledger>/<position>`."""
+        projection, _, rest = payload.partition("/")
+        ledger, _, position = rest.rpartition("/")
+        if projection == PROJECTION and position.isdigit():
+            for arrival in self._waiting.get(ledger, ()):
+                if arrival.position <= int(position):
+                    arrival.wake()
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with await AsyncConnection.connect(self._url, autocommit=True) as connection:
+                    await connection.execute(f"listen {CHANNEL}".encode())
+                    self.listening.set()
+                    while True:
+                        async for notice in connection.notifies(timeout=SILENCE_S):
+                            self.hear(notice.payload)
+                        await connection.execute(b"select 1")
+            except psycopg.Error as error:
+                _log.warning("not listening for visible positions", error_class=type(error).__name__)
+            finally:
+                self.listening.clear()
+            await asyncio.sleep(RECONNECT_MS / 1000)

@@ -1,0 +1,41 @@
+"""What a query process reads from its environment: every bound and time-out of the read side by name."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from shared_kernel.settings import HttpSettings
+
+
+class QuerySettings(HttpSettings, frozen=True, kw_only=True):
+    """Settings of `python -m query_service`."""
+
+    http_port: Annotated[int, Meta(ge=1, le=65535, description="TCP port of the HTTP API")] = 8081
+    postgres_connections_max: Annotated[
+        int, Meta(ge=1, le=200, description="Connections for queries, beside the one that listens")
+    ] = 8
+    postgres_requests_waiting_max: Annotated[
+        int,
+        Meta(ge=1, le=100_000, description="Queries that may wait for a connection; more are refused as overloaded"),
+    ] = 1_000
+    postgres_pool_wait_ms: Annotated[int, Meta(ge=10, le=60_000, description="Longest wait for a connection")] = 2_000
+    postgres_connect_ms: Annotated[
+        int,
+        Meta(ge=1_000, le=60_000, description="Longest a connection may take to be made, in whole seconds, at least 2"),
+    ] = 3_000
+    postgres_statement_ms: Annotated[int, Meta(ge=10, le=600_000, description="Longest a statement may run")] = 10_000
+    wait_ms: Annotated[
+        int, Meta(ge=0, le=60_000, description="How long a query waits for its Daybook-Position where it does not say")
+    ] = 2_000
+    wait_ms_max: Annotated[
+        int, Meta(ge=0, le=60_000, description="The longest wait that Prefer: wait= may ask for")
+    ] = 10_000
+    visible_poll_ms: Annotated[
+        int,
+        Meta(ge=5, le=10_000, description="How often a waiting query looks by itself, were no notification to come"),
+    ] = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.wait_ms > self.wait_ms_max:
+            raise ValueError("DAYBOOK_WAIT_MS: is above DAYBOOK_WAIT_MS_MAX")
