@@ -1,6 +1,6 @@
 """The log's calls as SQL and flat arrays, shared by the fast client and the synchronous recorder.
 
-Owns the text of the statements and the mapping between `Decision`s and the arrays of `daybook.append`; knows no driver.
+Owns the statements (calls.sql) and the mapping between `Decision`s and the arrays of `daybook.append`; knows no driver.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,43 +8,18 @@ from typing import Final
 
 import msgspec
 
-from shared_kernel.event_log.types import Decision, RecordedEvent
+from shared_kernel.event_log.statements import load_statements
+from shared_kernel.event_log.types import Decision
 
-APPEND: Final = (
-    "select is_behind, base, head, recorded_at, failed_fences, tail_positions, tail_types, tail_data, tail_metadata,"
-    " tail_recorded_at, failed_conditions"
-    " from daybook.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
-)
-LOAD: Final = (
-    "select is_behind, head, recorded_at, tail_positions, tail_types, tail_data, tail_metadata, tail_recorded_at,"
-    " event_positions, event_types, event_data, event_metadata, event_recorded_at, event_tag_indexes,"
-    " snapshot_tag_indexes, snapshot_positions, snapshot_states"
-    " from daybook.load($1, $2, $3, $4, $5, $6, $7, $8)"
-)
-LOCK_HEADS: Final = "select ledger, head from daybook.lock_heads($1, $2)"
-# Addresses sorted, so that two writers cannot wait for each other; an older snapshot never replaces a newer one.
-WRITE_SNAPSHOTS: Final = (
-    "insert into daybook.snapshots as s (ledger, incarnation, address, fold_version, position, state)"
-    " select $1, $2, n.address, n.fold_version, n.position, n.state"
-    " from unnest($3, $4, $5, $6) as n(address, fold_version, position, state)"
-    " order by n.address, n.fold_version"
-    " on conflict (ledger, address, fold_version, incarnation)"
-    " do update set position = excluded.position, state = excluded.state where s.position < excluded.position"
-)
-NOTIFY: Final = "select pg_notify($1, $2)"
-# What a session must hold before it may write, and what identifies its backend afterwards.
-START_SESSION: Final = (
-    "select pg_backend_pid()::text,"
-    " (select a.backend_start::text from pg_stat_activity a where a.pid = pg_backend_pid()),"
-    " (select i.incarnation::text from daybook.incarnation i),"
-    " set_config('lock_timeout', $1, false), set_config('statement_timeout', $2, false),"
-    " set_config('idle_in_transaction_session_timeout', $3, false),"
-    " set_config('default_transaction_isolation', 'read committed', false),"
-    # Asynchronous commit would make every answer a promise that a crash breaks; other values are the operator's choice.
-    " set_config('synchronous_commit',"
-    " case current_setting('synchronous_commit') when 'off' then 'on' else current_setting('synchronous_commit') end,"
-    " false)"
-)
+_STATEMENTS: Final = load_statements("shared_kernel.event_log", "calls.sql")
+APPEND: Final = _STATEMENTS["append"]
+LOAD: Final = _STATEMENTS["load"]
+LOCK_HEADS: Final = _STATEMENTS["lock_heads"]
+WRITE_SNAPSHOTS: Final = _STATEMENTS["write_snapshots"]
+NOTIFY: Final = _STATEMENTS["notify"]
+START_SESSION: Final = _STATEMENTS["start_session"]
+TERMINATE_BACKEND: Final = _STATEMENTS["terminate_backend"]
+FIND_BACKEND: Final = _STATEMENTS["find_backend"]
 
 ACCOUNT_TAG: Final = "account:"
 
@@ -89,18 +64,3 @@ def flatten(decisions: Sequence[Decision]) -> FlatDecisions:
             flat.tags.extend(tags)
             flat.tag_events.extend([len(flat.event_types)] * len(tags))
     return flat
-
-
-def recorded_events(ledger: str, columns: Iterable[tuple[object, ...]]) -> list[RecordedEvent]:
-    """Events from rows of (position, type, data, metadata, recorded_at)."""
-    return [
-        RecordedEvent(
-            ledger=ledger,
-            position=position,  # type: ignore[arg-type]
-            type=type_,  # type: ignore[arg-type]
-            data=data,  # type: ignore[arg-type]
-            metadata=metadata,  # type: ignore[arg-type]
-            recorded_at=recorded_at,  # type: ignore[arg-type]
-        )
-        for position, type_, data, metadata, recorded_at in columns
-    ]

@@ -1,7 +1,6 @@
 """How the log says no, and what that means for the caller. Driver errors are translated here, once.
 
-The question that matters after a failure is "was it applied?": `RolledBack` and `Rejected…` know that it was not,
-`OutcomeUnknown` means that the log must be asked (by key) before anybody is told anything.
+The question that matters after a failure is "was it applied?": `OutcomeUnknown` alone cannot tell: it means that the log must be asked (by key) before anybody is told anything.
 """
 
 from typing import Final
@@ -46,10 +45,14 @@ class RolledBack(Contention):
 
 
 class OutcomeUnknown(Unavailable):
-    """The connection ended, or the commit was not confirmed, before the answer: the write may have been applied."""
+    """The connection ended, or the commit was not confirmed, before the answer: the write may have been applied.
+
+    `is_settled`: the backend is seen gone, so what the log does not hold now, it will never hold.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__("outcome_unknown", reason=reason)
+        self.is_settled = False
 
 
 class LogUnavailable(Unavailable):

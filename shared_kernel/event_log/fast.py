@@ -40,7 +40,7 @@ _STATEMENTS: Final = {
     _LOAD: (calls.LOAD, (binary.UUID, _T, _I8, _I8, _I8, _T_A, _T_A, _I4_A)),
     _LOCK_HEADS: (calls.LOCK_HEADS, (binary.UUID, _T_A)),
     _WRITE_SNAPSHOTS: (calls.WRITE_SNAPSHOTS, (_T, binary.UUID, _T_A, _I4_A, _I8_A, _T_A)),
-    _NOTIFY: (calls.NOTIFY, (_T, _T)),
+    _NOTIFY: (calls.NOTIFY, (_T, _T_A)),
 }
 _SESSION_STATEMENT: Final = {_SESSION: (calls.START_SESSION, (_T, _T, _T))}
 
@@ -106,85 +106,10 @@ class LogConnection:
 
         One round trip. `seen`: the head that the caller's states are complete as of; None asks for no tail.
         Fences see the log before this call, never the call's own events: a key twice in one call is the caller's fault.
+        Inside `transaction` it is committed when that block ends.
         Raises `LedgerNotFound` unless the first event is a LedgerOpened, `RolledBack` if the server said so,
         `OutcomeUnknown` if nobody can say (see `end_backend`).
         """
-        self._refuse_in_transaction()
-        return await self._append(ledger, seen, decisions, tail, is_write=True)
-
-    async def load(
-        self, ledger: str, *, seen: int | None, tags: Sequence[str], snapshots: Sequence[SnapshotKey] = (), tail: Tail
-    ) -> Loaded:
-        """One consistent look at the ledger: the events that bear each tag, the tail since `seen`, the head.
-
-        Asking for a snapshot of an address asks for its `account:<address>` tag, whose events then start after it.
-        """
-        self._refuse_in_transaction()
-        return await self._load(ledger, seen, tags, snapshots, tail)
-
-    @asynccontextmanager
-    async def transaction(self, ledgers: Sequence[str]) -> AsyncIterator["LogTransaction"]:
-        """The slow path: the heads of all `ledgers` are locked, in sorted order, until the block ends.
-
-        Leaving the block commits, and raises as `append` does; an exception rolls back.
-        """
-        self._refuse_in_transaction()
-        self._in_transaction = True
-        try:
-            heads = await self._begin(ledgers)
-            yield LogTransaction(self, heads)
-        except BaseException:
-            await self._roll_back()
-            raise
-        else:
-            (result,) = await self._pipeline.execute((_COMMIT, ()), is_write=True)
-            if result.command_status != b"COMMIT":  # a statement failed before, and the block went on regardless
-                raise RolledBack("25P02")
-        finally:
-            self._in_transaction = False
-
-    async def write_snapshots(self, ledger: str, snapshots: Sequence[Snapshot]) -> None:
-        """These folds are cached, but where a newer one is already. At most one snapshot an address and fold version."""
-        parameters = (
-            ledger.encode(),
-            self.incarnation.bytes,
-            binary.text_array([snapshot.address for snapshot in snapshots]),
-            binary.int4_array([snapshot.fold_version for snapshot in snapshots]),
-            binary.int8_array([snapshot.position for snapshot in snapshots]),
-            binary.text_array([snapshot.state for snapshot in snapshots]),
-        )
-        await self._pipeline.execute((_WRITE_SNAPSHOTS, parameters), is_write=False)
-
-    async def notify(self, channel: str, payload: str) -> None:
-        """Listeners of `channel` hear of it. Never inside an append: NOTIFY serialises commits of the whole server."""
-        self._refuse_in_transaction()
-        await self._pipeline.execute((_NOTIFY, (channel.encode(), payload.encode())), is_write=False)
-
-    def close(self) -> None:
-        """The connection is closed; calls in flight fail."""
-        self._pipeline.close()
-
-    def _refuse_in_transaction(self) -> None:
-        if self._in_transaction:
-            raise RuntimeError("this connection is in a transaction: call its LogTransaction")
-
-    async def _begin(self, ledgers: Sequence[str]) -> dict[str, int]:
-        locks: Parameters = (self.incarnation.bytes, binary.text_array(sorted(set(ledgers))))
-        _, heads = await self._pipeline.execute((_BEGIN, ()), (_LOCK_HEADS, locks), is_write=False)
-        return {
-            (heads.get_value(row, 0) or b"").decode(): binary.read_int8(heads.get_value(row, 1))
-            for row in range(heads.ntuples)
-        }
-
-    async def _roll_back(self) -> None:
-        try:
-            await self._pipeline.execute((_ROLLBACK, ()), is_write=False)
-        except (LogUnavailable, LogFault):
-            self.close()  # the server rolls back what its client left
-
-    async def _append(
-        self, ledger: str, seen: int | None, decisions: Sequence[Decision], tail: Tail, *, is_write: bool
-    ) -> Appended:
         flat = calls.flatten(decisions)
         parameters = (
             self.incarnation.bytes,
@@ -203,7 +128,7 @@ class LogConnection:
             binary.text_array(flat.tags),
             None,  # general conditions are the recorder's
         )
-        (result,) = await self._pipeline.execute((_APPEND, parameters), is_write=is_write)
+        (result,) = await self._pipeline.execute((_APPEND, parameters), is_write=not self._in_transaction)
         return Appended(
             is_behind=binary.read_bool(result.get_value(0, 0)),
             base=binary.read_int8(result.get_value(0, 1)),
@@ -213,9 +138,13 @@ class LogConnection:
             tail=_events(ledger, result, 5),
         )
 
-    async def _load(
-        self, ledger: str, seen: int | None, tags: Sequence[str], snapshots: Sequence[SnapshotKey], tail: Tail
+    async def load(
+        self, ledger: str, *, seen: int | None, tags: Sequence[str], snapshots: Sequence[SnapshotKey] = (), tail: Tail
     ) -> Loaded:
+        """One consistent look at the ledger: the events that bear each tag, the tail since `seen`, the head.
+
+        Asking for a snapshot of an address asks for its `account:<address>` tag, whose events then start after it.
+        """
         keys = {calls.ACCOUNT_TAG + key.address: key for key in snapshots}
         asked = list(dict.fromkeys((*tags, *keys)))
         parameters = (
@@ -251,23 +180,55 @@ class LogConnection:
             },
         )
 
+    @asynccontextmanager
+    async def transaction(self, ledgers: Sequence[str]) -> AsyncIterator[None]:
+        """The slow path: the heads of all `ledgers` are locked, in sorted order, until the block ends.
 
-class LogTransaction:
-    """The slow path's open transaction: nothing is committed before its block ends. `heads` are as locked."""
+        What is loaded inside stays true, what is appended inside commits together when the block ends, or not at all if
+        it raises. Only leaving the block can raise `OutcomeUnknown`: before, a lost connection applied nothing.
+        """
+        if self._in_transaction:
+            raise RuntimeError("a connection carries one transaction at a time")
+        self._in_transaction = True
+        locks: Parameters = (self.incarnation.bytes, binary.text_array(sorted(set(ledgers))))
+        try:
+            await self._pipeline.execute((_BEGIN, ()), (_LOCK_HEADS, locks), is_write=False)
+            yield
+        except BaseException:
+            await self._roll_back()
+            raise
+        else:
+            (result,) = await self._pipeline.execute((_COMMIT, ()), is_write=True)
+            if result.command_status != b"COMMIT":  # a statement failed before, and the block went on regardless
+                raise RolledBack("25P02")
+        finally:
+            self._in_transaction = False
 
-    def __init__(self, connection: LogConnection, heads: dict[str, int]) -> None:
-        self._connection = connection
-        self.heads = heads
+    async def write_snapshots(self, ledger: str, snapshots: Sequence[Snapshot]) -> None:
+        """These folds are cached, but where a newer one is already. At most one snapshot an address and fold version."""
+        parameters = (
+            ledger.encode(),
+            self.incarnation.bytes,
+            binary.text_array([snapshot.address for snapshot in snapshots]),
+            binary.int4_array([snapshot.fold_version for snapshot in snapshots]),
+            binary.int8_array([snapshot.position for snapshot in snapshots]),
+            binary.text_array([snapshot.state for snapshot in snapshots]),
+        )
+        await self._pipeline.execute((_WRITE_SNAPSHOTS, parameters), is_write=False)
 
-    async def append(self, ledger: str, *, seen: int | None, decisions: Sequence[Decision], tail: Tail) -> Appended:
-        """As `LogConnection.append`, but committed only when the block ends; a lost connection applied nothing."""
-        return await self._connection._append(ledger, seen, decisions, tail, is_write=False)
+    async def notify(self, channel: str, *payloads: str) -> None:
+        """Listeners of `channel` hear each payload. Never beside an append: NOTIFY serialises the server's commits."""
+        await self._pipeline.execute((_NOTIFY, (channel.encode(), binary.text_array(payloads))), is_write=False)
 
-    async def load(
-        self, ledger: str, *, seen: int | None, tags: Sequence[str], snapshots: Sequence[SnapshotKey] = (), tail: Tail
-    ) -> Loaded:
-        """As `LogConnection.load`: under the head lock, so it stays true until the block ends."""
-        return await self._connection._load(ledger, seen, tags, snapshots, tail)
+    def close(self) -> None:
+        """The connection is closed; calls in flight fail."""
+        self._pipeline.close()
+
+    async def _roll_back(self) -> None:
+        try:
+            await self._pipeline.execute((_ROLLBACK, ()), is_write=False)
+        except (LogUnavailable, LogFault):
+            self.close()  # the server rolls back what its client left
 
 
 async def end_backend(url: str, pid: int, backend_start: str, *, wait_ms: int = 5_000) -> bool:
@@ -280,13 +241,9 @@ async def end_backend(url: str, pid: int, backend_start: str, *, wait_ms: int = 
         async with asyncio.timeout(wait_ms / 1_000 * 2):
             connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
             async with connection:
-                await connection.execute(
-                    "select pg_terminate_backend(pid, %s) from pg_stat_activity where pid = %s and backend_start = %s",
-                    [wait_ms, pid, backend_start],
-                )
-                cursor = await connection.execute(
-                    "select from pg_stat_activity where pid = %s and backend_start = %s", [pid, backend_start]
-                )
+                cursor = psycopg.AsyncRawCursor(connection)
+                await cursor.execute(calls.TERMINATE_BACKEND, [pid, backend_start, wait_ms])
+                await cursor.execute(calls.FIND_BACKEND, [pid, backend_start])
                 return cursor.rowcount == 0
     except (psycopg.Error, TimeoutError):
         raise LogUnavailable("end_backend_failed") from None
@@ -296,14 +253,16 @@ def _events(ledger: str, result: pq.abc.PGresult, column: int) -> Sequence[Recor
     positions = result.get_value(0, column)
     if positions is None:
         return ()
-    return calls.recorded_events(
-        ledger,
-        zip(
+    return [
+        RecordedEvent(
+            ledger=ledger, position=position, type=type_, data=data, metadata=metadata, recorded_at=recorded_at
+        )
+        for position, type_, data, metadata, recorded_at in zip(
             binary.read_int8s(positions),
             binary.read_texts(result.get_value(0, column + 1)),
             binary.read_texts(result.get_value(0, column + 2)),
             binary.read_texts(result.get_value(0, column + 3)),
             binary.read_times(result.get_value(0, column + 4)),
             strict=True,
-        ),
-    )
+        )
+    ]

@@ -5,11 +5,20 @@ Bounded, because every connection is a backend: a queue in front of a few is fas
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Final
 from uuid import UUID
 
-from shared_kernel.errors import Contention
-from shared_kernel.event_log.fast import LogConnection
+from shared_kernel.errors import Contention, DaybookError
+from shared_kernel.event_log.errors import LogUnavailable, OutcomeUnknown
+from shared_kernel.event_log.fast import LogConnection, end_backend
+
+APPENDED_CHANNEL: Final = "daybook_appended"
+# Chosen: NOTIFY serialises commits across the server, so one serves all appends of these few milliseconds.
+ANNOUNCE_EVERY_S: Final = 0.005
+# Chosen: how long a lost connection's backend is hunted, and the pause between attempts while the server is away.
+END_BACKEND_S: Final = 15.0
+END_BACKEND_RETRY_S: Final = 0.1
 
 
 class LogPool:
@@ -36,6 +45,8 @@ class LogPool:
         self._idle: list[LogConnection] = []
         self._incarnation: UUID | None = None
         self._is_closed = False
+        self._announced: set[str] = set()
+        self._announcing: asyncio.Task[None] | None = None
 
     @property
     def incarnation(self) -> UUID | None:
@@ -46,7 +57,8 @@ class LogPool:
     async def borrow(self) -> AsyncIterator[LogConnection]:
         """A connection for this block alone.
 
-        Raises `Contention("pool_exhausted")` if none came free in time, and what `LogConnection.connect` raises.
+        An `OutcomeUnknown` leaves the block only when the old backend was ended, or could not be in time: see its
+        `is_settled`. Raises `Contention("pool_exhausted")` if none came free in time, and what `LogConnection.connect` raises.
         """
         try:
             async with asyncio.timeout(self._borrow_timeout_s):
@@ -57,14 +69,26 @@ class LogPool:
             connection = await self._take()
             try:
                 yield connection
+            except OutcomeUnknown as unknown:
+                connection.close()
+                unknown.is_settled = await self._end_backend(connection)
+                raise
             finally:
                 self._give_back(connection)
         finally:
             self._free.release()
 
+    def announce(self, ledger: str) -> None:
+        """Whoever waits for events of `ledger` is woken soon, outside any append. Lost at worst: they poll besides."""
+        self._announced.add(ledger)
+        if (self._announcing is None or self._announcing.done()) and not self._is_closed:
+            self._announcing = asyncio.get_running_loop().create_task(self._announce())
+
     def close(self) -> None:
         """Idle connections are closed now, borrowed ones as they come back."""
         self._is_closed = True
+        if self._announcing is not None:
+            self._announcing.cancel()
         while self._idle:
             self._idle.pop().close()
 
@@ -84,3 +108,21 @@ class LogPool:
             self._idle.append(connection)
         else:
             connection.close()
+
+    async def _end_backend(self, connection: LogConnection) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_BACKEND_S):
+                while True:
+                    with suppress(LogUnavailable):  # the server restarts: ask again
+                        if await end_backend(self._url, connection.backend_pid, connection.backend_start):
+                            return True
+                    await asyncio.sleep(END_BACKEND_RETRY_S)
+        return False
+
+    async def _announce(self) -> None:
+        while self._announced:
+            await asyncio.sleep(ANNOUNCE_EVERY_S)
+            ledgers, self._announced = self._announced, set()
+            with suppress(DaybookError):
+                async with self.borrow() as connection:
+                    await connection.notify(APPENDED_CHANNEL, *sorted(ledgers))
