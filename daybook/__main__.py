@@ -4,6 +4,7 @@ Each command lives in a module of its own, imported only when it is called: star
 must not cost what one command needs. Nothing here does any work itself.
 """
 
+import pkgutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
@@ -19,6 +20,7 @@ COMMANDS = {
     "logs": "daybook.stack.commands:logs",
     "token": "daybook.stack.commands:token",
     # the database
+    "roles": "daybook.stack.database:roles_command",
     "migrate": "daybook.stack.database:migrate_command",
     "restored": "daybook.stack.database:restored_command",
 }
@@ -27,7 +29,8 @@ COMMANDS = {
 def main() -> int:
     """Run one command; the number returned is the exit code (`daybook.terminal.Exit`)."""
     try:
-        outcome = build_app()(exit_on_error=False, result_action="return_value")
+        app = build_app(with_help=sys.argv[1:] in ([], ["--help"], ["-h"]))
+        outcome = app(exit_on_error=False, result_action="return_value")
     except CycloptsError:
         return Exit.USAGE
     except CommandFailed as failure:
@@ -41,8 +44,8 @@ def main() -> int:
     return outcome if isinstance(outcome, int) else Exit.DONE
 
 
-def build_app() -> App:
-    """The command line with all of `COMMANDS`, none of them imported yet."""
+def build_app(*, with_help: bool = False) -> App:
+    """The command line with all of `COMMANDS`; imported only `with_help`, to list what they say of themselves."""
     app = App(
         name="daybook",
         help="A double-entry ledger service: its local stack and its everyday commands.",
@@ -52,7 +55,7 @@ def build_app() -> App:
         help_format="markdown",
     )
     for name, import_path in COMMANDS.items():
-        app.command(import_path, name=name)
+        app.command(pkgutil.resolve_name(import_path) if with_help else import_path, name=name)
     return app
 
 

@@ -28,7 +28,7 @@ class Exit(IntEnum):
     INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
-class CommandFailed(Exception):  # noqa: N818 - it states what happened, as an exit code does
+class CommandFailed(Exception):
     """Ends a command: `message` goes to standard error, `exit_code` to the shell."""
 
     def __init__(self, message: str, exit_code: Exit = Exit.FAULT) -> None:

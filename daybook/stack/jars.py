@@ -48,9 +48,7 @@ def read_lock(name: str) -> list[LockedJar]:
     return msgspec.json.decode(text, type=list[LockedJar])
 
 
-def fetch_jars(
-    lock_entries: Sequence[LockedJar], report: Report, *, offline_folder: Path | None = None
-) -> list[Path]:
+def fetch_jars(lock_entries: Sequence[LockedJar], report: Report, *, offline_folder: Path | None = None) -> list[Path]:
     """Every jar of the lock is on this disk with the right bytes; their paths, in the lock's order.
 
     With `offline_folder` nothing is downloaded: the jars are taken from there by file name and

@@ -104,7 +104,7 @@ def kafka_part(
 
 def broker_fault(bootstrap: str) -> str | None:
     """None when a broker answers and knows itself."""
-    first = bootstrap.split(",")[0].strip()
+    first = bootstrap.split(",", maxsplit=1)[0].strip()
     host, _, port = first.rpartition(":")
     try:  # cheap, and librdkafka would write a line for every refused connection
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()

@@ -15,7 +15,7 @@ class CrashHistory:
     """The crashes of one child within the last minute."""
 
     def __init__(self) -> None:
-        self._crashes: deque[float] = deque()
+        self._crashes = deque[float]()
 
     def next_delay_s(self, now: float) -> float | None:
         """Count a crash at `now`: seconds to wait before the restart, or None to give up.
@@ -27,4 +27,4 @@ class CrashHistory:
         self._crashes.append(now)
         if len(self._crashes) >= CRASHES_MAX:
             return None
-        return min(LAST_DELAY_S, FIRST_DELAY_S * 2 ** (len(self._crashes) - 1))
+        return min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** (len(self._crashes) - 1))

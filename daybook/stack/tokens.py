@@ -60,14 +60,14 @@ def mint_from(layout: Layout, *, role: str, subject: str | None, ledgers: Sequen
     """A token made with the key of an existing data folder."""
     if not layout.signing_key_file.exists():
         raise CommandFailed(f"no signing key in {layout.root}: start the stack there first", Exit.UNAVAILABLE)
-    return mint_token(
-        _read_key(layout), role=role, subject=subject or f"local-{role}", ledgers=ledgers or ALL_LEDGERS
-    )
+    return mint_token(_read_key(layout), role=role, subject=subject or f"local-{role}", ledgers=ledgers or ALL_LEDGERS)
 
 
 def _read_key(layout: Layout) -> ECKey:
     try:
-        return ECKey.import_key(msgspec.json.decode(layout.signing_key_file.read_bytes(), type=dict[str, str]))
+        return ECKey.import_key(
+            msgspec.json.decode(layout.signing_key_file.read_bytes(), type=dict[str, str | list[str]])
+        )
     except PermissionError as error:
         raise CommandFailed(f"{layout.signing_key_file} is readable only by who started the stack") from error
     except ValueError as error:  # msgspec's and joserfc's faults are ValueErrors; neither quotes the key

@@ -1,0 +1,129 @@
+"""Daybook's own four processes on one machine: their commands, their whole environment, their health.
+
+This is the one place that says what a process is given here; compose files and manifests say the
+same for theirs, and a test compares the names.
+"""
+
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from daybook.stack.parts import Launch, Part
+from daybook.stack.ports import LOOPBACK
+from daybook.stack.tokens import AUDIENCE, ISSUER
+
+PROCESSES = ("command", "query", "relay", "projector")
+KAFKA_TOPIC = "daybook.events"
+HEALTH_TIMEOUT_S = 2.0
+
+ARGUMENTS = {
+    "command": ("command_service",),
+    "query": ("query_service",),
+    "relay": ("projections", "relay"),
+    "projector": ("projections", "projector"),
+}
+
+NEEDS = {
+    "command": ("database", "redis", "swagger"),
+    "query": ("database", "swagger"),
+    "relay": ("database", "kafka"),
+    "projector": ("database", "kafka"),
+}
+
+# What a person may set for a process through the environment of `daybook up`; all else is ours.
+PASSED_ON = {
+    "command": ("DAYBOOK_LOG_LEVEL", "DAYBOOK_LOG_FORMAT", "DAYBOOK_HTTP_BODY_BYTES_MAX", "DAYBOOK_LOCKS"),
+    "query": ("DAYBOOK_LOG_LEVEL", "DAYBOOK_LOG_FORMAT", "DAYBOOK_HTTP_BODY_BYTES_MAX"),
+    "relay": ("DAYBOOK_LOG_LEVEL", "DAYBOOK_LOG_FORMAT"),
+    "projector": ("DAYBOOK_LOG_LEVEL", "DAYBOOK_LOG_FORMAT", "DAYBOOK_KAFKA_GROUP_PREFIX"),
+}
+
+
+class Places(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that the processes of one stack are told about their neighbours."""
+
+    ports: Mapping[str, int]
+    postgres_urls: Mapping[str, str]
+    redis_url: str
+    kafka_bootstrap: str
+    keys_file: Path
+    swagger_folder: Path
+
+    def url(self, process: str) -> str:
+        return f"http://{LOOPBACK}:{self.ports[process]}"
+
+
+def environment(process: str, places: Places, outer: Mapping[str, str]) -> dict[str, str]:
+    """All that one process sees: the machine's own variables, and exactly these DAYBOOK_ ones."""
+    env = {name: value for name, value in outer.items() if not name.startswith("DAYBOOK_")}
+    env |= {name: outer[name] for name in PASSED_ON[process] if outer.get(name)}
+    env["DAYBOOK_POSTGRES_URL"] = places.postgres_urls[process]
+    if process in {"command", "query"}:
+        env |= {
+            "DAYBOOK_HTTP_HOST": LOOPBACK,
+            "DAYBOOK_HTTP_PORT": str(places.ports[process]),
+            "DAYBOOK_JWT_KEYS_FILE": str(places.keys_file),
+            "DAYBOOK_JWT_ISSUER": ISSUER,
+            "DAYBOOK_JWT_AUDIENCE": AUDIENCE,
+        }
+        if (places.swagger_folder / "version").exists():
+            env["DAYBOOK_SWAGGER_DIR"] = str(places.swagger_folder)
+    if process == "command":
+        env["DAYBOOK_REDIS_URL"] = places.redis_url
+        env["DAYBOOK_QUERY_PUBLIC_URL"] = places.url("query")
+    if process in {"relay", "projector"}:
+        env |= {
+            "DAYBOOK_KAFKA_BOOTSTRAP": places.kafka_bootstrap,
+            "DAYBOOK_KAFKA_TOPIC": KAFKA_TOPIC,
+            "DAYBOOK_HEALTH_HOST": LOOPBACK,
+            "DAYBOOK_HEALTH_PORT": str(places.ports[process]),
+        }
+    return env
+
+
+def process_part(process: str, places: Places, folder: Path) -> Part:
+    """One process; ready when its own /health/ready says so."""
+    url = places.url(process)
+
+    def launch() -> Launch:
+        # -P: `folder` and its surroundings must not shadow our packages.
+        argv = [sys.executable, "-P", "-m", *ARGUMENTS[process]]
+        return Launch(argv, environment(process, places, os.environ), folder)
+
+    return Part(
+        name=process,
+        address=url,
+        needs=NEEDS[process],
+        launch=launch,
+        fault=lambda: health_fault(f"{url}/health/ready"),
+        is_ours=True,
+        stop_grace_s=15.0,  # contract: a process ends within 10 s of SIGTERM
+    )
+
+
+def health_fault(url: str) -> str | None:
+    """None when a process says that it is ready; else what it says is missing."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is never proxied
+    try:
+        with opener.open(url, timeout=HEALTH_TIMEOUT_S):
+            return None
+    except urllib.error.HTTPError as error:
+        with error:
+            return _failed_checks(error.read(), error.code)
+    except OSError as error:
+        return str(getattr(error, "reason", error))
+
+
+def _failed_checks(body: bytes, status: int) -> str:
+    try:
+        checks = json.loads(body)["checks"]
+        failed = [f"{name}: {check.get('detail', 'not ok')}" for name, check in checks.items() if not check["ok"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"answers {status}"
+    return "; ".join(failed) or f"answers {status}"
