@@ -1,0 +1,240 @@
+"""The ledger lease on a real Redis: who has it, how it ends, and that nothing depends on it."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from command_service.infrastructure.lease import NoLocks, RedisLeases, connect
+
+LEASE_MS = 400  # short, so that ends can be waited for
+NOWHERE = "redis://127.0.0.1:1/0"  # nothing listens on port 1
+
+
+class Seen:
+    """What the leases reported."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.asked: Counter[str] = Counter()
+        self.is_up: bool | None = None
+
+    def leases_held(self, count: int) -> None:
+        self.held = count
+
+    def lease_asked(self, result: str) -> None:
+        self.asked[result] += 1
+
+    def redis_answered(self, is_up: bool) -> None:
+        self.is_up = is_up
+
+
+class Worker:
+    """One process's leases, asked for by hand (`leases.ask()`) or in the background (`leases.start()`)."""
+
+    def __init__(self, url: str, incarnation: object, **settings: int) -> None:
+        self.seen = Seen()
+        self.leases = RedisLeases(
+            connect(url, timeout_ms=settings.get("timeout_ms", 200)),
+            incarnation=incarnation if callable(incarnation) else lambda: incarnation,
+            metrics=self.seen,
+            lease_ms=settings.get("lease_ms", LEASE_MS),
+            timeout_ms=settings.get("timeout_ms", 200),
+            ledgers_max=settings.get("ledgers_max", 100),
+        )
+
+
+@asynccontextmanager
+async def workers(url: str, count: int, incarnation: object = None, **settings: int) -> AsyncIterator[list[Worker]]:
+    """Workers on one log, which nobody else uses; their leases are given back at the end."""
+    made = [Worker(url, incarnation or uuid4(), **settings) for _ in range(count)]
+    if incarnation is None and count > 1:
+        raise ValueError("workers of one log share its incarnation")
+    try:
+        yield made
+    finally:
+        for worker in made:
+            await worker.leases.stop()
+
+
+async def until(claim: Callable[[], bool]) -> None:
+    """Returns once the claim is true; the bound is far above what any of these takes."""
+    async with asyncio.timeout(10):
+        while not claim():
+            await asyncio.sleep(0.01)
+
+
+async def ask(worker: Worker, *ledgers: str) -> None:
+    for ledger in ledgers:
+        worker.leases.touch(ledger)
+    await worker.leases.ask()
+
+
+async def test_one_worker_has_the_lease_and_the_other_is_told_no(redis_url: str) -> None:
+    async with workers(redis_url, 2, uuid4()) as (first, second):
+        await ask(first, "bank")
+        await ask(second, "bank")
+        assert first.leases.is_held("bank")
+        assert not second.leases.is_held("bank")
+        assert (first.seen.asked, second.seen.asked) == ({"taken": 1}, {"refused": 1})
+        assert (first.seen.held, second.seen.held) == (1, 0)
+
+
+async def test_a_lease_is_one_of_one_ledger_and_one_incarnation(redis_url: str) -> None:
+    log, restored = uuid4(), uuid4()
+    async with workers(redis_url, 2, log) as (first, second), workers(redis_url, 1, restored) as (third,):
+        await ask(first, "bank")
+        await ask(second, "other")
+        await ask(third, "bank")
+        assert first.leases.is_held("bank")
+        assert second.leases.is_held("other")
+        assert third.leases.is_held("bank")
+
+
+async def test_all_keys_of_a_ledger_share_one_hash_tag_with_the_incarnation(redis_url: str) -> None:
+    log = uuid4()
+    async with workers(redis_url, 1, log) as (worker,), Redis.from_url(redis_url) as redis:
+        await ask(worker, "acme:main")
+        assert await redis.keys(f"daybook:*{log}*") == [f"daybook:{{{log}:acme:main}}:lease".encode()]
+        assert 0 < await redis.pttl(f"daybook:{{{log}:acme:main}}:lease") <= LEASE_MS
+
+
+async def test_the_lease_is_renewed_while_there_is_work_and_then_given_back(redis_url: str) -> None:
+    async with workers(redis_url, 2, uuid4()) as (first, second):
+        await first.leases.start()
+        first.leases.touch("bank")
+        await until(lambda: first.leases.is_held("bank"))
+
+        def working() -> bool:
+            first.leases.touch("bank")
+            return first.seen.asked["kept"] >= 4  # longer than one lease
+
+        await until(working)
+        assert first.seen.asked["lost"] == 0
+        await until(lambda: first.seen.held == 0)  # no work any more
+        await ask(second, "bank")
+        assert second.leases.is_held("bank")
+
+
+async def test_a_worker_that_stops_gives_its_leases_back(redis_url: str) -> None:
+    log = uuid4()
+    async with workers(redis_url, 1, log, lease_ms=60_000) as (first,):
+        await ask(first, "bank")
+    async with workers(redis_url, 1, log) as (second,):
+        await ask(second, "bank")
+        assert second.leases.is_held("bank")
+
+
+async def test_a_worker_that_dies_loses_its_lease_by_time(redis_url: str) -> None:
+    async with workers(redis_url, 2, uuid4()) as (dead, second):
+        await ask(dead, "bank")
+        await second.leases.start()
+
+        def working() -> bool:
+            second.leases.touch("bank")
+            return second.leases.is_held("bank")
+
+        await until(working)
+        assert not dead.leases.is_held("bank")  # it does not believe longer than Redis does
+        assert second.seen.asked["refused"] >= 1
+
+
+async def test_a_late_release_does_not_end_the_lease_of_the_next_holder(redis_url: str) -> None:
+    log = uuid4()
+    async with workers(redis_url, 2, log, lease_ms=60_000) as (first, second), Redis.from_url(redis_url) as redis:
+        await ask(first, "bank")
+        await redis.delete(f"daybook:{{{log}:bank}}:lease")
+        await ask(second, "bank")
+        await first.leases.stop()
+        assert await redis.exists(f"daybook:{{{log}:bank}}:lease")
+
+
+async def test_an_emptied_redis_is_noticed_and_the_lease_taken_anew(redis_url: str) -> None:
+    log = uuid4()
+    async with workers(redis_url, 1, log) as (worker,), Redis.from_url(redis_url) as redis:
+        await worker.leases.start()
+
+        def working(claim: Callable[[], bool]) -> Callable[[], bool]:
+            def touched() -> bool:
+                worker.leases.touch("bank")
+                return claim()
+
+            return touched
+
+        await until(working(lambda: worker.leases.is_held("bank")))
+        await redis.delete(f"daybook:{{{log}:bank}}:lease")
+        await until(working(lambda: worker.seen.asked["lost"] == 1))
+        assert worker.leases.is_held("bank")
+
+
+async def test_nothing_is_asked_before_the_log_s_incarnation_is_known(redis_url: str) -> None:
+    known: list[object] = []
+    worker = Worker(redis_url, lambda: known[0] if known else None)
+    try:
+        await ask(worker, "bank")
+        assert worker.seen.is_up is None
+        known.append(uuid4())
+        await ask(worker, "bank")
+        assert worker.leases.is_held("bank")
+    finally:
+        await worker.leases.stop()
+
+
+async def test_ledgers_beyond_the_bound_go_without(redis_url: str) -> None:
+    async with workers(redis_url, 1, uuid4(), ledgers_max=2) as (worker,):
+        await ask(worker, "a", "b", "c")
+        assert [worker.leases.is_held(name) for name in "abc"] == [True, True, False]
+
+
+async def test_an_absent_redis_is_said_once_and_holds_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with workers(NOWHERE, 1, uuid4()) as (worker,):
+        with caplog.at_level(logging.INFO):
+            await ask(worker, "bank")
+            await ask(worker, "bank", "other")
+        assert not worker.leases.is_held("bank")
+        assert worker.seen.is_up is False
+        assert [record.message for record in caplog.records] == ["redis_unavailable"]
+
+
+async def test_a_redis_that_stands_still_delays_nobody_and_is_used_again_when_it_goes_on(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with workers(redis_url, 1, uuid4(), timeout_ms=50) as (worker,), Redis.from_url(redis_url) as redis:
+        with caplog.at_level(logging.INFO):
+            await worker.leases.start()
+            worker.leases.touch("bank")
+            await until(lambda: worker.leases.is_held("bank"))
+            await redis.execute_command("CLIENT", "PAUSE", "700", "ALL")
+            worker.leases.touch("bank")
+            await until(lambda: worker.seen.is_up is False)
+            worker.leases.touch("bank")  # returns at once: it asks nobody
+            await until(lambda: not worker.leases.is_held("bank"))
+
+            def working() -> bool:
+                worker.leases.touch("bank")
+                return worker.leases.is_held("bank")
+
+            await until(working)
+        assert [record.message for record in caplog.records] == ["redis_unavailable", "redis_back"]
+
+
+async def test_stopping_does_not_wait_for_a_redis_that_is_gone() -> None:
+    worker = Worker(NOWHERE, uuid4())
+    await worker.leases.start()
+    worker.leases.touch("bank")
+    await until(lambda: worker.seen.is_up is False)
+    async with asyncio.timeout(5):
+        await worker.leases.stop()
+
+
+async def test_off_holds_nothing_and_asks_nobody() -> None:
+    locks = NoLocks()
+    await locks.start()
+    locks.touch("bank")
+    assert not locks.is_held("bank")
+    await locks.stop()
