@@ -1,0 +1,72 @@
+"""Commands and contexts in a line, for tests of the executor and the log."""
+
+from datetime import UTC, datetime
+from itertools import count
+from uuid import uuid4
+
+import msgspec
+
+from command_service.application.executor import Executor
+from command_service.application.outcome import Outcome
+from command_service.domain.accounts import open_account
+from command_service.domain.commands import (
+    TYPE_OF_COMMAND,
+    Command,
+    Context,
+    OpenAccount,
+    OpenLedger,
+    PostTransaction,
+    canonical,
+    fingerprint,
+)
+from command_service.domain.ledgers import open_ledger
+from command_service.domain.transactions import post_transaction
+
+DECISIONS = {OpenLedger: open_ledger, OpenAccount: open_account, PostTransaction: post_transaction}
+_numbers = count(1)
+
+
+def transfer(source: str, target: str, amount: int, asset: str = "EUR/2", **more: object) -> PostTransaction:
+    """Debits a credit-normal source, credits the target."""
+    entries = [
+        {"account": source, "direction": "debit", "amount": amount, "asset": asset},
+        {"account": target, "direction": "credit", "amount": amount, "asset": asset},
+    ]
+    return msgspec.convert({"entries": entries, **more}, PostTransaction)
+
+
+def wallet(address: str, asset: str = "EUR/2", **limit: int) -> OpenAccount:
+    """Opens a credit-normal account, with `minimum` and `maximum` where given."""
+    limits = {asset: limit} if limit else {}
+    return msgspec.convert({"address": address, "limits": limits}, OpenAccount)
+
+
+class Client:
+    """Somebody who sends commands to one ledger through an executor."""
+
+    def __init__(self, executor: Executor, *, ledger: str = "bank", actor: str = "teller") -> None:
+        self.executor = executor
+        self.ledger = ledger
+        self.actor = actor
+
+    def context(self, command: Command, key: str | None = None) -> Context:
+        asked = canonical(command)
+        return Context(
+            ledger=self.ledger,
+            actor=self.actor,
+            key=key or f"key-{next(_numbers)}-{uuid4().hex[:8]}",
+            correlation_id="test",
+            now=datetime(2026, 11, 24, tzinfo=UTC),
+            transaction_id=str(uuid4()),
+            fingerprint=fingerprint(self.ledger, TYPE_OF_COMMAND[type(command)], asked),
+            asked=asked,
+        )
+
+    async def send(self, command: Command, key: str | None = None) -> Outcome:
+        """The outcome, or the DaybookError raised."""
+        decide = DECISIONS[type(command)]
+        return await self.executor.submit(decide, command, self.context(command, key))  # type: ignore[arg-type]
+
+    async def open(self, **settings: object) -> Outcome:
+        """Opens the ledger."""
+        return await self.send(msgspec.convert({"ledger": self.ledger, **settings}, OpenLedger))
