@@ -1,0 +1,34 @@
+"""Fixtures for tests on real servers. A unit test asks for none of them, and then nothing starts."""
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from tests.services import Database, Servers, fresh_database, open_to_servers, running_servers
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """PostgreSQL, Redis and Kafka, one set for the whole run."""
+    with running_servers(open_to_servers(tmp_path_factory.mktemp("stack"))) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="module")
+def database(stack: Servers) -> Iterator[Database]:
+    """A fresh, migrated database with Daybook's roles for this module."""
+    with fresh_database(stack) as fresh:
+        yield fresh
+
+
+@pytest.fixture(scope="module")
+def redis_prefix() -> str:
+    """What the names of this module's Redis keys begin with."""
+    return f"t:{secrets.token_hex(6)}:"
+
+
+@pytest.fixture(scope="module")
+def kafka_topic() -> str:
+    """A topic's name that only this module uses; whoever needs the topic makes it."""
+    return f"t.{secrets.token_hex(6)}"
