@@ -1,0 +1,64 @@
+# Everything a person does in this repository. `make` alone lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= .data
+PORT_BASE ?= 8080
+INSTALLED := $(VENV)/.installed
+# Not uv's or pip's own lock formats: they hold addresses.
+COMPILE = $(VENV)/lock-tools/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-annotate
+
+.DEFAULT_GOAL := help
+.PHONY: help run down test check fmt bench lock clean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(INSTALLED) ## start everything on this machine and show it; Ctrl-C stops it, the data stay
+	@$(BIN)/daybook up --data $(DATA) --port-base $(PORT_BASE)
+
+down: $(INSTALLED) ## stop a stack that runs elsewhere on this machine
+	@$(BIN)/daybook down --data $(DATA)
+
+test: $(INSTALLED) ## all tests, on real servers that are started for them
+	$(BIN)/pytest
+
+check: $(INSTALLED) ## format, lint, types, import rules, unit tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest tests/unit -q
+
+fmt: $(INSTALLED) ## format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED) ## measure durable transactions a second beside plain inserts
+	$(BIN)/python -m bench
+
+lock: $(VENV)/lock-tools ## resolve the dependencies anew, none younger than a week
+	$(COMPILE) --exclude-newer "$$(date -u -d '7 days ago' +%F 2>/dev/null || date -u -v-7d +%F)" \
+		--extra local -o requirements.lock
+	$(COMPILE) --exclude-newer "$$(date -u -d '7 days ago' +%F 2>/dev/null || date -u -v-7d +%F)" \
+		-c requirements.lock -o requirements-run.lock
+	$(COMPILE) --exclude-newer "$$(date -u -d '7 days ago' +%F 2>/dev/null || date -u -v-7d +%F)" \
+		-c requirements.lock --extra local --extra dev -o requirements-dev.lock
+
+clean: ## remove what was made, but not the data
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@test ! -e $(DATA) || echo "the books in $(DATA) are still there"
+
+$(INSTALLED): requirements-dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Daybook needs Python 3.11 or later: make PYTHON=...") if sys.version_info < (3, 11) else None'
+	@echo "installing what Daybook needs into $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/lock-tools: | $(INSTALLED)
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet uv
