@@ -26,6 +26,7 @@ class LedgerCache:
         self.terms: Terms | None = None
         self.accounts: dict[str, Account] = {}
         self._unsaved: dict[str, int] = {}
+        self._due: list[str] = []
 
     def follow(self, tail: Sequence[RecordedEvent], *, upto: int) -> None:
         """Folds what others appended, so that everything here is as of `upto`.
@@ -48,20 +49,21 @@ class LedgerCache:
             if account is not None:
                 self.accounts[address] = evolve_account(account, event)
                 if account.totals is not None:
-                    self._unsaved[address] = self._unsaved.get(address, 0) + 1
+                    self._count(address, 1)
 
     def put(self, account: Account, *, folded: int) -> None:
         """Knows an account as of `seen`, folded from that many events after its snapshot."""
         self.accounts[account.address] = account
+        self._unsaved.pop(account.address, None)
         if account.totals is not None:
-            self._unsaved[account.address] = folded
+            self._count(account.address, folded)
 
     def take_unsaved(self) -> list[Account]:
         """Accounts whose snapshot is due, each given once."""
-        due = [address for address, folded in self._unsaved.items() if folded >= SNAPSHOT_EVERY]
+        due, self._due = self._due, []
         for address in due:
             self._unsaved[address] = 0
-        return [self.accounts[address] for address in due]
+        return [self.accounts[address] for address in due if address in self.accounts]
 
     def shrink(self, keep: Iterable[str]) -> None:
         """Forgets the longest known accounts beyond the bound, never those in `keep`."""
@@ -72,3 +74,10 @@ class LedgerCache:
         for address in [known for known in self.accounts if known not in kept][: excess + ACCOUNTS_MAX // 10]:
             del self.accounts[address]
             self._unsaved.pop(address, None)
+
+    def _count(self, address: str, folded: int) -> None:
+        """So many events more than its snapshot holds."""
+        before = self._unsaved.get(address, 0)
+        after = self._unsaved[address] = before + folded
+        if before < SNAPSHOT_EVERY <= after:
+            self._due.append(address)
