@@ -8,27 +8,24 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
 
 from command_service.application.batch import DecidedBatch, Ticket, Verdict, decide_batch
 from command_service.application.cache import LedgerCache
+from command_service.application.loading import Loader, snapshot
 from command_service.application.log import Locks, Log, LogSession
 from command_service.application.outcome import Outcome
 from command_service.domain.books import Books
-from command_service.domain.state import FOLD_VERSION, Account, evolve_account, evolve_terms
 from shared_kernel import events
 from shared_kernel.errors import Contention, Corruption, DaybookError, Rejection, Unavailable
 from shared_kernel.event_log.errors import LedgerNotFound, OutcomeUnknown
-from shared_kernel.event_log.types import Appended, Loaded, RecordedEvent, Snapshot, SnapshotKey, Tail
+from shared_kernel.event_log.types import Appended, RecordedEvent, Tail
 
 UNKNOWN_IDLE_S = 1.0  # chosen: a ledger that does not exist keeps nothing in memory
-LOADS_MAX = 10  # chosen: two are needed, more only while others append faster than the tail's bound
-_decode_account = msgspec.json.Decoder(Account).decode
 _log = logging.getLogger(__name__)
-_encode_account = msgspec.json.Encoder().encode
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +72,7 @@ class LedgerWriter:
         self._bounds = bounds
         self._metrics = metrics
         self._cache = LedgerCache()
+        self._loader = Loader(ledger, tail=bounds.tail, metrics=metrics)
         self._waiting: deque[Ticket] = deque()
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -157,7 +155,7 @@ class LedgerWriter:
     async def _write_together(self, session: LogSession, batch: list[Ticket]) -> None:
         """Load what is missing, decide, append, complete."""
         cache = self._cache
-        await self._fill(session, cache, {address for ticket in batch for address in ticket.command.addresses()})
+        await self._loader.fill(session, cache, {address for ticket in batch for address in ticket.command.addresses()})
         books = Books(terms=cache.terms, accounts=cache.accounts)
         decided = decide_batch(books, batch, seen=cache.seen or 0)
         for fault in decided.faults:
@@ -168,7 +166,7 @@ class LedgerWriter:
             self._requeue(decided.deferred)
             return
         if not decided.verdicts:
-            await self._fill(session, cache, decided.missing)
+            await self._loader.fill(session, cache, decided.missing)
             self._requeue(decided.deferred)
             return
         started = self._loop.time()
@@ -185,7 +183,7 @@ class LedgerWriter:
             await self._answer_repeats(session, repeated)
         due = cache.take_unsaved()
         if due:
-            await session.write_snapshots(self.ledger, [_snapshot(account, cache.seen or 0) for account in due])
+            await session.write_snapshots(self.ledger, [snapshot(account, cache.seen or 0) for account in due])
         cache.shrink(())
 
     def _complete(self, decided: DecidedBatch, appended: Appended) -> list[Ticket]:
@@ -271,7 +269,7 @@ class LedgerWriter:
             if found:
                 self._answer_recorded(ticket, found[-1])
                 return
-            await self._fill(session, cache, set(ticket.command.addresses()))
+            await self._loader.fill(session, cache, set(ticket.command.addresses()))
             books = Books(terms=cache.terms, accounts=cache.accounts)
             decided = decide_batch(books, [ticket], seen=cache.seen or 0)
             appended = await session.append(
@@ -287,68 +285,6 @@ class LedgerWriter:
                 self._answer_verdict(verdict, position=appended.head, appended=appended)
                 self._log.announce(self.ledger)
         self._requeue(decided.deferred)
-
-    async def _fill(self, session: LogSession, cache: LedgerCache, addresses: set[str]) -> None:
-        """Terms first, then totals of the accounts whose limits make them matter; a cold account costs two round trips."""
-        for _ in range(LOADS_MAX):
-            unknown = [address for address in addresses if address not in cache.accounts]
-            if unknown or cache.terms is None:
-                if not await self._load_terms(session, cache, unknown):
-                    return
-                continue
-            incomplete = [address for address in addresses if not cache.accounts[address].is_complete]
-            if not incomplete:
-                return
-            await self._load_totals(session, cache, incomplete)
-        raise Contention("conflict")  # others append faster than we can read
-
-    async def _load_terms(self, session: LogSession, cache: LedgerCache, unknown: list[str]) -> bool:
-        """Knows the terms of the ledger and of these accounts. False where there is no such ledger."""
-        tags = [events.terms_tag(address) for address in unknown]
-        loaded = await self._look(session, cache, [*tags, events.LEDGER_TERMS])
-        if loaded is None:
-            for address in unknown:
-                cache.put(Account(address=address), folded=0)
-            return False
-        for recorded in loaded.events.get(events.LEDGER_TERMS, ()):
-            cache.terms = evolve_terms(cache.terms, events.decode(recorded.type, recorded.data))
-        for address, tag in zip(unknown, tags, strict=True):
-            account = _folded(Account(address=address), loaded.events.get(tag, ()))
-            # The terms alone do not tell what a limited account holds: its totals are still to be loaded.
-            cache.put(msgspec.structs.replace(account, totals=None), folded=0)
-        return True
-
-    async def _load_totals(self, session: LogSession, cache: LedgerCache, addresses: list[str]) -> None:
-        keys = [SnapshotKey(address=address, fold_version=FOLD_VERSION) for address in addresses]
-        tags = [events.account_tag(address) for address in addresses]
-        loaded = await self._look(session, cache, tags, keys)
-        if loaded is None:
-            return
-        for address, tag in zip(addresses, tags, strict=True):
-            history = loaded.events.get(tag, ())
-            cache.put(_folded(_from_snapshot(address, loaded.snapshots), history), folded=len(history))
-
-    async def _look(
-        self, session: LogSession, cache: LedgerCache, tags: Sequence[str], snapshots: Sequence[SnapshotKey] = ()
-    ) -> Loaded | None:
-        """One look at the log that also brings the cache to the same position. None where the ledger does not exist."""
-        self._metrics.loaded()
-        try:
-            loaded = await session.load(
-                self.ledger, seen=cache.seen, tags=tags, snapshots=snapshots, tail=self._bounds.tail
-            )
-        except LedgerNotFound:
-            cache.drop()
-            cache.seen = 0
-            return None
-        if loaded.is_behind or cache.seen is None:
-            kept = {} if loaded.is_behind else cache.accounts
-            cache.drop()
-            cache.accounts.update(kept)
-            cache.seen = loaded.head
-        else:
-            cache.follow(loaded.tail, upto=loaded.head)
-        return loaded
 
     async def _recover(self, batch: list[Ticket], error: DaybookError) -> None:
         """After a fault: forget the states, ask the log what became of the commands, decide the rest again, within bounds."""
@@ -422,23 +358,3 @@ class LedgerWriter:
             ticket.future.set_exception(error)
         for follower in ticket.followers:
             self._fail(follower, error)
-
-
-def _folded(account: Account, history: Iterable[RecordedEvent]) -> Account:
-    for recorded in history:
-        account = evolve_account(account, events.decode(recorded.type, recorded.data))
-    return account
-
-
-def _from_snapshot(address: str, snapshots: Mapping[str, Snapshot]) -> Account:
-    snapshot = snapshots.get(address)
-    return Account(address=address) if snapshot is None else _decode_account(snapshot.state)
-
-
-def _snapshot(account: Account, position: int) -> Snapshot:
-    return Snapshot(
-        address=account.address,
-        fold_version=FOLD_VERSION,
-        position=position,
-        state=_encode_account(account).decode(),
-    )
