@@ -20,8 +20,14 @@ NOTIFY: Final = _STATEMENTS["notify"]
 START_SESSION: Final = _STATEMENTS["start_session"]
 TERMINATE_BACKEND: Final = _STATEMENTS["terminate_backend"]
 FIND_BACKEND: Final = _STATEMENTS["find_backend"]
+CREATE_HEAD: Final = _STATEMENTS["create_head"]
+READ_INCARNATION: Final = _STATEMENTS["read_incarnation"]
+READ_MATCHING: Final = _STATEMENTS["read_matching"]
+READ_TAGS: Final = _STATEMENTS["read_tags"]
 
 ACCOUNT_TAG: Final = "account:"
+APPENDED_CHANNEL: Final = "daybook_appended"
+"""NOTIFY channel; the payload is a ledger that has new events."""
 
 
 class FlatDecisions(msgspec.Struct, frozen=True):

@@ -18,13 +18,13 @@ select ledger, head from daybook.lock_heads($1, $2)
 -- Sorted, so that two writers cannot wait for each other; an older snapshot never replaces a newer one.
 insert into daybook.snapshots as s (ledger, incarnation, address, fold_version, position, state)
 select $1, $2, n.address, n.fold_version, n.position, n.state
-from unnest($3, $4, $5, $6) as n(address, fold_version, position, state)
+from unnest($3::text[], $4::integer[], $5::bigint[], $6::text[]) as n(address, fold_version, position, state)
 order by n.address, n.fold_version
 on conflict (ledger, address, fold_version, incarnation)
 do update set position = excluded.position, state = excluded.state where s.position < excluded.position
 
 -- name: notify
-select pg_notify($1, n.payload) from unnest($2) as n(payload)
+select pg_notify($1, n.payload) from unnest($2::text[]) as n(payload)
 
 -- name: start_session
 -- What a session must hold before it may write, and what identifies its backend afterwards. Asynchronous commit would make
@@ -46,3 +46,25 @@ select pg_terminate_backend(a.pid, $3::bigint) from pg_stat_activity a where a.p
 
 -- name: find_backend
 select from pg_stat_activity a where a.pid = $1::integer and a.backend_start = $2::timestamptz
+
+-- name: create_head
+select daybook.create_ledger_head($1)
+
+-- name: read_incarnation
+select i.incarnation from daybook.incarnation i where i.is_only
+
+-- name: read_matching
+-- The head, and beside it the matching events; one row without an event where there are none.
+select l.position, e.position, e.type, e.data, e.metadata
+from daybook.ledgers l
+left join lateral (
+  select e.* from daybook.matching($1, $2, $3, $4) as m(position)
+  join daybook.events e on e.ledger = $1 and e.position = m.position
+) as e on true
+where l.ledger = $1
+order by e.position
+
+-- name: read_tags
+-- A scan of the ledger's tags: only for events whose writer did not keep them in the metadata.
+select t.position, array_agg(t.tag order by t.tag) from daybook.event_tags t
+where t.ledger = $1 and t.position = any($2) group by t.position

@@ -10,10 +10,10 @@ from typing import Final
 from uuid import UUID
 
 from shared_kernel.errors import Contention, DaybookError
+from shared_kernel.event_log.calls import APPENDED_CHANNEL
 from shared_kernel.event_log.errors import LogUnavailable, OutcomeUnknown
 from shared_kernel.event_log.fast import LogConnection, end_backend
 
-APPENDED_CHANNEL: Final = "daybook_appended"
 # Chosen: NOTIFY serialises commits across the server, so one serves all appends of these few milliseconds.
 ANNOUNCE_EVERY_S: Final = 0.005
 # Chosen: how long a lost connection's backend is hunted, and the pause between attempts while the server is away.
