@@ -1,0 +1,42 @@
+"""The figures of one process that matter first: plain counters that the loop adds to and the metrics page shows."""
+
+import msgspec
+
+
+class Figures(msgspec.Struct, kw_only=True):
+    """Of a projector. Counters only grow; `lag_*`, `waiting`, flags and `trouble` are as of the last look."""
+
+    applied: int = 0
+    batches: int = 0
+    batch_seconds: float = 0.0
+    from_log: int = 0
+    gaps: int = 0
+    duplicates: int = 0
+    foreign: int = 0
+    malformed: int = 0
+    lost_races: int = 0
+    faults: int = 0
+    lag_events: int = 0
+    lag_events_max: int = 0
+    waiting: int = 0
+    generation: int = 0
+    is_building: bool = False
+    is_stopped: bool = False
+    is_ready: bool = False
+    trouble: str | None = None
+
+
+class RelayFigures(msgspec.Struct, kw_only=True):
+    """Of a relay."""
+
+    published: int = 0
+    batches: int = 0
+    batch_seconds: float = 0.0
+    failures: int = 0
+    lost_leases: int = 0
+    lag_events: int = 0
+    lag_events_max: int = 0
+    epoch: int = 0
+    is_active: bool = False
+    is_ready: bool = False
+    trouble: str | None = None

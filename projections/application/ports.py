@@ -1,0 +1,185 @@
+"""What relay and projector need of the outside, in their own words, and the values that cross.
+
+Adapters stand in `infrastructure`; they translate driver errors once, into the tree of `shared_kernel.errors`:
+Unavailable (the neighbour is down), Contention (try again), Unwritable (this batch will never fit), Corruption (stop).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from projections.domain.projection import Key, Row, Totals
+from shared_kernel.errors import DaybookError
+from shared_kernel.event_log.types import RecordedEvent
+
+
+class Unwritable(DaybookError):
+    """The read model cannot hold these rows, and no repetition changes that."""
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """A ledger's position goes from `previous` to `position`; `recorded_at` is that of the last event."""
+
+    ledger: str
+    previous: int
+    position: int
+    recorded_at: datetime
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a ledger stands still before `position`. Never holds what an event says."""
+
+    ledger: str
+    position: int
+    error_class: str
+    error: str
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """A ledger that stands still, as the read model remembers it. `is_parked`: only an operator may go on."""
+
+    ledger: str
+    position: int
+    attempts: int
+    is_parked: bool
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """What one transaction writes: positions (sorted by ledger), rows by table, new faults."""
+
+    moves: Sequence[Move]
+    rows: Mapping[str, Sequence[Row]]
+    faults: Sequence[Fault]
+
+
+class Lag(msgspec.Struct, frozen=True, kw_only=True):
+    """A ledger's head beside a position that differs from it, in one look."""
+
+    ledger: str
+    head: int
+    position: int
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """One build of a projection. `state`: building, live or former."""
+
+    projection: str
+    number: int
+    version: int
+    schema_name: str
+    state: str
+
+
+class Log(Protocol):
+    """The event log, read set-wise."""
+
+    def incarnation(self) -> str:
+        """The log's incarnation as text."""
+
+    def read(self, after: Mapping[str, int], *, events_max: int, bytes_max: int) -> list[RecordedEvent]:
+        """Events after the given positions, in order within each ledger; at least one where there is any."""
+
+
+class ReadModel(Protocol):
+    """One generation of one projection."""
+
+    def positions(self, ledgers: Sequence[str] | None = None) -> dict[str, int]:
+        """Positions of these ledgers (all, if none are named). Corruption where one is of another incarnation."""
+
+    def totals(self, keys: Sequence[Key]) -> dict[Key, Totals]:
+        """The latest totals of those keys that have any."""
+
+    def write(self, batch: Batch) -> bool:
+        """Writes all of it or nothing; a ledger that passes its fault is rid of it.
+
+        False: a position was not the previous one, so somebody else was there first.
+        """
+
+    def standing(self) -> list[Standing]:
+        """The ledgers that stand still."""
+
+    def lags(self) -> list[Lag]:
+        """Every ledger whose position is not its head."""
+
+    def announce(self, moves: Sequence[Move]) -> None:
+        """Tells waiting readers which positions can be seen."""
+
+
+class Source(Protocol):
+    """Where live events come from: in order if all is well, with gaps and repeats if not."""
+
+    def poll(self, wait_s: float) -> list[RecordedEvent]:
+        """What has arrived; waits for the first, never for more."""
+
+    def was_assigned(self) -> bool:
+        """True once after partitions were given to this process."""
+
+    def commit(self) -> None:
+        """Marks what was polled as done: a hint for the next start, nothing more."""
+
+    def close(self) -> None:
+        """Commits and leaves the group."""
+
+
+class Generations(Protocol):
+    """Which builds of a projection there are, and which one is read."""
+
+    def prepare(self) -> Generation:
+        """The generation that this version of the code feeds; made if missing."""
+
+    def refresh(self, generation: Generation) -> Generation:
+        """The same generation as it is now."""
+
+    def lock(self) -> bool:
+        """True if this process alone may build from now on, until it ends or loses its connection."""
+
+    def swap(self, generation: Generation) -> bool:
+        """Readers see this generation. False: it is behind the live one somewhere, and nothing changed."""
+
+
+class Relayed(Protocol):
+    """What the relay remembers. Every write is fenced by the epoch of the lease."""
+
+    def acquire(self, owner: str, lease_ms: int) -> int | None:
+        """A new epoch if the lease was free or over, by the database's clock."""
+
+    def renew(self, owner: str, epoch: int, lease_ms: int) -> bool:
+        """False: another relay has taken over."""
+
+    def release(self, owner: str, epoch: int) -> None:
+        """The lease is over at once, if it was still ours."""
+
+    def positions(self, epoch: int, incarnation: str) -> dict[str, int]:
+        """Published positions. Those of another incarnation begin again at 0. Corruption: one is beyond its head."""
+
+    def lags(self) -> list[Lag]:
+        """Every ledger that has unpublished events."""
+
+    def advance(self, epoch: int, incarnation: str, moves: Sequence[Move]) -> bool:
+        """Writes all positions or none. False: the epoch or a previous position is another."""
+
+
+class Wakeups(Protocol):
+    """Hints that ledgers have grown."""
+
+    def wait(self, wait_s: float) -> set[str]:
+        """Ledgers named since the last call; waits for the first."""
+
+
+class PublishFailed(DaybookError):
+    """Kafka did not take all of a batch."""
+
+
+class Publisher(Protocol):
+    """Kafka, for the relay."""
+
+    def prepare(self) -> None:
+        """The topic exists and a fresh producer stands ready. Unavailable where Kafka cannot be reached."""
+
+    def publish(self, events: Sequence[RecordedEvent], *, incarnation: str, meanwhile: Callable[[], None]) -> None:
+        """Every event is stored, in order. PublishFailed otherwise. `meanwhile` is called while it waits, and may raise."""
+
+    def close(self) -> None:
+        """Drops what is under way."""

@@ -1,0 +1,285 @@
+"""Applies events to one generation of a read model: each once, in order, with its position, whatever the source sends.
+
+Owns what is in memory: positions, running totals, ledgers that stand still. The read model's own positions decide what is
+applied; they are set by compare-and-set in the transaction of the rows. It must never skip an event.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+import structlog
+
+from projections.application.figures import Figures
+from projections.application.fold import Folded, Runs, TotalsCache, fault_of, fold
+from projections.application.ports import Batch, Fault, Log, Move, ReadModel, Standing, Unwritable
+from projections.domain.projection import Projection
+from shared_kernel.errors import Contention, Corruption, DaybookError
+from shared_kernel.event_log.types import RecordedEvent
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """How much at once, and how patiently."""
+
+    batch_events_max: int
+    batch_bytes_max: int
+    ledgers_max: int
+    totals_max: int
+    tries_max: int
+    retry_ms: int
+    retry_max_ms: int
+
+
+class Worker:
+    """One writer of one generation. Another may write the same: compare-and-set lets one of them win each time."""
+
+    def __init__(
+        self,
+        projection: Projection,
+        *,
+        model: ReadModel,
+        log: Log,
+        figures: Figures,
+        bounds: Bounds,
+        monotonic: Callable[[], float],
+        pause: Callable[[float], None],
+    ) -> None:
+        self._projection = projection
+        self._model = model
+        self._log = log
+        self._figures = figures
+        self._bounds = bounds
+        self._monotonic = monotonic
+        self._pause = pause
+        self._positions: dict[str, int] = {}
+        self._totals = TotalsCache(bounds.totals_max)
+        self._standing: dict[str, Standing] = {}
+        self._due: dict[str, float] = {}
+        self._behind: dict[str, int] = {}  # ledger -> where the log is known to reach
+        self._watched: dict[str, int] = {}  # ledger -> its position at the last look, if that was behind
+        self._logger = structlog.get_logger("daybook.projector").bind(projection=projection.name)
+
+    def start(self) -> None:
+        """Memory agrees with the read model; ledgers that stood still are tried at once (this code may be newer)."""
+        self._totals.clear()
+        self._positions = self._model.positions()
+        self._watched = {}
+        self._due = {}
+        self._meet_standing()
+        self._due = dict.fromkeys(self._due, self._monotonic())
+
+    def apply(self, events: Iterable[RecordedEvent]) -> None:
+        """Every event that is new is applied, or its ledger stands still. Unavailable: start, and call again with the same."""
+        arrived: dict[str, dict[int, RecordedEvent]] = {}
+        for event in events:
+            by_position = arrived.setdefault(event.ledger, {})
+            if event.position <= self._position(event.ledger) or event.position in by_position:
+                self._figures.duplicates += 1
+            elif event.ledger not in self._standing:  # what stands still takes all it missed from the log, later
+                by_position[event.position] = event
+        self._write(self._in_order({ledger: by_position for ledger, by_position in arrived.items() if by_position}))
+
+    def check(self, *, is_live: bool) -> int:
+        """Looks at all heads; answers how many events this generation is behind.
+
+        When live, a ledger is healed from the log only if it has not moved since the last look: what is on its way through
+        Kafka is left to it. While building, whatever is behind comes from the log. Corruption: a position beyond its head.
+        """
+        lags = self._model.lags()
+        for lag in lags:
+            if lag.position > lag.head:
+                raise beyond_head(lag.ledger, position=lag.position, head=lag.head)
+        self._meet_standing()
+        watched = {lag.ledger: lag.position for lag in lags if lag.ledger not in self._standing}
+        self._learn(watched)
+        for lag in lags:
+            if lag.ledger in watched and (not is_live or self._watched.get(lag.ledger) == lag.position):
+                self._behind[lag.ledger] = lag.head
+        self._watched = watched
+        self._figures.lag_events = sum(lag.head - lag.position for lag in lags)
+        self._figures.lag_events_max = max((lag.head - lag.position for lag in lags), default=0)
+        return self._figures.lag_events
+
+    def catch_up(self) -> bool:
+        """Takes one batch of what is behind, and what is due of what stands still, from the log. False: there was nothing."""
+        now = self._monotonic()
+        due = [ledger for ledger, at in self._due.items() if at <= now][: self._bounds.ledgers_max]
+        if due:
+            self._retry(due)
+        ledgers = list(self._behind)[: self._bounds.ledgers_max]
+        if ledgers:
+            runs = self._from_log(ledgers)
+            self._write(runs)
+            for ledger in ledgers:
+                if ledger not in runs or self._position(ledger) >= self._behind.get(ledger, 0):
+                    self._behind.pop(ledger, None)
+        return bool(due or ledgers)
+
+    def _position(self, ledger: str) -> int:
+        return self._positions.get(ledger, 0)
+
+    def _learn(self, positions: Mapping[str, int]) -> None:
+        """Takes over positions read from the read model. If one is news, somebody else wrote, and no total can be trusted."""
+        if any(self._position(ledger) != position for ledger, position in positions.items()):
+            self._totals.clear()
+            self._positions.update(positions)
+
+    def _in_order(self, arrived: dict[str, dict[int, RecordedEvent]]) -> Runs:
+        gaps = [
+            ledger
+            for ledger, by_position in arrived.items()
+            if max(by_position) - self._position(ledger) != len(by_position)
+        ]
+        if gaps:
+            self._figures.gaps += len(gaps)
+            self._logger.warning("gap_filled_from_log", ledgers=len(gaps), ledger=gaps[0])
+            for ledger, filling in self._from_log(gaps).items():
+                arrived[ledger].update((event.position, event) for event in filling)
+        runs: dict[str, list[RecordedEvent]] = {}
+        for ledger, by_position in arrived.items():
+            expected = self._position(ledger) + 1
+            run = runs[ledger] = []
+            while (event := by_position.get(expected)) is not None:
+                run.append(event)
+                expected += 1
+            if expected <= max(by_position):  # a wider gap than one read of the log: the rest comes from there, too
+                self._behind[ledger] = max(by_position)
+        return runs
+
+    def _from_log(self, ledgers: Sequence[str]) -> dict[str, list[RecordedEvent]]:
+        runs: dict[str, list[RecordedEvent]] = {}
+        after = {ledger: self._position(ledger) for ledger in ledgers}
+        bounds = self._bounds
+        events = self._log.read(after, events_max=bounds.batch_events_max, bytes_max=bounds.batch_bytes_max)
+        for event in events:
+            runs.setdefault(event.ledger, []).append(event)
+        self._figures.from_log += len(events)
+        return runs
+
+    def _retry(self, ledgers: list[str]) -> None:
+        held = {ledger: self._standing.pop(ledger) for ledger in ledgers}
+        for ledger in ledgers:
+            del self._due[ledger]
+        try:
+            self._learn(self._model.positions(ledgers))
+            self._write(self._from_log(ledgers))
+        except DaybookError:
+            self._standing.update(held)
+            self._due.update(dict.fromkeys(held, self._monotonic()))
+            raise
+        for ledger in ledgers:
+            if ledger not in self._standing:
+                self._behind[ledger] = self._position(ledger) + 1  # whatever it missed meanwhile
+                self._logger.info("ledger_goes_on", ledger=ledger, position=self._position(ledger))
+        self._figures.waiting = len(self._standing)
+
+    def _write(self, runs: Runs, *, tries_max: int | None = None) -> None:
+        """Applies the runs in as many transactions as it takes. What cannot be applied stands still."""
+        tries_left = tries_max or self._bounds.tries_max
+        while runs := {ledger: run for ledger, run in runs.items() if run}:
+            tries_left -= 1
+            try:
+                if self._write_once(runs):
+                    return
+            except (Unwritable, Contention) as error:
+                if isinstance(error, Unwritable) or tries_left <= 0:
+                    self._split(runs, error)
+                    return
+                self._logger.warning("batch_tried_again", code=error.code, ledgers=len(runs))
+                self._pause(self._delay_s(1))
+            else:
+                self._figures.lost_races += 1
+                self._learn(self._model.positions(sorted(runs)))
+                runs = {ledger: self._after_position(run) for ledger, run in runs.items()}
+
+    def _write_once(self, runs: Runs) -> bool:
+        began = self._monotonic()
+        is_written = False
+        try:
+            folded = fold(self._projection, runs, cache=self._totals, load=self._model.totals)
+            batch = self._batch(folded)
+            is_written = self._model.write(batch)
+        finally:
+            if not is_written:  # an exception or a lost race: memory may be older, or newer, than the read model
+                self._totals.clear()
+        if is_written:
+            self._totals.keep(folded.totals)
+            self._figures.batches += 1
+            self._figures.batch_seconds += self._monotonic() - began
+            self._written(batch)
+        return is_written
+
+    def _batch(self, folded: Folded) -> Batch:
+        moves = [
+            Move(ledger=ledger, previous=self._position(ledger), position=position, recorded_at=recorded_at)
+            for ledger, (position, recorded_at) in sorted(folded.reached.items())
+        ]
+        return Batch(moves=moves, rows=folded.rows, faults=list(folded.faults.values()))
+
+    def _written(self, batch: Batch) -> None:
+        for move in batch.moves:
+            self._positions[move.ledger] = move.position
+            self._figures.applied += move.position - move.previous
+        if batch.faults:
+            self._meet_faults(batch.faults)
+        if batch.moves:
+            self._model.announce(batch.moves)
+
+    def _after_position(self, run: Sequence[RecordedEvent]) -> Sequence[RecordedEvent]:
+        ledger, position = run[0].ledger, self._position(run[0].ledger)
+        if (
+            run[0].position > position + 1
+        ):  # the read model went back (its server lost its last commits): the log has it all
+            self._behind[ledger] = run[-1].position
+            return ()
+        return [event for event in run if event.position > position]
+
+    def _split(self, runs: Runs, error: DaybookError) -> None:
+        """Halves the batch until the one event that cannot be written is alone; all others are written."""
+        if len(runs) > 1:
+            ledgers = sorted(runs)
+            middle = len(ledgers) // 2
+            for half in (ledgers[:middle], ledgers[middle:]):
+                self._write({ledger: runs[ledger] for ledger in half}, tries_max=1)
+            return
+        [(ledger, run)] = runs.items()
+        if len(run) > 1:
+            self._write({ledger: run[: len(run) // 2]}, tries_max=1)
+            if ledger not in self._standing:
+                self._write({ledger: self._after_position(run)}, tries_max=1)
+            return
+        batch = Batch(moves=[], rows={}, faults=[fault_of(run[0], error)])
+        self._model.write(batch)
+        self._written(batch)
+
+    def _meet_faults(self, faults: Sequence[Fault]) -> None:
+        self._meet_standing()
+        self._figures.faults += len(faults)
+        for fault in faults:
+            where = {"ledger": fault.ledger, "position": fault.position}
+            self._logger.error("ledger_waits", **where, error_class=fault.error_class, error=fault.error)
+
+    def _meet_standing(self) -> None:
+        """Learns from the read model which ledgers stand still; each is tried again after its back-off."""
+        standing = self._model.standing()
+        now = self._monotonic()
+        self._standing = {each.ledger: each for each in standing}
+        self._due = {
+            each.ledger: self._due.get(each.ledger, now + self._delay_s(each.attempts))
+            for each in standing
+            if not each.is_parked
+        }
+        for ledger in self._standing:
+            self._behind.pop(ledger, None)
+        self._figures.waiting = len(self._standing)
+
+    def _delay_s(self, attempts: int) -> float:
+        """Exponential back-off, jittered by half, so that workers do not meet again."""
+        longest = min(self._bounds.retry_ms * 2 ** min(attempts - 1, 30), self._bounds.retry_max_ms)
+        return longest / 1_000 * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+
+
+def beyond_head(ledger: str, *, position: int, head: int) -> Corruption:
+    """The alert for a log that forgot: somebody restored the database and did not say so."""
+    remedy = "the database went back: stop every process, run `daybook restored`, start again"
+    return Corruption("position_beyond_head", ledger=ledger, position=position, head=head, remedy=remedy)
