@@ -6,7 +6,7 @@ the API shows what it declares and nothing else.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -288,6 +288,20 @@ def as_of(stamp: Stamp) -> AsOf:
     if stamp.position is None or stamp.recorded_at is None:
         raise ValueError("not answered")
     return AsOf(position=stamp.position, recorded_at=format_time(stamp.recorded_at))
+
+
+class Stamped(TypedDict):
+    """What every answer from the read model says of itself."""
+
+    as_of: AsOf
+    complete: bool
+    incomplete: Incomplete | None
+
+
+def stamped(stamp: Stamp) -> Stamped:
+    """The three fields of an answered question."""
+    held = incomplete(stamp.standstill)
+    return Stamped(as_of=as_of(stamp), complete=held is None, incomplete=held)
 
 
 def incomplete(standstill: Standstill | None) -> Incomplete | None:

@@ -17,7 +17,7 @@ CURSOR_LENGTH_MAX = 2_000  # the longest key is an address or a ledger name; cho
 FINGERPRINT_LENGTH = 16  # hexadecimal digits: tells lists apart, guards nothing
 
 Position = Annotated[int, Meta(ge=1, le=2**63 - 1)]
-Index = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 KeyText = Annotated[str, Meta(pattern=r"^[^\x00]*$", max_length=300)]
 
 
@@ -28,8 +28,8 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     incarnation: str
     position: Position
     text: KeyText = ""
-    number: Index = 0
-    index: Index = 0
+    number: Natural = 0
+    ordinal: Natural = 0
 
 
 _decode = msgspec.json.Decoder(Cursor).decode

@@ -132,7 +132,7 @@ class QueryHandler:
             return await self._books.fetch(question, found)
         with self._visible.expect(asked.ledger, wanted) as arrival:
             snapshot = await self._books.fetch(question, found)
-            if not _is_answered(snapshot.stamp, wanted, cursor):
+            if not _is_answered(snapshot.stamp, wanted, asked.ledger, cursor):
                 snapshot = await self._wait(question, asked, found, wanted, arrival)
         return snapshot
 
@@ -147,7 +147,7 @@ class QueryHandler:
             # Asked once more after the last moment: what arrived in it is answered.
             await arrival.wait(max(0.0, min(left_ms, self._poll_ms)))
             snapshot = await self._books.fetch(question, parameters)
-            is_answered = _is_answered(snapshot.stamp, wanted, asked.cursor)
+            is_answered = _is_answered(snapshot.stamp, wanted, asked.ledger, asked.cursor)
             if is_answered or left_ms <= 0:
                 self._waits.waited((now() - began) * 1000, is_answered=is_answered)
                 if is_answered:
@@ -155,10 +155,10 @@ class QueryHandler:
                 raise _behind(snapshot.stamp, wanted)
 
 
-def _is_answered(stamp: Stamp, wanted: int, cursor: Cursor | None) -> bool:
+def _is_answered(stamp: Stamp, wanted: int, ledger: str | None, cursor: Cursor | None) -> bool:
     """False if waiting may help; raises where it cannot. The order of these guards is the order of the errors."""
     if stamp.head is None:
-        raise Rejection("ledger_not_found")
+        raise Rejection("ledger_not_found", ledger=ledger)
     if cursor is not None and cursor.incarnation != stamp.incarnation:
         raise Rejection("invalid_cursor", detail="The cursor is from before the database was restored", path="cursor")
     if wanted > stamp.head:

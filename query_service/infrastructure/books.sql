@@ -1,9 +1,10 @@
 -- The statements of the read side on the books. Each is one statement and so one snapshot: the live generation, the
 -- ledger's position and the rows. Its first nine columns are the stamp (`stamped`), the others are the row.
--- {schema} is the schema of the generation that the caller believes to be live; `schema_name` tells what it is.
+-- {word} stands for the piece of that name. {schema} is the schema of the generation that the caller believes to be live;
+-- `schema_name` tells which one is.
 -- A statement named …_{order} is made twice: newest ({before} <, {direction} desc) and oldest (>, asc).
 
--- fragment: stamp
+-- name: stamp
 -- Of one ledger. `at` is null, and there are no rows, where the read model is behind `wanted`. A position that belongs to another
 -- incarnation of the log is none.
 stamp as materialized (
@@ -26,12 +27,12 @@ stamp as materialized (
   where live.projection = 'books'
 )
 
--- fragment: stamped
+-- name: stamped
 stamp.schema_name, stamp.incarnation::text, stamp.head, stamp.reached, stamp.at, (
     select dated.recorded_at from daybook.events dated where dated.ledger = %(ledger)s and dated.position = stamp.at
   ) as as_of_recorded_at, stamp.state, stamp.since, stamp.stuck_position
 
--- fragment: assets
+-- name: assets
 -- The assets that an account ever had an entry in: one index probe each, however many entries there are.
 assets as (
   (
@@ -47,7 +48,7 @@ assets as (
   ) next
 )
 
--- fragment: known_account
+-- name: known_account
 lateral (
   select version.address, version.normal_balance from {schema}.accounts version
   where version.ledger = %(ledger)s and version.address = %(address)s and version.position <= stamp.at
@@ -171,7 +172,7 @@ left join lateral (
 ) found on account.address is not null
 order by found.position {direction}, found.entry_index {direction}
 
--- fragment: transaction
+-- name: transaction_columns
 transaction.transaction_id, transaction.position, transaction.status, transaction.reference, transaction.description,
     transaction.effective_at, transaction.recorded_at, transaction.entries, transaction.metadata, transaction.actor,
     transaction.correlation_id
@@ -181,7 +182,7 @@ with {stamp}
 select {stamped}, found.*
 from stamp
 left join lateral (
-  select {transaction}
+  select {transaction_columns}
   from {schema}.transactions transaction
   where transaction.ledger = %(ledger)s and transaction.transaction_id = %(transaction)s
     and transaction.position <= stamp.at
@@ -193,7 +194,7 @@ with {stamp}
 select {stamped}, found.*
 from stamp
 left join lateral (
-  select {transaction}
+  select {transaction_columns}
   from {schema}.transactions transaction
   where transaction.ledger = %(ledger)s and transaction.position <= stamp.at
     and transaction.position {before} %(after_position)s::bigint
@@ -207,7 +208,7 @@ with recursive {stamp}, {assets}
 select {stamped}, found.*
 from stamp
 left join lateral (
-  select {transaction}
+  select {transaction_columns}
   from {schema}.transactions transaction
   where transaction.ledger = %(ledger)s and transaction.reference = %(reference)s
     and transaction.position <= stamp.at and transaction.position {before} %(after_position)s::bigint
@@ -232,7 +233,7 @@ with recursive {stamp}, {assets}
 select {stamped}, found.*
 from stamp
 left join lateral (
-  select {transaction}
+  select {transaction_columns}
   from (
     select distinct touched.position
     from assets

@@ -1,6 +1,6 @@
 -- The statements of the read side on the event log itself: the same first columns as in books.sql, but as of the log's head.
 
--- fragment: log_stamp
+-- name: log_stamp
 stamp as materialized (
   select
     null::text as schema_name, incarnation.incarnation, head.position as head, coalesce(head.position, 0) as reached,

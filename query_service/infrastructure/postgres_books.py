@@ -14,7 +14,7 @@ from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import Loader
 from psycopg.conninfo import make_conninfo
 from psycopg.types.numeric import Int8Dumper
-from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from query_service.application.query_handler import Question, RowT, Snapshot, Stamp, Standstill, Value
 from query_service.infrastructure.statements import Statements
@@ -48,6 +48,8 @@ class PostgresBooks:
     ) -> None:
         self._statements = statements
         self._schema = ""
+        self._asking = 0
+        self._asking_max = connections_max + requests_waiting_max
         session = (
             _SESSION
             + f"set statement_timeout = {statement_ms}; set idle_in_transaction_session_timeout = {statement_ms};"
@@ -57,15 +59,14 @@ class PostgresBooks:
             connection.adapters.register_loader("numeric", _WholeNumberLoader)
             # Without this a number's size would choose its type, and so another prepared statement.
             connection.adapters.register_dumper(int, Int8Dumper)
-            connection.prepare_threshold = 0
             await connection.execute(session.encode())
+            connection.prepare_threshold = 0
 
         self.pool = AsyncConnectionPool(
             connection_url(url, connect_ms),
             kwargs={"autocommit": True},
             min_size=1,
             max_size=connections_max,
-            max_waiting=requests_waiting_max,
             timeout=pool_wait_ms / 1000,
             reconnect_timeout=5,  # a failed attempt is given up and begun again when somebody asks
             configure=configure,
@@ -83,6 +84,16 @@ class PostgresBooks:
 
     async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
         """As in `application.query_handler.Books`. `dependency_unavailable` or `overloaded` where there is no answer."""
+        # Counted here: the pool's own bound also counts those who gave up waiting while no server was there.
+        if self._asking >= self._asking_max:
+            raise Unavailable("overloaded")
+        self._asking += 1
+        try:
+            return await self._fetch(question, parameters)
+        finally:
+            self._asking -= 1
+
+    async def _fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
         for _ in range(ATTEMPTS_MAX):
             try:
                 async with self.pool.connection() as connection:
@@ -93,8 +104,6 @@ class PostgresBooks:
                 raise Unavailable(
                     "dependency_unavailable", dependency="postgres", reason="statement_timeout"
                 ) from error
-            except TooManyRequests as error:
-                raise Unavailable("overloaded") from error
             except PoolTimeout as error:
                 raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_connection") from error
             except psycopg.OperationalError:
@@ -111,14 +120,15 @@ class PostgresBooks:
         try:
             async with self.pool.connection() as connection:
                 return await self._live(connection)
-        except (PoolTimeout, TooManyRequests, psycopg.OperationalError) as error:
+        except (PoolTimeout, psycopg.OperationalError) as error:
             raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_connection") from error
 
     async def _look(
         self, connection: AsyncConnection, question: Question[RowT], parameters: Mapping[str, Value]
     ) -> Snapshot[RowT] | None:
         """None if another generation has become live: to be looked at again."""
-        schema = self._schema or await self._live(connection)
+        # A question of the log needs no generation.
+        schema = self._schema or ("none" if question.is_of_log else await self._live(connection))
         if schema is None:
             raise Unavailable("dependency_unavailable", dependency="books", reason="no_live_generation")
         text = self._statements.text(question.statement, schema)
@@ -132,7 +142,9 @@ class PostgresBooks:
         return Snapshot(_stamp(rows[0]), found)
 
     async def _live(self, connection: AsyncConnection) -> str | None:
-        row = await (await connection.execute(self._statements.text("live", "unknown").encode())).fetchone()
+        row = await (
+            await connection.execute(self._statements.text("live", self._schema or "none").encode())
+        ).fetchone()
         return None if row is None else cast("str", row[0])
 
 

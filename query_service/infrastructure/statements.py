@@ -1,74 +1,57 @@
-"""Named statements from the .sql files beside this module, put together once at start.
+"""The named statements of the read side, put together once at start.
 
-`-- name: N` begins a statement, `-- fragment: N` a piece that others take in as {N}. A name that ends in _{order} stands for
-two statements. {schema} stays open: it is filled in by `Statements.text` with the generation that is live.
+{word} in a statement stands for the piece of that name in the same files. A name that ends in _{order} stands for two
+statements, newest and oldest first. {schema} stays open: `text` fills it in with the generation that is live.
 """
 
 import re
-from collections.abc import Sequence
-from importlib.resources import files
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Self
+
+from shared_kernel.event_log.statements import load_statements
 
 FILES: Final = ("books.sql", "events.sql")
-ORDERS: Final = {
-    "newest": {"{order}": "newest", "{before}": "<", "{direction}": "desc"},
-    "oldest": {"{order}": "oldest", "{before}": ">", "{direction}": "asc"},
-}
-_HEADING = re.compile(r"^-- (name|fragment): (\S+)\n", re.MULTILINE)
-_SCHEMA_NAME = re.compile(r"^[a-z_][a-z0-9_]{0,62}$")
+_ORDERS: Final = (
+    {"order": "newest", "before": "<", "direction": "desc"},
+    {"order": "oldest", "before": ">", "direction": "asc"},
+)
+_PLACE = re.compile(r"\{(\w+)\}")
+_SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
 class Statements:
-    """Every statement of the read side by name."""
+    """Every statement by name."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        fragments: dict[str, str] = {}
-        statements: dict[str, str] = {}
-        for text in texts:
-            # re.split gives: what stands before the first heading, then kind, name, body of each piece.
-            pieces = _HEADING.split(text)[1:]
-            for kind, name, body in zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True):
-                found = fragments if kind == "fragment" else statements
-                if name in found:
-                    raise ValueError(f"two statements are named {name}")
-                found[name] = body.strip()
+    def __init__(self, pieces: Mapping[str, str]) -> None:
         self._templates: dict[str, str] = {}
-        for name, body in statements.items():
-            for ordered in ORDERS.values() if name.endswith("_{order}") else ({},):
-                self._templates[_fill(name, ordered)] = _fill(_whole(body, fragments), ordered)
-        self._made: dict[tuple[str, str], str] = {}
+        for name, text in pieces.items():
+            for words in _ORDERS if name.endswith("_{order}") else ({},):
+                self._templates[_fill(name, words)] = _fill(_fill(text, pieces), words)
+        self._made: dict[str, str] = {}
+        self._made_for = ""
 
     @classmethod
-    def load(cls) -> "Statements":
-        """The statements of this package."""
-        return cls([files(__package__).joinpath(name).read_text() for name in FILES])
-
-    def names(self) -> Sequence[str]:
-        """What there is."""
-        return list(self._templates)
+    def load(cls) -> Self:
+        """The statements of this package; KeyError for a question without one comes from `text`, at the first use."""
+        pieces: dict[str, str] = {}
+        for name in FILES:
+            pieces |= load_statements("query_service.infrastructure", name)
+        return cls(pieces)
 
     def text(self, name: str, schema: str) -> str:
         """The statement on the tables in a schema. KeyError for a name that there is not."""
-        made = self._made.get((name, schema))
-        if made is None:
-            if not _SCHEMA_NAME.match(schema):
+        if schema != self._made_for:
+            if not _SCHEMA_NAME.fullmatch(schema):
                 raise ValueError("not the name of a generation's schema")
-            if any(known != schema for _, known in self._made):
-                self._made.clear()  # another generation: those of the last one are not asked for again
-            made = self._made[name, schema] = self._templates[name].replace("{schema}", schema)
+            self._made.clear()  # another generation: those of the last one are not asked for again
+            self._made_for = schema
+        made = self._made.get(name)
+        if made is None:
+            made = self._made[name] = _fill(self._templates[name], {"schema": schema})
         return made
 
 
-def _whole(body: str, fragments: dict[str, str]) -> str:
-    def piece(found: re.Match[str]) -> str:
-        # A fragment's leading comment explains it in the file and would split the line it goes into.
-        text = fragments[found[1]]
-        return "\n".join(line for line in text.splitlines() if not line.startswith("--"))
-
-    return re.sub(r"\{(?!schema|before|direction)(\w+)\}", piece, body)
-
-
-def _fill(text: str, words: dict[str, str]) -> str:
-    for placeholder, word in words.items():
-        text = text.replace(placeholder, word)
-    return text
+def _fill(text: str, words: Mapping[str, str]) -> str:
+    """Takes in what is known; a word may hold places of its own, so it goes on until nothing changes."""
+    filled = _PLACE.sub(lambda found: words.get(found[1], found[0]), text)
+    return filled if filled == text else _fill(filled, words)

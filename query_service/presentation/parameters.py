@@ -1,0 +1,164 @@
+"""What clients may say beside the path: parameters and headers, declared once for all routes and read strictly.
+
+Who may read what is decided here too: `reader` for the books, `auditor` for the log itself, since the log holds what
+others asked and were refused. A ledger that the token does not cover looks absent.
+"""
+
+from typing import Annotated
+
+from litestar import Request
+from litestar.datastructures import State
+from litestar.params import Parameter
+
+from query_service.application.pages import LIMIT_MAX, POSITION_MAX
+from query_service.application.query_handler import Asked
+from query_service.application.questions import Order
+from shared_kernel.errors import Rejection
+from shared_kernel.security import Principal
+from shared_kernel.words import ADDRESS_LENGTH_MAX, Pattern
+
+TAG_LENGTH_MAX = 1_000  # chosen: a percent-encoded key or reference of 200 characters fits
+_NO_NUL = r"^[^\x00]*$"  # Postgres has no such text
+
+Reading = Request[Principal, object, State]
+
+LedgerPath = Annotated[str, Parameter(description="A ledger that the token covers")]
+AddressPath = Annotated[str, Parameter(description="An account's address, such as users:42:wallet")]
+TransactionPath = Annotated[str, Parameter(description="A transaction's id")]
+PositionPath = Annotated[str, Parameter(description="An event's position in the ledger's log: 1, 2, 3 …")]
+
+Limit = Annotated[int, Parameter(query="limit", ge=1, le=LIMIT_MAX, description="How many rows a page has at most")]
+CursorText = Annotated[
+    str | None,
+    Parameter(query="cursor", required=False, description="`next_cursor` of the page before, with the same filters"),
+]
+OrderBy = Annotated[Order, Parameter(query="order", description="`newest` or `oldest` first, by position")]
+AddressPattern = Annotated[
+    str | None,
+    Parameter(
+        query="address",
+        required=False,
+        max_length=ADDRESS_LENGTH_MAX,
+        description="A pattern: `*` stands for one segment, a final `**` for the rest: `users:*:wallet`",
+    ),
+]
+AccountFilter = Annotated[
+    str | None,
+    Parameter(
+        query="account",
+        required=False,
+        pattern=_NO_NUL,
+        max_length=ADDRESS_LENGTH_MAX,
+        description="Only those with an entry of this address",
+    ),
+]
+ReferenceFilter = Annotated[
+    str | None,
+    Parameter(
+        query="reference",
+        required=False,
+        pattern=_NO_NUL,
+        max_length=200,
+        description="Only the one with this reference",
+    ),
+]
+AssetFilter = Annotated[
+    str | None,
+    Parameter(
+        query="asset",
+        required=False,
+        pattern=_NO_NUL,
+        max_length=32,
+        description="Only entries in this asset, such as EUR/2",
+    ),
+]
+TagFilter = Annotated[
+    str | None,
+    Parameter(
+        query="tag",
+        required=False,
+        pattern=_NO_NUL,
+        max_length=TAG_LENGTH_MAX,
+        description="Only events that bear the tag: `account:<address>`, `terms:<address>`, `transaction:<id>`,"
+        " `reference:<reference>`, `refused:<address>`, `key:<subject>:<key>` (parts percent-encoded), `ledger-terms`",
+    ),
+]
+TypeFilter = Annotated[
+    str | None,
+    Parameter(
+        query="type",
+        required=False,
+        pattern=_NO_NUL,
+        max_length=100,
+        description="Only this type, such as TransactionPosted.v1",
+    ),
+]
+FromPosition = Annotated[
+    int, Parameter(query="from_position", ge=1, le=POSITION_MAX, description="The first position that may be shown")
+]
+ToPosition = Annotated[
+    int | None,
+    Parameter(
+        query="to_position",
+        ge=1,
+        le=POSITION_MAX,
+        required=False,
+        description="The last position that may be shown; absent: the head",
+    ),
+]
+PositionHeader = Annotated[
+    int | None,
+    Parameter(
+        header="Daybook-Position",
+        ge=1,
+        le=POSITION_MAX,
+        required=False,
+        description="The answer must know this position of the ledger: give what a command answered with, and you read your own writes",
+    ),
+]
+PreferHeader = Annotated[
+    str | None,
+    Parameter(
+        header="Prefer",
+        required=False,
+        description="`wait=5`: wait up to 5 seconds for the position (RFC 7240); then 503 `read_model_behind`",
+    ),
+]
+
+
+def reader(request: Reading, ledger: LedgerPath, seen: PositionHeader = None, prefer: PreferHeader = None) -> Asked:
+    """What somebody who may read the books asks of a ledger."""
+    request.user.require_on("reader", ledger)
+    return Asked(ledger=ledger, position=seen, wait_ms=wait_ms(prefer))
+
+
+def auditor(request: Reading, ledger: LedgerPath, seen: PositionHeader = None) -> Asked:
+    """What somebody who may read the log itself asks of a ledger. There is nothing to wait for: the log is the truth."""
+    request.user.require_on("auditor", ledger)
+    return Asked(ledger=ledger, position=seen)
+
+
+def reader_of_all(request: Reading, seen: PositionHeader = None) -> Asked:
+    """What somebody asks of all ledgers. Positions are a ledger's own, so none can be asked for."""
+    request.user.require("reader")
+    if seen is not None:
+        raise Rejection("invalid_request", detail="A position belongs to one ledger", path="Daybook-Position")
+    return Asked(ledger=None)
+
+
+def wait_ms(prefer: str | None) -> int | None:
+    """The wait that a Prefer header asks for. Preferences that we do not understand are passed over (RFC 7240 §2)."""
+    for preference in (prefer or "").split(","):
+        name, _, value = preference.partition(";")[0].partition("=")
+        seconds = value.strip().strip('"')
+        if name.strip().lower() == "wait" and seconds.isascii() and seconds.isdigit():
+            return min(int(seconds[:9]), 86_400) * 1000  # the handler bounds it; this keeps the number small
+    return None
+
+
+def pattern(text: str | None) -> Pattern:
+    """The pattern of an address filter; absent, the one that fits all."""
+    try:
+        return Pattern.parse("**" if text is None else text)
+    except ValueError as error:
+        raise Rejection("invalid_request", detail=f"The pattern is {error}", path="address") from error
