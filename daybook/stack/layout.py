@@ -84,11 +84,9 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """The file holds `content`; a reader sees the old bytes or the new, never a part."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    try:
+    with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, mode)  # the umask may have taken bits away
-        os.write(descriptor, content)
-    finally:
-        os.close(descriptor)
+        file.write(content)
     draft.replace(path)
 
 

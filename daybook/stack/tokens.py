@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 from joserfc import jwt
+from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
 from daybook.stack.layout import Layout, write_whole
@@ -70,5 +71,5 @@ def _read_key(layout: Layout) -> ECKey:
         )
     except PermissionError as error:
         raise CommandFailed(f"{layout.signing_key_file} is readable only by who started the stack") from error
-    except ValueError as error:  # msgspec's and joserfc's faults are ValueErrors; neither quotes the key
+    except (ValueError, JoseError) as error:  # neither quotes the key
         raise CommandFailed(f"{layout.signing_key_file} is no signing key: remove it for a new one") from error
