@@ -19,6 +19,13 @@ COMMANDS = {
     "status": "daybook.stack.commands:status",
     "logs": "daybook.stack.commands:logs",
     "token": "daybook.stack.commands:token",
+    # every day
+    "load": "daybook.cli.load:load",
+    "post": "daybook.cli.post:post",
+    "balance": "daybook.cli.reading:balance",
+    "accounts": "daybook.cli.reading:accounts",
+    "ledgers": "daybook.cli.reading:ledgers",
+    "tail": "daybook.cli.tail:tail",
     # the database
     "roles": "daybook.stack.database:roles_command",
     "migrate": "daybook.stack.database:migrate_command",

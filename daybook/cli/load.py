@@ -19,6 +19,7 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from daybook.cli.commands_file import Command, MalformedLine, Survey, batches, open_plain, read_commands, survey
 from daybook.cli.connection import HERE, Connection, commands, faults_end_the_command
@@ -234,7 +235,7 @@ def _trouble_table(troubles: list[Trouble]) -> Table:
             missing = f"{to_text(missing, trouble.asset)} {trouble.asset}"
         where = f"{trouble.path}: " if trouble.path else ""
         table.add_row(
-            str(trouble.line), trouble.code, trouble.account or "", str(missing or ""), f"{where}{trouble.detail}"
+            str(trouble.line), trouble.code, trouble.account or "", str(missing or ""), Text(where + trouble.detail)
         )
     if len(troubles) > TROUBLES_SHOWN_MAX:
         table.caption = f"and {len(troubles) - TROUBLES_SHOWN_MAX} more: --json lists up to 10,000"
