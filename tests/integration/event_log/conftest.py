@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from types import SimpleNamespace
 from uuid import uuid4
 
 import psycopg
@@ -11,35 +10,13 @@ import pytest
 from shared_kernel.event_log.fast import LogConnection
 from shared_kernel.event_log.recorder import PostgresLedgerRecorder
 from tests.integration.event_log.words import BothWays, opening
+from tests.services import Database
 
 Connect = Callable[..., Awaitable[LogConnection]]
 
 
-@pytest.fixture(scope="module")
-def database() -> Iterator[SimpleNamespace]:  # temporary: the stack's own takes its place
-    import os
-
-    from shared_kernel.migrations.runner import ensure_roles, migrate
-
-    port = os.environ.get("LOG_TEST_PORT", "15518")
-    name = f"t{uuid4().hex}"
-    base = f"127.0.0.1:{port}"
-    with psycopg.connect(f"postgresql://daybook@{base}/postgres", autocommit=True) as admin:
-        admin.execute(f"create database {name}")
-    admin_url = f"postgresql://daybook@{base}/{name}"
-    ensure_roles(admin_url, "secret")
-    urls = {
-        role: f"postgresql://daybook_{role}:secret@{base}/{name}"
-        for role in ("migrator", "command", "query", "relay", "projector")
-    }
-    migrate(urls["migrator"], lambda line: None)
-    yield SimpleNamespace(admin_url=admin_url, urls=urls)
-    with psycopg.connect(f"postgresql://daybook@{base}/postgres", autocommit=True) as admin:
-        admin.execute(f"drop database {name} with (force)")
-
-
 @pytest.fixture
-async def connect(database: SimpleNamespace) -> AsyncIterator[Connect]:
+async def connect(database: Database) -> AsyncIterator[Connect]:
     """Opens connections as the command service does."""
     opened: list[LogConnection] = []
 
@@ -60,7 +37,7 @@ async def connection(connect: Connect) -> LogConnection:
 
 
 @pytest.fixture
-def admin(database: SimpleNamespace) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+def admin(database: Database) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
     """The administrator, statement by statement: looks behind the log's doors and breaks things."""
     with psycopg.connect(database.admin_url, autocommit=True) as connection:
         yield connection
@@ -76,7 +53,7 @@ async def ledger(connection: LogConnection) -> str:
 
 @pytest.fixture(params=["fast client", "recorder"])
 async def log(
-    request: pytest.FixtureRequest, database: SimpleNamespace, connection: LogConnection, ledger: str
+    request: pytest.FixtureRequest, database: Database, connection: LogConnection, ledger: str
 ) -> AsyncIterator[BothWays]:
     """The batched append of one opened ledger: by the fast client, and by the synchronous recorder."""
     if request.param == "fast client":

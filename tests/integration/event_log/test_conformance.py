@@ -1,7 +1,6 @@
 """The `eventsourcing` library's own recorder suite, unchanged, on real Postgres. Its methods do not run by themselves."""
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -11,10 +10,11 @@ from eventsourcing.persistence import IntegrityError, ProgrammingError
 
 from shared_kernel.event_log import recorder as recorder_module
 from shared_kernel.event_log.recorder import PostgresLedgerRecorder
+from tests.services import Database
 
 
 @pytest.fixture
-def recorder(database: SimpleNamespace) -> Iterator[PostgresLedgerRecorder]:
+def recorder(database: Database) -> Iterator[PostgresLedgerRecorder]:
     """The recorder of a new, empty ledger; only the owner may make one without a LedgerOpened."""
     with PostgresLedgerRecorder(database.urls["migrator"], f"conformance:{uuid4().hex}") as recorder:
         recorder.create()
