@@ -5,12 +5,12 @@ for Redis in a command's way: `touch` notes the ledger, one background task asks
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Protocol
 from uuid import uuid4
 
+import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -34,8 +34,6 @@ return 1
 # Only the holder's own token ends a lease: a late release must not end the lease of whoever took it after us.
 RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 TAKEN, KEPT = 1, 2
-
-_log = logging.getLogger(__name__)
 
 
 class LeaseMetrics(Protocol):
@@ -161,7 +159,7 @@ class RedisLeases:
             try:
                 await self.ask()
             except Exception:  # whatever it is, commands must not depend on it: said, and tried again
-                _log.exception("lease_fault")
+                structlog.get_logger().exception("lease_fault")
             try:
                 # A ledger that is new to this worker wakes the round; unless Redis is down or the log not yet met.
                 async with asyncio.timeout(pause_s):
@@ -184,7 +182,7 @@ class RedisLeases:
                 known.asked_at, known.is_touched = asked_at, False
                 self._metrics.lease_asked(_result(answer, was_held=was_held))
                 if answer != KEPT:
-                    _log.debug("lease", extra={"ledger": name, "result": _result(answer, was_held=was_held)})
+                    structlog.get_logger().debug("lease", ledger=name, status=_result(answer, was_held=was_held))
                 known.held_until = asked_at + self._lease_ms / 1000 if answer in (TAKEN, KEPT) else float("-inf")
 
     async def _release(self, names: list[str]) -> None:
@@ -194,7 +192,7 @@ class RedisLeases:
                 return  # they end by themselves
             for name in some:
                 self._ledgers[name].held_until = float("-inf")
-                _log.debug("lease", extra={"ledger": name, "result": "released"})
+                structlog.get_logger().debug("lease", ledger=name, status="released")
 
     async def _evaluate(self, script: str, names: list[str], *arguments: int) -> list[int] | None:
         """The script's answer for each ledger in one round trip; None where Redis does not answer in time."""
@@ -217,9 +215,9 @@ class RedisLeases:
         is_up = error is None
         if is_up != self._is_up:
             if error is not None:
-                _log.warning("redis_unavailable", extra={"error": type(error).__name__, "effect": "no ledger leases"})
+                structlog.get_logger().warning("redis_unavailable", error_class=type(error).__name__)
             elif self._is_up is not None:
-                _log.info("redis_back")
+                structlog.get_logger().info("redis_back")
         self._is_up = is_up
         self._metrics.redis_answered(is_up)
 

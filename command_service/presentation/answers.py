@@ -56,6 +56,7 @@ class AccountBody(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["open"]
     limits: dict[str, Limit]
     metadata: dict[str, str]
+    on_first_use: bool
     opened_at: str
     position: int
 
@@ -169,6 +170,7 @@ def _body(outcome: Outcome, ledger: str, trace_id: str | None) -> tuple[int, obj
                 status="open",
                 limits=event.limits,
                 metadata=event.metadata,
+                on_first_use=event.on_first_use,
                 opened_at=recorded_at,
                 position=position,
             )

@@ -1,14 +1,13 @@
 """The ledger lease on a real Redis: who has it, how it ends, and that nothing depends on it."""
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
-import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from command_service.infrastructure.lease import NoLocks, RedisLeases, connect
 
@@ -191,21 +190,21 @@ async def test_ledgers_beyond_the_bound_go_without(redis_url: str) -> None:
         assert [worker.leases.is_held(name) for name in "abc"] == [True, True, False]
 
 
-async def test_an_absent_redis_is_said_once_and_holds_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_absent_redis_is_said_once_and_holds_nothing() -> None:
     async with workers(NOWHERE, 1, uuid4()) as (worker,):
-        with caplog.at_level(logging.INFO):
+        with capture_logs() as lines:
             await ask(worker, "bank")
             await ask(worker, "bank", "other")
         assert not worker.leases.is_held("bank")
         assert worker.seen.is_up is False
-        assert [record.message for record in caplog.records] == ["redis_unavailable"]
+        assert [line["event"] for line in lines] == ["redis_unavailable"]
 
 
 async def test_a_redis_that_stands_still_delays_nobody_and_is_used_again_when_it_goes_on(
-    redis_url: str, caplog: pytest.LogCaptureFixture
+    redis_url: str,
 ) -> None:
     async with workers(redis_url, 1, uuid4(), timeout_ms=50) as (worker,), Redis.from_url(redis_url) as redis:
-        with caplog.at_level(logging.INFO):
+        with capture_logs() as lines:
             await worker.leases.start()
             worker.leases.touch("bank")
             await until(lambda: worker.leases.is_held("bank"))
@@ -220,7 +219,7 @@ async def test_a_redis_that_stands_still_delays_nobody_and_is_used_again_when_it
                 return worker.leases.is_held("bank")
 
             await until(working)
-        assert [record.message for record in caplog.records] == ["redis_unavailable", "redis_back"]
+        assert [line["event"] for line in lines if line["log_level"] != "debug"] == ["redis_unavailable", "redis_back"]
 
 
 async def test_stopping_does_not_wait_for_a_redis_that_is_gone() -> None:
