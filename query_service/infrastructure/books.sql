@@ -6,24 +6,33 @@
 
 -- name: stamp
 -- Of one ledger. `at` is null, and there are no rows, where the read model is behind `wanted`. A position that belongs to another
--- incarnation of the log is none.
+-- incarnation of the log is none. Lateral with a limit: each is one index probe with the whole key, whatever the planner believes.
 stamp as materialized (
   select
-    generations.schema_name, incarnation.incarnation, head.position as head,
+    generation.generation, generation.schema_name, log.incarnation, log.head,
     coalesce(reached.position, 0) as reached,
     case when reached.position >= %(wanted)s::bigint then coalesce(%(at)s::bigint, reached.position) end as at,
     standstill.state, standstill.since, standstill.position as stuck_position
   from projections.live
-  join projections.generations
-    on generations.projection = live.projection and generations.generation = live.generation
-  join daybook.incarnation on incarnation.is_only
-  left join daybook.ledgers head on head.ledger = %(ledger)s
-  left join projections.positions reached
-    on reached.projection = live.projection and reached.generation = live.generation
-    and reached.ledger = %(ledger)s and reached.incarnation = incarnation.incarnation
-  left join projections.waiting standstill
-    on standstill.projection = live.projection and standstill.generation = live.generation
-    and standstill.ledger = %(ledger)s
+  cross join lateral (
+    select known.generation, known.schema_name from projections.generations known
+    where known.projection = 'books' and known.generation = live.generation limit 1
+  ) generation
+  cross join lateral (
+    select
+      known.incarnation,
+      (select ledger.position from daybook.ledgers ledger where ledger.ledger = %(ledger)s) as head
+    from daybook.incarnation known where known.is_only limit 1
+  ) log
+  left join lateral (
+    select known.position from projections.positions known
+    where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s
+      and known.incarnation = log.incarnation limit 1
+  ) reached on true
+  left join lateral (
+    select known.state, known.since, known.position from projections.waiting known
+    where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s limit 1
+  ) standstill on true
   where live.projection = 'books'
 )
 
@@ -73,13 +82,15 @@ left join lateral (
     opened.metadata, reached.position, reached.recorded_at, standstill.state, standstill.since,
     standstill.position as stuck_position
   from {schema}.ledgers opened
-  join projections.live on live.projection = 'books'
-  join projections.positions reached
-    on reached.projection = live.projection and reached.generation = live.generation
-    and reached.ledger = opened.ledger and reached.incarnation = stamp.incarnation
-  left join projections.waiting standstill
-    on standstill.projection = live.projection and standstill.generation = live.generation
-    and standstill.ledger = opened.ledger
+  cross join lateral (
+    select known.position, known.recorded_at from projections.positions known
+    where known.projection = 'books' and known.generation = stamp.generation and known.ledger = opened.ledger
+      and known.incarnation = stamp.incarnation limit 1
+  ) reached
+  left join lateral (
+    select known.state, known.since, known.position from projections.waiting known
+    where known.projection = 'books' and known.generation = stamp.generation and known.ledger = opened.ledger limit 1
+  ) standstill on true
   where opened.ledger > %(after)s and opened.ledger ~ any(%(patterns)s::text[])
   order by opened.ledger
   limit %(limit)s::bigint
@@ -95,7 +106,10 @@ left join lateral (
     opened.ledger, opened.recorded_at as opened_at, opened.accounts, opened.defaults, opened.records_refusals,
     opened.metadata, stamp.reached as position, reached.recorded_at, stamp.state, stamp.since, stamp.stuck_position
   from {schema}.ledgers opened
-  join daybook.events reached on reached.ledger = opened.ledger and reached.position = stamp.reached
+  cross join lateral (
+    select known.recorded_at from daybook.events known
+    where known.ledger = opened.ledger and known.position = stamp.reached limit 1
+  ) reached
   where opened.ledger = %(ledger)s and opened.position <= stamp.at
 ) found on true
 
@@ -220,6 +234,7 @@ left join lateral (
           select from {schema}.entries entry
           where entry.ledger = %(ledger)s and entry.address = %(address)s and entry.asset = assets.asset
             and entry.position = transaction.position
+          limit 1
         ) touching
       )
     )
@@ -247,8 +262,10 @@ left join lateral (
     order by touched.position {direction}
     limit %(limit)s::bigint
   ) touching
-  join {schema}.transactions transaction
-    on transaction.ledger = %(ledger)s and transaction.position = touching.position
+  cross join lateral (
+    select * from {schema}.transactions version
+    where version.ledger = %(ledger)s and version.position = touching.position limit 1
+  ) transaction
 ) found on true
 order by found.position {direction}
 

@@ -3,12 +3,14 @@
 -- name: log_stamp
 stamp as materialized (
   select
-    null::text as schema_name, incarnation.incarnation, head.position as head, coalesce(head.position, 0) as reached,
+    null::text as schema_name, known.incarnation, head.position as head, coalesce(head.position, 0) as reached,
     case when head.position >= %(wanted)s::bigint then coalesce(%(at)s::bigint, head.position) end as at,
     null::text as state, null::timestamptz as since, null::bigint as stuck_position
-  from daybook.incarnation
-  left join daybook.ledgers head on head.ledger = %(ledger)s
-  where incarnation.is_only
+  from daybook.incarnation known
+  left join lateral (
+    select ledger.position from daybook.ledgers ledger where ledger.ledger = %(ledger)s limit 1
+  ) head on true
+  where known.is_only
 )
 
 -- name: events_{order}
@@ -34,7 +36,9 @@ from stamp
 left join lateral (
   select event.position, event.type, event.recorded_at, event.metadata, event.data
   from daybook.event_tags tagged
-  join daybook.events event on event.ledger = tagged.ledger and event.position = tagged.position
+  cross join lateral (
+    select * from daybook.events known where known.ledger = tagged.ledger and known.position = tagged.position limit 1
+  ) event
   where tagged.ledger = %(ledger)s and tagged.tag = %(tag)s and tagged.position <= stamp.at
     and tagged.position between %(from_position)s::bigint and %(to_position)s::bigint
     and tagged.position {before} %(after_position)s::bigint

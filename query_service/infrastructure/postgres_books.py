@@ -50,16 +50,12 @@ class PostgresBooks:
         self._schema = ""
         self._asking = 0
         self._asking_max = connections_max + requests_waiting_max
-        session = (
-            _SESSION
-            + f"set statement_timeout = {statement_ms}; set idle_in_transaction_session_timeout = {statement_ms};"
-        )
 
         async def configure(connection: AsyncConnection) -> None:
             connection.adapters.register_loader("numeric", _WholeNumberLoader)
             # Without this a number's size would choose its type, and so another prepared statement.
             connection.adapters.register_dumper(int, Int8Dumper)
-            await connection.execute(session.encode())
+            await connection.execute(session(statement_ms))
             connection.prepare_threshold = 0
 
         self.pool = AsyncConnectionPool(
@@ -158,6 +154,12 @@ def connection_url(url: str, connect_ms: int) -> str:
         keepalives_interval=5,
         keepalives_count=3,
     )
+
+
+def session(statement_ms: int) -> bytes:
+    """What a connection is set to before its first question."""
+    bounds = f"set statement_timeout = {statement_ms}; set idle_in_transaction_session_timeout = {statement_ms};"
+    return (_SESSION + bounds).encode()
 
 
 def _stamp(row: tuple[object, ...]) -> Stamp:

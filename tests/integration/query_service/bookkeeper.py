@@ -5,12 +5,12 @@ A plain fold, one row at a time and nothing clever, so that what the queries ans
 
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
 
 import msgspec
 import psycopg
 
 from shared_kernel import events
+from shared_kernel.event_log.statements import load_statements
 from shared_kernel.events import AccountDefaults, AccountOpened, Entry, Event, LedgerOpened, Metadata, TransactionPosted
 from shared_kernel.words import parse_time
 
@@ -88,7 +88,7 @@ class Bookkeeper:
         with self.connection.transaction():
             self.connection.execute(f"create schema {schema}")
             self.connection.execute(f"set local search_path = {schema}")
-            self.connection.execute(files("projections.infrastructure").joinpath("books.sql").read_text())
+            self.connection.execute(load_statements("projections.infrastructure", "books.sql")["schema"])
             self.connection.execute(f"grant usage on schema {schema} to daybook_query")
             self.connection.execute(f"grant select on all tables in schema {schema} to daybook_query")
             self.connection.execute(

@@ -1,0 +1,89 @@
+"""The hot statements go by an index, on empty and on large tables, with and without statistics: golden in tests/golden/plans."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from query_service.application.questions import QUESTIONS
+from query_service.infrastructure.postgres_books import session
+from query_service.infrastructure.statements import Statements
+from tests.integration.query_service.bookkeeper import Bookkeeper
+from tests.services import Database
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "plans"
+NAMES = [question.statement for question in QUESTIONS]
+PARAMETER = re.compile(r"%\((\w+)\)s")
+
+# 20 ledgers, 20,000 events, 40,000 entries of 2,000 accounts: large enough for a scan to look cheaper than it is.
+FILL = """
+insert into daybook.ledgers select 'l:' || n, 1000, '2026-01-01' from generate_series(1, 20) n;
+insert into daybook.events select 'l:' || n, p, 'TransactionPosted.v1', '{}', '{}', '2026-01-01'
+  from generate_series(1, 20) n, generate_series(1, 1000) p;
+insert into daybook.event_tags select 'l:' || n, 'account:a:' || (p % 100), p from generate_series(1, 20) n, generate_series(1, 1000) p;
+insert into projections.positions select 'books', 1, 'l:' || n, 1000, '2026-01-01', incarnation
+  from daybook.incarnation, generate_series(1, 20) n;
+insert into books_1.ledgers select 'l:' || n, 1, '2026-01-01', 'explicit', '[]', true, '{}' from generate_series(1, 20) n;
+insert into books_1.accounts select 'l:' || n, 'a:' || a, 1, '2026-01-01', 'credit', 'open', false, '{}', '{}'
+  from generate_series(1, 20) n, generate_series(0, 99) a;
+insert into books_1.transactions select 'l:' || n, 't' || p, p, 'posted', '2026-01-01', '2026-01-01', 'r' || p, null, '[]', '{}', 'x', 'x'
+  from generate_series(1, 20) n, generate_series(1, 1000) p;
+insert into books_1.entries select 'l:' || n, 'a:' || ((p + i * 7) % 100), 'EUR/2', p, i, 'debit', 1, 't' || p, '2026-01-01', '2026-01-01', 0, 0, 0, 0
+  from generate_series(1, 20) n, generate_series(1, 1000) p, generate_series(0, 1) i;
+"""
+
+
+@pytest.fixture(scope="module")
+def plans(database: Database) -> Iterator[dict[str, dict[str, str]]]:
+    """The plan of every statement by the state of the tables."""
+    keeper = Bookkeeper(database.admin_url)
+    keeper.make_generation(1)
+    keeper.go_live(1)
+    found = {"empty": _plans(database.urls["query"])}
+    keeper.connection.execute(FILL)
+    found["large, no statistics"] = _plans(database.urls["query"])
+    keeper.connection.execute("analyze")
+    found["large"] = _plans(database.urls["query"])
+    yield found
+    keeper.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plan_is_the_golden_one_whatever_the_tables_hold(plans: dict[str, dict[str, str]], name: str) -> None:
+    golden = GOLDEN / f"query_{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text(plans["large"][name])
+    expected = golden.read_text()
+    for of_state in plans.values():
+        assert of_state[name].splitlines() == expected.splitlines()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_plan_scans_a_table_from_end_to_end(plans: dict[str, dict[str, str]], name: str) -> None:
+    assert "Seq Scan" not in plans["large"][name]
+
+
+def _plans(url: str) -> dict[str, str]:
+    statements = Statements.load()
+    plans = {}
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(session(statement_ms=10_000))
+        for name in NAMES:
+            parameters: list[str] = []
+
+            def numbered(found: re.Match[str], parameters: list[str] = parameters) -> str:
+                if found[1] not in parameters:
+                    parameters.append(found[1])
+                return f"${parameters.index(found[1]) + 1}"
+
+            text = PARAMETER.sub(numbered, statements.text(name, "books_1"))
+            nulls = ", ".join(["null"] * len(parameters))
+            connection.execute(f"prepare plan as {text}")
+            rows = connection.execute(f"explain (costs off) execute plan({nulls})").fetchall()
+            connection.execute("deallocate plan")
+            plans[name] = "\n".join(line for (line,) in rows) + "\n"
+    return plans
