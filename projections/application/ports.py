@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from projections.domain.projection import Key, Row, Totals
-from shared_kernel.errors import DaybookError
+from shared_kernel.errors import Corruption, DaybookError
 from shared_kernel.event_log.types import RecordedEvent
 
 
@@ -70,6 +70,21 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     schema_name: str
     state: str
+    incarnation: str
+
+
+class ForeignGeneration(Corruption):
+    """The read model was built from another incarnation of the log."""
+
+    def __init__(self, generation: Generation, **fields: str | int) -> None:
+        remedy = "the database was restored: build the read model anew with `python -m projections rebuild`"
+        super().__init__(
+            "projection_of_another_incarnation",
+            projection=generation.projection,
+            generation=generation.number,
+            **fields,
+            remedy=remedy,
+        )
 
 
 class Log(Protocol):
@@ -110,6 +125,9 @@ class ReadModel(Protocol):
 class Source(Protocol):
     """Where live events come from: in order if all is well, with gaps and repeats if not."""
 
+    def expect(self, incarnation: str) -> None:
+        """From now on only events of this incarnation are let through."""
+
     def poll(self, wait_s: float) -> list[RecordedEvent]:
         """What has arrived; waits for the first, never for more."""
 
@@ -127,10 +145,7 @@ class Generations(Protocol):
     """Which builds of a projection there are, and which one is read."""
 
     def prepare(self) -> Generation:
-        """The generation that this version of the code feeds; made if missing."""
-
-    def refresh(self, generation: Generation) -> Generation:
-        """The same generation as it is now."""
+        """The generation that this version of the code feeds; made if missing. ForeignGeneration: its log was another."""
 
     def lock(self) -> bool:
         """True if this process alone may build from now on, until it ends or loses its connection."""

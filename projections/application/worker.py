@@ -80,7 +80,7 @@ class Worker:
         self._write(self._in_order({ledger: by_position for ledger, by_position in arrived.items() if by_position}))
 
     def check(self, *, is_live: bool) -> int:
-        """Looks at all heads; answers how many events this generation is behind.
+        """Looks at all heads; answers by how many events it is behind, what stands still left out.
 
         When live, a ledger is healed from the log only if it has not moved since the last look: what is on its way through
         Kafka is left to it. While building, whatever is behind comes from the log. Corruption: a position beyond its head.
@@ -98,7 +98,7 @@ class Worker:
         self._watched = watched
         self._figures.lag_events = sum(lag.head - lag.position for lag in lags)
         self._figures.lag_events_max = max((lag.head - lag.position for lag in lags), default=0)
-        return self._figures.lag_events
+        return sum(lag.head - lag.position for lag in lags if lag.ledger in watched)
 
     def catch_up(self) -> bool:
         """Takes one batch of what is behind, and what is due of what stands still, from the log. False: there was nothing."""
@@ -275,7 +275,7 @@ class Worker:
 
     def _delay_s(self, attempts: int) -> float:
         """Exponential back-off, jittered by half, so that workers do not meet again."""
-        longest = min(self._bounds.retry_ms * 2 ** min(attempts - 1, 30), self._bounds.retry_max_ms)
+        longest = min(self._bounds.retry_ms << min(attempts - 1, 30), self._bounds.retry_max_ms)
         return longest / 1_000 * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
 
 

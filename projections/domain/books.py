@@ -51,12 +51,12 @@ def _transaction_posted(recorded: RecordedEvent, event: TransactionPosted, metad
     for index, entry in enumerate(event.entries):
         account, direction, amount, asset = entry.account, entry.direction, entry.amount, entry.asset
         key = (ledger, account, asset)
-        debits, credits, pending_debits, pending_credits = totals[key] if key in totals else state[key]
+        debited, credited, held_debits, held_credits = totals[key] if key in totals else state[key]
         if direction == "debit":
-            debits += amount
+            debited += amount
         else:
-            credits += amount
-        totals[key] = after = (debits, credits, pending_debits, pending_credits)
+            credited += amount
+        totals[key] = after = (debited, credited, held_debits, held_credits)
         at = (ledger, account, asset, position, index)
         rows.append(("entries", (*at, direction, amount, transaction, recorded_at, effective_at, *after)))
         answered.append({"account": account, "direction": direction, "amount": amount, "asset": asset})

@@ -1,0 +1,141 @@
+"""The loop of a projector: builds its generation from the log if it must, then follows Kafka and heals from the log.
+
+One thread. Whatever fails here is either waited out (a neighbour is down), set aside (one ledger, by the worker) or the end
+of the process (the log and the read model contradict each other).
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from projections.application.figures import Figures
+from projections.application.ports import ForeignGeneration, Generation, Generations, Source
+from projections.application.worker import Worker
+from shared_kernel.errors import Contention, DaybookError, Unavailable
+from shared_kernel.event_log.types import RecordedEvent
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How often, and how long."""
+
+    poll_ms: int
+    heads_ms: int
+    commit_ms: int
+    retry_ms: int
+    retry_max_ms: int
+    swap_behind_max: int
+
+
+class Projector:
+    """Feeds one generation of one projection until it is told to stop."""
+
+    def __init__(
+        self,
+        projection: str,
+        *,
+        generations: Generations,
+        worker_of: Callable[[Generation], Worker],
+        source: Source,
+        figures: Figures,
+        pace: Pace,
+        stop: threading.Event,
+    ) -> None:
+        self._generations = generations
+        self._worker_of = worker_of
+        self._source = source
+        self._figures = figures
+        self._pace = pace
+        self._stop = stop
+        self._arrived: list[RecordedEvent] = []
+        self._looked_at = 0.0
+        self._committed_at = 0.0
+        self._logger = structlog.get_logger("daybook.projector").bind(projection=projection)
+
+    def run(self) -> None:
+        """Returns after `stop` was set and the batch in hand is done. Corruption of the log ends it at once."""
+        failures = 0
+        at_work: tuple[Generation, Worker] | None = None
+        try:
+            while not self._stop.is_set():
+                try:
+                    if at_work is None:
+                        at_work = self._begin()
+                    generation, worker = at_work
+                    if generation.state != "building":
+                        self._follow(worker)
+                    elif self._build(generation, worker):
+                        at_work = None
+                    failures = 0
+                    self._figures.is_ready, self._figures.is_stopped, self._figures.trouble = True, False, None
+                except (Unavailable, Contention, ForeignGeneration) as error:
+                    at_work = None
+                    failures += 1
+                    self._wait_out(error, failures)
+        finally:
+            self._source.close()
+
+    def _begin(self) -> tuple[Generation, Worker]:
+        generation = self._generations.prepare()
+        self._source.expect(generation.incarnation)
+        worker = self._worker_of(generation)
+        worker.start()
+        worker.check(is_live=generation.state != "building")
+        self._looked_at = time.monotonic()
+        self._figures.generation = generation.number
+        self._figures.is_building = generation.state == "building"
+        self._logger.info(
+            "projecting", generation=generation.number, version=generation.version, state=generation.state
+        )
+        return generation, worker
+
+    def _follow(self, worker: Worker) -> None:
+        """One round: what the log has to mend, and what Kafka brings."""
+        has_mended = worker.catch_up()
+        if not self._arrived:
+            self._arrived = self._source.poll(0.0 if has_mended else self._pace.poll_ms / 1_000)
+        if self._source.was_assigned():
+            worker.start()
+        if self._arrived:
+            worker.apply(self._arrived)
+            self._arrived = []
+        now = time.monotonic()
+        if now - self._committed_at >= self._pace.commit_ms / 1_000:
+            self._source.commit()
+            self._committed_at = now
+        if now - self._looked_at >= self._pace.heads_ms / 1_000:
+            worker.check(is_live=True)
+            self._looked_at = time.monotonic()
+
+    def _build(self, generation: Generation, worker: Worker) -> bool:
+        """One round of a build: a batch from the log. True: readers now see this generation, or another process saw to it."""
+        if not self._generations.lock():
+            self._stop.wait(self._pace.heads_ms / 1_000)
+            return True  # look again at what there is to do
+        has_more = worker.catch_up()
+        if has_more and time.monotonic() - self._looked_at < self._pace.heads_ms / 1_000:
+            return False
+        behind = worker.check(is_live=False)
+        self._looked_at = time.monotonic()
+        if has_more:
+            self._logger.info("building", generation=generation.number, events_behind=behind)
+            return False
+        if behind > self._pace.swap_behind_max:
+            return False
+        if not self._generations.swap(generation):  # a ledger stands still that the live generation has got past
+            self._stop.wait(self._pace.poll_ms / 1_000)
+            return False
+        self._logger.info("generation_live", generation=generation.number, version=generation.version)
+        return True
+
+    def _wait_out(self, error: DaybookError, failures: int) -> None:
+        is_stopped = isinstance(error, ForeignGeneration)
+        self._figures.is_ready, self._figures.trouble, self._figures.is_stopped = False, error.code, is_stopped
+        longest = min(self._pace.retry_ms << min(failures - 1, 30), self._pace.retry_max_ms)
+        wait_s = longest / 1_000 * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+        say = self._logger.error if is_stopped else self._logger.warning
+        say("projection_waits", failures=failures, wait_ms=int(wait_s * 1_000), code=error.code, **error.fields)
+        self._stop.wait(wait_s)

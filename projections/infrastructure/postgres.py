@@ -1,0 +1,87 @@
+"""One connection to Postgres that comes back after a loss, and the one place where driver errors get our names.
+
+Used by a single thread. The other adapters say what to execute; nothing here knows tables.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+from psycopg import Connection
+
+from projections.application.ports import Unwritable
+from shared_kernel.errors import Contention, DaybookError, Unavailable
+from shared_kernel.event_log.reader import SESSION_OPTIONS
+from shared_kernel.event_log.statements import load_statements
+
+Row = tuple[Any, ...]
+STATEMENTS: Final = load_statements("projections.infrastructure", "projections.sql")
+
+# A read model may lose its last commits in a crash of the server, rows and positions together: the log has them. So its
+# commits need not wait for the disk, which leaves that to the commands.
+_OPTIONS: Final = (
+    f"{SESSION_OPTIONS} -c synchronous_commit=off -c timezone=UTC"
+    " -c lock_timeout=5s -c statement_timeout=120s -c idle_in_transaction_session_timeout=30s"
+)
+CONNECT_S_MAX: Final = 5
+SILENCE_MS_MAX: Final = 15_000  # chosen: a host that acknowledges nothing for this long is gone
+
+_CONTENTION: Final = frozenset({"40001", "40P01", "55P03", "57014", "25P03"})
+# Data, integrity and program limits (an index row that is too long): the rows are at fault, not the server.
+_UNWRITABLE: Final = ("22", "23", "54")
+
+
+class Database:
+    """A connection made when needed, in autocommit. `search_path` is a schema that unqualified names are looked up in."""
+
+    def __init__(self, url: str, *, name: str, search_path: str = "pg_catalog") -> None:
+        self._url = url
+        self._name = name
+        self._search_path = search_path
+        self._connection: Connection[Row] | None = None
+
+    @contextmanager
+    def session(self) -> Iterator[Connection[Row]]:
+        """The connection. Errors leave as Unavailable, Contention or Unwritable; after a loss the next call connects anew."""
+        try:
+            yield self._connected()
+        except psycopg.Error as error:
+            raise translated(error) from None
+        finally:
+            if self._connection is not None and self._connection.closed:
+                self._connection = None
+
+    def is_same(self, connection: Connection[Row]) -> bool:
+        """True if the session is still that one."""
+        return self._connection is connection and not connection.closed
+
+    def close(self) -> None:
+        """Ends the session."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connected(self) -> Connection[Row]:
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(
+                self._url,
+                autocommit=True,
+                options=f"{_OPTIONS} -c search_path={self._search_path}",
+                application_name=self._name,
+                connect_timeout=CONNECT_S_MAX,
+                tcp_user_timeout=SILENCE_MS_MAX,
+            )
+        return self._connection
+
+
+def translated(error: psycopg.Error) -> DaybookError:
+    """The driver's error in our words; texts stay behind, since they may quote values."""
+    sqlstate = error.sqlstate or ""
+    if sqlstate in _CONTENTION:
+        return Contention("postgres_contention", sqlstate=sqlstate)
+    if sqlstate.startswith(_UNWRITABLE) or (not sqlstate and isinstance(error, psycopg.DataError)):
+        return Unwritable("unwritable", sqlstate=sqlstate or None)
+    if sqlstate and not isinstance(error, psycopg.OperationalError):  # a missing table or right: wait for the migration
+        return Unavailable("postgres_refused", sqlstate=sqlstate)
+    return Unavailable("postgres_unavailable", sqlstate=sqlstate or None)

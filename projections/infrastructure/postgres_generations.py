@@ -1,0 +1,135 @@
+"""Which builds of a projection there are, kept in Postgres; makes their schemas and moves readers from one to the next.
+
+All changes happen under one advisory lock a projection, so that two projectors that start together make one generation.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, LiteralString
+from zlib import crc32
+
+import psycopg
+from psycopg import Connection, sql
+
+from projections.application.ports import ForeignGeneration, Generation
+from projections.domain.projection import Projection
+from projections.infrastructure.postgres import STATEMENTS, Database, Row
+from shared_kernel.errors import Corruption
+
+# Chosen: "book", so that it meets no other advisory lock; the second key is the projection's name.
+_LOCK_CHANGES: Final = 0x626F6F6B
+_LOCK_BUILD: Final = 0x626F6F6C
+
+
+class PostgresGenerations:
+    """The generations of one projection. `schema` is the SQL that makes its tables in an empty schema."""
+
+    def __init__(self, database: Database, *, projection: Projection, schema: LiteralString) -> None:
+        self._database = database
+        self._projection = projection
+        self._schema = schema
+        self._of = {"projection": projection.name}
+        self._key = crc32(projection.name.encode()) - 2**31
+        self._builds_on: Connection[Row] | None = None
+
+    def prepare(self) -> Generation:
+        """The generation that this code feeds, made if missing: the newest of its version and the log's incarnation.
+
+        The first one is live at once; a later version's is `building`. ForeignGeneration: there is only one of another
+        incarnation. Corruption: the code is older than every generation there is.
+        """
+        with self._changes() as session:
+            incarnation = _incarnation(session)
+            live = self._one(session, "live_generation", None)
+            if live is None:
+                return self._add(session, state="live", incarnation=incarnation)
+            own = self._one(session, "newest_generation", self._projection.version)
+            if own is None:
+                if self._projection.version < live.version:
+                    raise Corruption("projection_version_gone", version=self._projection.version, live=live.version)
+                return self._add(session, state="building", incarnation=incarnation)
+        if own.incarnation != incarnation:
+            raise ForeignGeneration(own)
+        return own
+
+    def begin(self) -> Generation:
+        """A new generation of this code's version is there to be built; the projector finds it when it next starts."""
+        with self._changes() as session:
+            return self._add(session, state="building", incarnation=_incarnation(session))
+
+    def lock(self) -> bool:
+        """True if this process alone may build from now on, until it ends or loses its connection."""
+        with self._database.session() as session:
+            if self._builds_on is session:
+                return True
+            asked = "select pg_try_advisory_lock(%s, %s)"
+            is_locked = session.execute(asked, [_LOCK_BUILD, self._key]).fetchone() == (True,)
+            self._builds_on = session if is_locked else None
+            return is_locked
+
+    def swap(self, generation: Generation) -> bool:
+        """Readers see this generation. False: it is behind the live one somewhere, and nothing changed."""
+        of = self._of | {"generation": generation.number}
+        with self._changes() as session:
+            if session.execute(STATEMENTS["is_behind_live"], of).fetchone() == (True,):
+                return False
+            session.execute(STATEMENTS["set_states"], of)
+            session.execute(STATEMENTS["make_live"], of)
+        with self._database.session() as session:
+            session.execute("select pg_advisory_unlock(%s, %s)", [_LOCK_BUILD, self._key])
+            self._builds_on = None
+        return True
+
+    @contextmanager
+    def _changes(self) -> Iterator[Connection[Row]]:
+        with self._database.session() as session, session.transaction():
+            session.execute("select pg_advisory_xact_lock(%s, %s)", [_LOCK_CHANGES, self._key])
+            yield session
+
+    def _add(self, session: Connection[Row], *, state: str, incarnation: str) -> Generation:
+        newest = self._one(session, "newest_generation", None)
+        number = 1 if newest is None else newest.number + 1
+        generation = Generation(
+            projection=self._projection.name,
+            number=number,
+            version=self._projection.version,
+            schema_name=f"{self._projection.name}_{number}",
+            state=state,
+            incarnation=incarnation,
+        )
+        schema = sql.Identifier(generation.schema_name)
+        session.execute(sql.SQL("create schema {}").format(schema))
+        session.execute(sql.SQL("set local search_path to {}").format(schema))
+        session.execute(self._schema)
+        session.execute(sql.SQL("grant usage on schema {} to daybook_query").format(schema))
+        session.execute(sql.SQL("grant select on all tables in schema {} to daybook_query").format(schema))
+        values = {
+            "generation": number,
+            "version": generation.version,
+            "schema_name": generation.schema_name,
+            "state": state,
+            "incarnation": incarnation,
+        }
+        session.execute(STATEMENTS["add_generation"], self._of | values)
+        if state == "live":
+            session.execute(STATEMENTS["make_live"], self._of | values)
+        return generation
+
+    def _one(self, session: Connection[Row], statement: str, version: int | None) -> Generation | None:
+        row = session.execute(STATEMENTS[statement], self._of | {"version": version}).fetchone()
+        if row is None:
+            return None
+        projection, number, its_version, schema_name, state, incarnation = row
+        return Generation(
+            projection=projection,
+            number=number,
+            version=its_version,
+            schema_name=schema_name,
+            state=state,
+            incarnation=incarnation,
+        )
+
+
+def _incarnation(session: psycopg.Connection[Row]) -> str:
+    [(incarnation,)] = session.execute(STATEMENTS["incarnation"]).fetchall()
+    return str(incarnation)

@@ -1,0 +1,187 @@
+-- What relay and projector ask of the log and of their control tables. Sessions run with the reader's SESSION_OPTIONS.
+
+-- name: events_after_each
+-- Events after each ledger's position, ledger by ledger, up to a number of events and bytes; at least one where there is any.
+select found.ledger, found.position, found.type, found.data, found.metadata, found.recorded_at
+from (
+  select
+    asked.ledger, e.position, e.type, e.data, e.metadata, e.recorded_at,
+    sum(octet_length(e.data) + octet_length(e.metadata)) over (
+      order by asked.ordinal, e.position rows between unbounded preceding and 1 preceding
+    ) as bytes_before
+  from unnest(%(ledgers)s::text[], %(afters)s::bigint[]) with ordinality as asked (ledger, after, ordinal)
+  cross join lateral (
+    select e.position, e.type, e.data, e.metadata, e.recorded_at
+    from daybook.events e
+    where e.ledger = asked.ledger and e.position > asked.after
+    order by e.position limit %(each_max)s
+  ) as e
+  order by asked.ordinal, e.position
+  limit %(events_max)s
+) as found
+where coalesce(found.bytes_before, 0) < %(bytes_max)s
+
+-- name: incarnation
+select i.incarnation::text from daybook.incarnation i where i.is_only
+
+-- name: live_generation
+select g.projection, g.generation, g.version, g.schema_name, g.state, g.incarnation::text
+from projections.live l
+join projections.generations g on g.projection = l.projection and g.generation = l.generation
+where l.projection = %(projection)s
+
+-- name: newest_generation
+select g.projection, g.generation, g.version, g.schema_name, g.state, g.incarnation::text
+from projections.generations g
+where g.projection = %(projection)s and (%(version)s::integer is null or g.version = %(version)s)
+order by g.generation desc limit 1
+
+-- name: add_generation
+insert into projections.generations (projection, generation, version, schema_name, state, incarnation)
+values (%(projection)s, %(generation)s, %(version)s, %(schema_name)s, %(state)s, %(incarnation)s::uuid)
+
+-- name: make_live
+insert into projections.live (projection, generation) values (%(projection)s, %(generation)s)
+on conflict (projection) do update set generation = excluded.generation
+
+-- name: set_states
+update projections.generations
+set state = case when generation = %(generation)s then 'live' else 'former' end
+where projection = %(projection)s and (generation = %(generation)s or state = 'live')
+
+-- name: is_behind_live
+-- Of the same incarnation only: what the live generation holds of another log is no measure.
+select exists (
+  select
+  from projections.live l
+  join projections.positions old on old.projection = l.projection and old.generation = l.generation
+  join daybook.incarnation i on i.incarnation = old.incarnation
+  left join projections.positions new
+    on new.projection = old.projection and new.generation = %(generation)s and new.ledger = old.ledger
+  where l.projection = %(projection)s and coalesce(new.position, 0) < old.position
+)
+
+-- name: positions
+select p.ledger, p.position, p.incarnation::text
+from projections.positions p
+where p.projection = %(projection)s and p.generation = %(generation)s
+  and (%(ledgers)s::text[] is null or p.ledger = any(%(ledgers)s))
+
+-- name: begin_positions
+insert into projections.positions (projection, generation, ledger, position, incarnation)
+select %(projection)s, %(generation)s, new.ledger, 0, %(incarnation)s::uuid
+from unnest(%(ledgers)s::text[]) as new (ledger)
+order by new.ledger
+on conflict do nothing
+
+-- name: lock_positions
+-- In ledger order, so that two writers of the same ledgers queue instead of deadlocking.
+select p.ledger, p.position, p.incarnation = i.incarnation
+from projections.positions p, daybook.incarnation i
+where p.projection = %(projection)s and p.generation = %(generation)s and p.ledger = any(%(ledgers)s)
+  and i.incarnation = %(incarnation)s::uuid
+order by p.ledger
+for update of p
+
+-- name: move_positions
+update projections.positions p
+set position = moved.position, recorded_at = moved.recorded_at
+from unnest(%(ledgers)s::text[], %(previous)s::bigint[], %(reached)s::bigint[], %(recorded_at)s::timestamptz[])
+  as moved (ledger, previous, position, recorded_at)
+where p.projection = %(projection)s and p.generation = %(generation)s and p.ledger = moved.ledger
+  and p.position = moved.previous and p.incarnation = %(incarnation)s::uuid
+
+-- name: lags
+-- Every ledger whose position is not its head, in one look: (ledger, head, position).
+select coalesce(l.ledger, p.ledger), coalesce(l.position, 0), coalesce(p.position, 0)
+from daybook.ledgers l
+full join (
+  select p.ledger, p.position from projections.positions p
+  where p.projection = %(projection)s and p.generation = %(generation)s
+) as p on p.ledger = l.ledger
+where coalesce(l.position, 0) <> coalesce(p.position, 0)
+order by 1
+
+-- name: standing
+select w.ledger, w.position, w.attempts, w.state = 'parked'
+from projections.waiting w
+where w.projection = %(projection)s and w.generation = %(generation)s
+
+-- name: stand_still
+-- Nobody stands still before a position that another worker has passed meanwhile.
+insert into projections.waiting (projection, generation, ledger, position, state, error_class, error)
+select %(projection)s, %(generation)s, stuck.ledger, stuck.position, 'waiting', stuck.error_class, stuck.error
+from unnest(%(ledgers)s::text[], %(positions)s::bigint[], %(error_classes)s::text[], %(errors)s::text[])
+  as stuck (ledger, position, error_class, error)
+where not exists (
+  select from projections.positions p
+  where p.projection = %(projection)s and p.generation = %(generation)s and p.ledger = stuck.ledger
+    and p.position >= stuck.position
+)
+order by stuck.ledger
+on conflict (projection, generation, ledger) do update set
+  attempts = case when waiting.position = excluded.position then waiting.attempts + 1 else 1 end,
+  since = case when waiting.position = excluded.position then waiting.since else clock_timestamp() end,
+  position = excluded.position, error_class = excluded.error_class, error = excluded.error,
+  last_attempt_at = clock_timestamp()
+where waiting.state = 'waiting'
+
+-- name: go_on
+delete from projections.waiting w
+using unnest(%(ledgers)s::text[], %(reached)s::bigint[]) as moved (ledger, position)
+where w.projection = %(projection)s and w.generation = %(generation)s and w.ledger = moved.ledger
+  and w.state = 'waiting' and w.position <= moved.position
+
+-- name: announce
+select pg_notify('daybook_visible', payload) from unnest(%(payloads)s::text[]) as payload
+
+-- name: acquire_lease
+-- By the database's clock; a relay that comes back finds its own lease free.
+update projections.relay_lease
+set owner = %(owner)s, epoch = epoch + 1, expires_at = clock_timestamp() + %(lease)s
+where is_only and (expires_at <= clock_timestamp() or owner = %(owner)s)
+returning epoch
+
+-- name: renew_lease
+update projections.relay_lease
+set expires_at = clock_timestamp() + %(lease)s
+where is_only and owner = %(owner)s and epoch = %(epoch)s
+
+-- name: release_lease
+update projections.relay_lease
+set expires_at = clock_timestamp()
+where is_only and owner = %(owner)s and epoch = %(epoch)s
+
+-- name: hold_lease
+-- The fence: while this transaction lasts, nobody takes the lease over.
+select from projections.relay_lease where is_only and epoch = %(epoch)s for share
+
+-- name: forget_other_incarnations
+update projections.relay_positions
+set position = 0, incarnation = %(incarnation)s::uuid, epoch = %(epoch)s
+where incarnation <> %(incarnation)s::uuid
+
+-- name: relay_positions
+select p.ledger, p.position from projections.relay_positions p
+
+-- name: relay_lags
+select coalesce(l.ledger, p.ledger), coalesce(l.position, 0), coalesce(p.position, 0)
+from daybook.ledgers l
+full join projections.relay_positions p on p.ledger = l.ledger
+where coalesce(l.position, 0) <> coalesce(p.position, 0)
+order by 1
+
+-- name: begin_relay_positions
+insert into projections.relay_positions (ledger, position, incarnation, epoch)
+select new.ledger, 0, %(incarnation)s::uuid, %(epoch)s
+from unnest(%(ledgers)s::text[]) as new (ledger)
+order by new.ledger
+on conflict do nothing
+
+-- name: move_relay_positions
+update projections.relay_positions p
+set position = moved.position, epoch = %(epoch)s
+from unnest(%(ledgers)s::text[], %(previous)s::bigint[], %(reached)s::bigint[])
+  as moved (ledger, previous, position)
+where p.ledger = moved.ledger and p.position = moved.previous and p.epoch <= %(epoch)s
+  and p.incarnation = %(incarnation)s::uuid
