@@ -42,9 +42,9 @@ def commands(target: Target, role: str = "writer") -> Client:
     return Client(target.command_url, target.token(role), _tell_wait)
 
 
-def queries(target: Target) -> Client:
-    """The query service, as a reader."""
-    return Client(target.query_url, target.token("reader"), _tell_wait)
+def queries(target: Target, role: str = "reader") -> Client:
+    """The query service, with the token of a role: `reader` for the books, `auditor` for the log."""
+    return Client(target.query_url, target.token(role), _tell_wait)
 
 
 @contextmanager

@@ -143,7 +143,7 @@ def accounts(
     /,
     *,
     connection: Connection = HERE,
-    pattern: str | None = None,
+    address: str | None = None,
     limit: PositiveInt = PAGE_ROWS,
     cursor: str | None = None,
     as_json: AsJson = False,
@@ -154,8 +154,8 @@ def accounts(
     ----------
     ledger
         The ledger.
-    pattern
-        Only addresses that fit, such as users:*:wallet or bank:**.
+    address
+        Only addresses that fit this pattern, such as users:*:wallet or bank:**.
     limit
         Accounts a page.
     cursor
@@ -164,12 +164,12 @@ def accounts(
         Print the service's answer.
     """
     with faults_end_the_command(), closing(queries(connection.target())) as client:
-        answer = client.get(ledger_path(ledger, "accounts"), pattern=pattern, limit=limit, cursor=cursor)
+        answer = client.get(ledger_path(ledger, "accounts"), address=address, limit=limit, cursor=cursor)
     if as_json:
         return _print_json(answer.body)
     read = answer.read(_Accounts)
     if not read.data:
-        talk().print("no account fits" if pattern else "no accounts yet", markup=False)
+        talk().print("no account fits" if address else "no accounts yet", markup=False)
         return Exit.DONE
     table = Table("account", "normal balance", "status", "opened")
     for row in read.data:

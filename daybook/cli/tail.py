@@ -44,6 +44,8 @@ def tail(
 ) -> int:
     """Show the newest events of a ledger's log, and follow it.
 
+    The token must be an auditor's: the log holds what others asked and were refused.
+
     Parameters
     ----------
     ledger
@@ -58,7 +60,7 @@ def tail(
         Print canonical lines: one JSON object an event.
     """
     console = out()
-    with faults_end_the_command(), closing(queries(connection.target())) as client:
+    with faults_end_the_command(), closing(queries(connection.target(), "auditor")) as client:
         start = from_position if from_position is not None else _before_end(client, ledger, lines)
         for line in _events(client, ledger, start, follow):
             console.out(line if as_json else for_people(line), highlight=False)
