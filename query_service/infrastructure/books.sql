@@ -192,15 +192,17 @@ transaction.transaction_id, transaction.position, transaction.status, transactio
     transaction.correlation_id
 
 -- name: transaction
+-- A range of one, so that its order counts: only the index by id gives it, and the planner, while the table is empty, would
+-- as soon search the ledger by position.
 with {stamp}
 select {stamped}, found.*
 from stamp
 left join lateral (
   select {transaction_columns}
   from {schema}.transactions transaction
-  where transaction.ledger = %(ledger)s and transaction.transaction_id = %(transaction)s
+  where transaction.ledger = %(ledger)s and transaction.transaction_id between %(transaction)s and %(transaction)s
     and transaction.position <= stamp.at
-  order by transaction.position desc limit 1
+  order by transaction.transaction_id desc, transaction.position desc limit 1
 ) found on true
 
 -- name: transactions_{order}
@@ -218,13 +220,14 @@ left join lateral (
 order by found.position {direction}
 
 -- name: reference_transactions_{order}
+-- A range of one reference as in `transaction`.
 with recursive {stamp}, {assets}
 select {stamped}, found.*
 from stamp
 left join lateral (
   select {transaction_columns}
   from {schema}.transactions transaction
-  where transaction.ledger = %(ledger)s and transaction.reference = %(reference)s
+  where transaction.ledger = %(ledger)s and transaction.reference between %(reference)s and %(reference)s
     and transaction.position <= stamp.at and transaction.position {before} %(after_position)s::bigint
     and (
       %(address)s::text is null
@@ -238,7 +241,7 @@ left join lateral (
         ) touching
       )
     )
-  order by transaction.position {direction}
+  order by transaction.reference {direction}, transaction.position {direction}
   limit %(limit)s::bigint
 ) found on true
 order by found.position {direction}

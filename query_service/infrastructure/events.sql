@@ -3,14 +3,15 @@
 -- name: log_stamp
 stamp as materialized (
   select
-    null::text as schema_name, known.incarnation, head.position as head, coalesce(head.position, 0) as reached,
-    case when head.position >= %(wanted)s::bigint then coalesce(%(at)s::bigint, head.position) end as at,
+    null::text as schema_name, log.incarnation, log.head, coalesce(log.head, 0) as reached,
+    case when log.head >= %(wanted)s::bigint then coalesce(%(at)s::bigint, log.head) end as at,
     null::text as state, null::timestamptz as since, null::bigint as stuck_position
-  from daybook.incarnation known
-  left join lateral (
-    select ledger.position from daybook.ledgers ledger where ledger.ledger = %(ledger)s limit 1
-  ) head on true
-  where known.is_only
+  from (
+    select
+      known.incarnation,
+      (select ledger.position from daybook.ledgers ledger where ledger.ledger = %(ledger)s) as head
+    from daybook.incarnation known where known.is_only limit 1
+  ) log
 )
 
 -- name: events_{order}
