@@ -18,7 +18,7 @@ import msgspec
 from cyclopts import Parameter, validators
 
 from daybook.stack.assembly import PART_NAMES, Assembly, PartName, assemble
-from daybook.stack.children import end_leftovers
+from daybook.stack.children import end_leftovers, start_time
 from daybook.stack.layout import Layout, read_tail
 from daybook.stack.single import lock_holder, take_lock
 from daybook.stack.stack_file import StackState, read_stack_file, read_state
@@ -94,8 +94,9 @@ def down(*, data: Data = DEFAULT_DATA) -> None:
     if holder is None:
         talk().print(f"no stack is running in {layout.root}")
         return
+    started = start_time(holder)
     os.kill(holder, signal.SIGTERM)
-    _wait_for(lambda: lock_holder(layout) != holder, STOPS_WITHIN_S, f"the stack (pid {holder}) has not stopped")
+    _wait_for(lambda: start_time(holder) != started, STOPS_WITHIN_S, f"the stack (pid {holder}) has not stopped")
     talk().print("stopped")
 
 

@@ -145,12 +145,15 @@ class Supervisor:
         try:
             await asyncio.wait({exited, ready}, return_when=asyncio.FIRST_COMPLETED)
             if ready.done() and not exited.done():
-                if (never := ready.exception()) is not None:
+                never = ready.exception()
+                if never is None:
+                    self._mark(part, "ready", detail="", ready_after_s=time.monotonic() - begun_at)
+                    self._ready[part.name].set()
+                elif isinstance(never, PartFailed):
                     self._view.said(str(never))
                     child.kill()  # alive and never ready is as good as dead
                 else:
-                    self._mark(part, "ready", detail="", ready_after_s=time.monotonic() - begun_at)
-                    self._ready[part.name].set()
+                    raise never  # the probe itself is broken: no restart of the child heals that
             code = await exited
         finally:
             ready.cancel()
