@@ -7,7 +7,6 @@ and CI test the same binaries. Never a mixture by accident: what `daybook up` is
 
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -61,8 +60,6 @@ def running_servers(folder: Path) -> Iterator[Servers]:
         yield msgspec.json.decode((folder / "stack.json").read_bytes(), type=Servers)
     finally:
         daybook("down", data=folder, within_s=STOP_WITHIN_S)
-        for server in ("postgres", "redis", "kafka"):  # the logs stay: pytest keeps its last three folders
-            shutil.rmtree(folder / server, ignore_errors=True)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ Decide = Callable[[Books, Command, Context], list[Event]]
 class Ticket:
     """One command on its way: what to decide, who waits for it, and what happened to it so far."""
 
-    __slots__ = ("attempts", "command", "context", "deadline", "decide", "followers", "future", "key_tag")
+    __slots__ = ("command", "conflicts", "context", "deadline", "decide", "faults", "followers", "future", "key_tag")
 
     def __init__(
         self, decide: Decide, command: Command, context: Context, *, future: "Future[Outcome]", deadline: float
@@ -35,7 +35,8 @@ class Ticket:
         self.future = future
         self.deadline = deadline
         self.key_tag = events.key_tag(context.actor, context.key)
-        self.attempts = 0
+        self.conflicts = 0  # how often it fell with a failed fence
+        self.faults = 0  # how often the log failed under it
         self.followers: list[Ticket] = []
 
 
@@ -137,7 +138,7 @@ def _refused(books: Books, ticket: Ticket, refusal: Refusal, *, seen: int, on_ow
     """
     account = refusal.fields.get("account")
     accounts = [account] if isinstance(account, str) else []
-    stands = ticket.attempts > 0 and on_own_state
+    stands = ticket.conflicts > 0 and on_own_state
     fences = [] if stands else [Fence(tag=events.account_tag(address), after=seen) for address in accounts]
     terms = books.terms_now
     if terms is None or not terms.opened.records_refusals:

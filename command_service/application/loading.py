@@ -37,8 +37,15 @@ class Loader:
         self._tail = tail
         self._metrics = metrics
 
-    async def fill(self, session: LogSession, cache: LedgerCache, addresses: set[str]) -> None:
-        """Terms first, then totals of the accounts whose limits make them matter; a cold account costs two round trips."""
+    async def fill(
+        self, session: LogSession, cache: LedgerCache, addresses: set[str], *, is_refreshed: bool = False
+    ) -> None:
+        """The cache knows these accounts, as of one position; `is_refreshed`: as of the head, even if it knew them all.
+
+        Terms first, then totals of the accounts whose limits make them matter; a cold account costs two round trips.
+        """
+        if is_refreshed:
+            await self._look(session, cache, [])
         for _ in range(LOADS_MAX):
             unknown = [address for address in addresses if address not in cache.accounts]
             if unknown or cache.terms is None:

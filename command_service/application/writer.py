@@ -35,7 +35,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     batch_entries_max: int = 5_000
     queue_commands_max: int = 10_000
     tail: Tail = Tail()
-    attempts_max: int = 8
+    faults_max: int = 40
     conflicts_before_slow_path: int = 2
     idle_s: float = 300.0
 
@@ -134,14 +134,15 @@ class LedgerWriter:
         if not batch:
             return
         self._locks.touch(self.ledger)
-        unsettled = {id(ticket): ticket for ticket in batch}
         try:
             async with self._log.borrow() as session:
-                for ticket in [t for t in batch if t.attempts >= self._bounds.conflicts_before_slow_path]:
-                    await self._write_slowly(session, ticket)
-                    del unsettled[id(ticket)]
-                if unsettled:
-                    await self._write_together(session, list(unsettled.values()))
+                if any(ticket.conflicts >= self._bounds.conflicts_before_slow_path for ticket in batch):
+                    self._metrics.took_slow_path()
+                    appended = await self._decide_under_lock(session, batch)
+                else:
+                    appended = await self._decide_and_append(session, batch)
+                if appended is not None:
+                    await self._complete(session, *appended)
         except DaybookError as error:
             await self._recover(batch, error)
         except Exception:
@@ -152,10 +153,20 @@ class LedgerWriter:
                 self._fail(ticket, OutcomeUnknown("shutting_down"))
             raise
 
-    async def _write_together(self, session: LogSession, batch: list[Ticket]) -> None:
-        """Load what is missing, decide, append, complete."""
+    async def _decide_under_lock(
+        self, session: LogSession, batch: list[Ticket]
+    ) -> tuple[DecidedBatch, Appended] | None:
+        """The same where nobody can come between: the slow path of what fell too often."""
+        async with session.transaction([self.ledger]):
+            return await self._decide_and_append(session, batch, is_locked=True)
+
+    async def _decide_and_append(
+        self, session: LogSession, batch: list[Ticket], *, is_locked: bool = False
+    ) -> tuple[DecidedBatch, Appended] | None:
+        """Load what is missing, decide, append. None where nothing was there to append."""
         cache = self._cache
-        await self._loader.fill(session, cache, {address for ticket in batch for address in ticket.command.addresses()})
+        addresses = {address for ticket in batch for address in ticket.command.addresses()}
+        await self._loader.fill(session, cache, addresses, is_refreshed=is_locked)
         books = Books(terms=cache.terms, accounts=cache.accounts)
         decided = decide_batch(books, batch, seen=cache.seen or 0)
         for fault in decided.faults:
@@ -164,18 +175,23 @@ class LedgerWriter:
             for verdict in decided.verdicts:
                 self._fail(verdict.ticket, verdict.error or Unavailable("outcome_unknown"))
             self._requeue(decided.deferred)
-            return
+            return None
         if not decided.verdicts:
             await self._loader.fill(session, cache, decided.missing)
             self._requeue(decided.deferred)
-            return
+            return None
         started = self._loop.time()
         appended = await session.append(
             self.ledger, seen=cache.seen, decisions=decided.decisions(), tail=self._bounds.tail
         )
         self._metrics.appended(commands=len(decided.verdicts), seconds=self._loop.time() - started)
+        return decided, appended
+
+    async def _complete(self, session: LogSession, decided: DecidedBatch, appended: Appended) -> None:
+        """The append is committed: take over what it did, answer, and look up the keys that were there before."""
+        cache = self._cache
         try:
-            repeated = self._complete(decided, appended)
+            repeated = self._take_over(decided, appended)
         except Corruption as error:  # committed, but not understood: only the log can say what became of each command
             _log.error("completion_fault", extra={"ledger": self.ledger, "code": error.code})
             raise OutcomeUnknown(error.code) from error
@@ -186,7 +202,7 @@ class LedgerWriter:
             await session.write_snapshots(self.ledger, [snapshot(account, cache.seen or 0) for account in due])
         cache.shrink(())
 
-    def _complete(self, decided: DecidedBatch, appended: Appended) -> list[Ticket]:
+    def _take_over(self, decided: DecidedBatch, appended: Appended) -> list[Ticket]:
         """One synchronous step: fold what others did, fold what we did, then answer. Gives the tickets whose key was in the log."""
         cache = self._cache
         if appended.is_behind:
@@ -239,7 +255,7 @@ class LedgerWriter:
             if tag.startswith("transaction:"):
                 self._fail(ticket, Rejection("transaction_exists", transaction=getattr(ticket.command, "id", None)))
                 return
-        ticket.attempts += 1
+        ticket.conflicts += 1
         again.append(ticket)
 
     async def _answer_repeats(self, session: LogSession, tickets: Iterable[Ticket]) -> None:
@@ -258,34 +274,6 @@ class LedgerWriter:
                 absent.append(ticket)
         self._requeue(absent)
 
-    async def _write_slowly(self, session: LogSession, ticket: Ticket) -> None:
-        """Decides one command under the lock of the ledger's head, where nobody can come between."""
-        self._metrics.took_slow_path()
-        cache = LedgerCache()
-        async with session.transaction([self.ledger]):
-            tags = [events.LEDGER_TERMS, ticket.key_tag]
-            loaded = await session.load(self.ledger, seen=None, tags=tags, tail=self._bounds.tail)
-            found = loaded.events.get(ticket.key_tag)
-            if found:
-                self._answer_recorded(ticket, found[-1])
-                return
-            await self._loader.fill(session, cache, set(ticket.command.addresses()))
-            books = Books(terms=cache.terms, accounts=cache.accounts)
-            decided = decide_batch(books, [ticket], seen=cache.seen or 0)
-            appended = await session.append(
-                self.ledger, seen=None, decisions=decided.decisions(), tail=self._bounds.tail
-            )
-        for verdict in decided.verdicts:  # committed; our own cache meets these events in its next tail
-            if appended.failed:
-                failed = [verdict.fences[fence].tag for _, fence in appended.failed]
-                again: list[Ticket] = []
-                self._settle_fallen(verdict, failed, repeated=again, again=again)
-                self._requeue(again)
-            else:
-                self._answer_verdict(verdict, position=appended.head, appended=appended)
-                self._log.announce(self.ledger)
-        self._requeue(decided.deferred)
-
     async def _recover(self, batch: list[Ticket], error: DaybookError) -> None:
         """After a fault: forget the states, ask the log what became of the commands, decide the rest again, within bounds."""
         self._cache.drop()
@@ -293,12 +281,12 @@ class LedgerWriter:
             self._metrics.outcome_unknown()
         pending = [ticket for ticket in batch if not ticket.future.done()]
         for ticket in pending:
-            ticket.attempts += 1
+            ticket.faults += 1
         if not isinstance(error, Contention | Unavailable):
             for ticket in pending:
                 self._fail(ticket, error)
             return
-        await asyncio.sleep(random.uniform(0.005, 0.05) * min(1 + pending[0].attempts, 20) if pending else 0)  # noqa: S311
+        await asyncio.sleep(random.uniform(0.005, 0.05) * 2 ** min(pending[0].faults, 5) if pending else 0)  # noqa: S311
         if not pending or not isinstance(error, OutcomeUnknown):
             self._requeue_or_fail(pending, error)
             return
@@ -313,7 +301,7 @@ class LedgerWriter:
     def _requeue_or_fail(self, tickets: Sequence[Ticket], error: DaybookError) -> None:
         """Back into the queue while tries and time are left; else the caller hears why."""
         now = self._loop.time()
-        retry = [t for t in tickets if t.attempts < self._bounds.attempts_max and t.deadline > now]
+        retry = [t for t in tickets if t.faults < self._bounds.faults_max and t.deadline > now]
         kept = set(map(id, retry))
         self._requeue(retry)
         for ticket in tickets:

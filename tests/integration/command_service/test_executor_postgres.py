@@ -1,0 +1,212 @@
+"""The executor on real Postgres: workers that compete, replies that are lost, and a refold of the whole log afterwards.
+
+The oracle (tests/support/refold.py) shares no code with the domain.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from command_service.application.executor import Executor
+from command_service.application.outcome import Outcome
+from command_service.application.writer import Bounds
+from command_service.domain.commands import PostTransaction
+from shared_kernel.errors import Rejection
+from shared_kernel.event_log.pool import LogPool
+from shared_kernel.events import CommandRefused
+from tests.services import Database
+from tests.support.commands import Client, transfer, wallet
+from tests.support.refold import Refold
+
+NewWorker = Callable[[str], Client]
+ACCOUNTS = [f"users:{number}" for number in range(10)]
+
+
+class Counts:
+    """Metrics that only count."""
+
+    def __init__(self) -> None:
+        self.conflicts = self.slow = self.unknown = 0
+
+    def appended(self, *, commands: int, seconds: float) -> None:
+        """Not looked at here."""
+
+    def conflicted(self, *, commands: int) -> None:
+        self.conflicts += commands
+
+    def loaded(self) -> None:
+        """Not looked at here."""
+
+    def took_slow_path(self) -> None:
+        self.slow += 1
+
+    def outcome_unknown(self) -> None:
+        self.unknown += 1
+
+    def answered(self, *, command: str, outcome: str, is_replay: bool) -> None:
+        """Not looked at here."""
+
+
+class NoLocks:
+    """No lease: truth must not depend on one."""
+
+    def touch(self, ledger: str) -> None:
+        """Nothing to do."""
+
+
+@pytest.fixture
+def counts() -> Counts:
+    return Counts()
+
+
+@pytest.fixture
+async def worker(database: Database, counts: Counts) -> AsyncIterator[NewWorker]:
+    """Makes a client of a fresh worker: its own pool, its own cache, as another process would have."""
+    made: list[tuple[Executor, LogPool]] = []
+
+    def new(ledger: str) -> Client:
+        pool = LogPool(database.urls["command"], connections_max=3)
+        executor = Executor(log=pool, locks=NoLocks(), metrics=counts, bounds=Bounds(), deadline_s=60)
+        made.append((executor, pool))
+        return Client(executor, ledger=ledger)
+
+    yield new
+    for executor, pool in made:
+        await executor.stop()
+        pool.close()
+
+
+def refold(database: Database, ledger: str) -> Refold:
+    """Replays the ledger's whole log; nothing may be found."""
+    with psycopg.connect(database.admin_url) as connection:
+        rows = connection.execute(
+            "select position, type, data, metadata from daybook.events where ledger = %s order by position", [ledger]
+        ).fetchall()
+    replayed = Refold().replay(rows)
+    assert replayed.findings == []
+    assert all(difference == 0 for difference in replayed.debits_less_credits.values())
+    return replayed
+
+
+async def compete(
+    clients: list[Client], command: Callable[[random.Random], PostTransaction], *, each: int, seed: int
+) -> dict[str, Outcome]:
+    """Every client sends so many commands, one after the other; one in twenty again, by another worker. Outcomes by key."""
+    answers: dict[str, Outcome] = {}
+
+    async def run(number: int) -> None:
+        chance = random.Random(seed * 1000 + number)
+        for turn in range(each):
+            asked, key = command(chance), f"{number}-{turn}"
+            sent: list[Awaitable[Outcome]] = [clients[number % len(clients)].send(asked, key)]
+            if chance.random() < 0.05:
+                sent.append(clients[(number + 1) % len(clients)].send(asked, key))
+            outcomes = await asyncio.gather(*sent)
+            assert len({(outcome.position, outcome.recorded_at) for outcome in outcomes}) == 1
+            answers[key] = outcomes[0]
+
+    await asyncio.gather(*(run(number) for number in range(64)))
+    return answers
+
+
+def check(answers: dict[str, Outcome], replayed: Refold) -> None:
+    """Every acknowledged command stands in the log once, where its answer says; nothing else does."""
+    positions = {key: position for (_, key), position in replayed.keys.items()}
+    for key, outcome in answers.items():
+        assert positions.pop(key) == outcome.position
+    assert not [key for key in positions if not key.startswith("key-")]  # those of the set-up
+
+
+async def test_two_workers_never_pass_a_limit(database: Database, worker: NewWorker, counts: Counts) -> None:
+    ledger = f"compete-{uuid4().hex[:8]}"
+    clients = [worker(ledger), worker(ledger)]
+    await clients[0].open()
+    for address in ACCOUNTS:
+        await clients[0].send(wallet(address, minimum=0, maximum=400))
+        await clients[0].send(transfer("world", address, 100))
+
+    def command(chance: random.Random) -> PostTransaction:
+        source, target = chance.sample(ACCOUNTS, 2)
+        return transfer(source, target, chance.randint(1, 60))
+
+    answers = await compete(clients, command, each=40, seed=1)
+    replayed = refold(database, ledger)
+    check(answers, replayed)
+    assert {answer.event.code for answer in answers.values() if isinstance(answer.event, CommandRefused)}
+    assert counts.conflicts > 0  # or nothing was shown
+    with psycopg.connect(database.admin_url) as connection:
+        deadlocks = connection.execute("select deadlocks from pg_stat_database where datname = current_database()")
+        assert deadlocks.fetchone() == (0,)
+
+
+async def test_hot_unlimited_accounts_never_conflict(database: Database, worker: NewWorker, counts: Counts) -> None:
+    ledger = f"hot-{uuid4().hex[:8]}"
+    clients = [worker(ledger), worker(ledger)]
+    await clients[0].open()
+    await clients[0].send(transfer("bank:cash", "bank:fees", 1))
+    await clients[1].send(transfer("bank:cash", "bank:fees", 1))
+    answers = await compete(clients, lambda _: transfer("bank:cash", "bank:fees", 1), each=10, seed=2)
+    assert counts.conflicts == 0
+    check(answers, refold(database, ledger))
+
+
+async def test_killed_backends_lose_nothing_and_repeat_nothing(
+    database: Database, worker: NewWorker, counts: Counts
+) -> None:
+    ledger = f"killed-{uuid4().hex[:8]}"
+    clients = [worker(ledger), worker(ledger)]
+    await clients[0].open()
+    for address in ACCOUNTS:
+        await clients[0].send(wallet(address, minimum=0))
+        await clients[0].send(transfer("world", address, 1_000))
+    ended = 0
+
+    async def kill() -> None:
+        nonlocal ended
+        async with await psycopg.AsyncConnection.connect(database.admin_url, autocommit=True) as connection:
+            while ended < 12 and not work.done():
+                rows = await connection.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
+                    " and usename = 'daybook_command' and state = 'active' limit 1"
+                )
+                ended += len(await rows.fetchall())
+                await connection.execute("select pg_sleep(0.2)")
+
+    def command(chance: random.Random) -> PostTransaction:
+        source, target = chance.sample(ACCOUNTS, 2)
+        return transfer(source, target, chance.randint(1, 200))
+
+    work = asyncio.create_task(compete(clients, command, each=30, seed=3))
+    await kill()
+    check(await work, refold(database, ledger))
+    assert ended > 0
+    assert counts.unknown > 0
+
+
+async def test_a_cold_worker_decides_on_the_whole_history(database: Database, worker: NewWorker) -> None:
+    ledger = f"cold-{uuid4().hex[:8]}"
+    first = worker(ledger)
+    await first.open(defaults=[{"pattern": "users:*", "limits": {"EUR/2": {"minimum": 0}}}])
+    await first.send(transfer("world", "users:1", 100))
+    await asyncio.gather(*(first.send(transfer("users:1", "world", 1)) for _ in range(60)))
+    second = worker(ledger)
+    refused = await second.send(transfer("users:1", "world", 41))
+    assert isinstance(refused.event, CommandRefused)
+    assert refused.event.fields["available"] == 40
+    accepted = await second.send(transfer("users:1", "world", 40))
+    assert not isinstance(accepted.event, CommandRefused)
+    refold(database, ledger)
+
+
+async def test_two_openers_make_one_ledger(database: Database, worker: NewWorker) -> None:
+    ledger = f"open-{uuid4().hex[:8]}"
+    clients = [worker(ledger) for _ in range(4)]
+    results = await asyncio.gather(*(client.open() for client in clients), return_exceptions=True)
+    assert sum(isinstance(result, Outcome) for result in results) == 1
+    rejections = [result for result in results if isinstance(result, Rejection)]
+    assert [rejection.code for rejection in rejections] == ["ledger_exists"] * 3
+    refold(database, ledger)
