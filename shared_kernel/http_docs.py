@@ -1,0 +1,161 @@
+"""/openapi.json and /docs: the API's own description, and Swagger UI on it, without a byte from elsewhere.
+
+Litestar makes the document from the routes; here it gets the one shape that all our errors have. The files of Swagger UI
+come from a folder that a setting names (the local stack unpacks them there).
+"""
+
+import html
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Request, Response, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.types import ControllerRouterHandler
+
+from shared_kernel.http_errors import PROBLEM_TYPE
+
+SWAGGER_FILES = {
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui-standalone-preset.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "favicon-32x32.png": "image/png",
+}
+# Swagger UI sets style attributes by script and embeds its icons; nothing else is let in, and nothing from elsewhere.
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PROBLEM_SCHEMA = {
+    "type": "object",
+    "title": "Problem",
+    "description": "An error, after RFC 9457. `code` is stable; codes bring fields of their own.",
+    "required": ["type", "title", "status", "code", "trace_id"],
+    "properties": {
+        "type": {"type": "string", "examples": ["urn:daybook:problem:insufficient_funds"]},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string", "examples": ["insufficient_funds"]},
+        "detail": {"type": "string"},
+        "path": {"type": "string", "description": "At 400: the JSON path, parameter or header that is wrong"},
+        "trace_id": {"type": "string"},
+    },
+    "additionalProperties": True,
+}
+_START_SCRIPT = b"""\
+window.ui = SwaggerUIBundle({
+  url: "/openapi.json",
+  dom_id: "#docs",
+  deepLinking: true,
+  persistAuthorization: false,
+  validatorUrl: null,
+  presets: [SwaggerUIBundle.presets.apis, SwaggerUIStandalonePreset],
+  layout: "BaseLayout",
+});
+"""
+_SWAGGER_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="icon" type="image/png" href="/docs/favicon-32x32.png">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+</head>
+<body>
+<div id="docs"></div>
+<noscript>The API is described in <a href="/openapi.json">/openapi.json</a>.</noscript>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/swagger-ui-standalone-preset.js"></script>
+<script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+_PLAIN_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{title}</title></head>
+<body>
+<h1>{title}</h1>
+<p>The API is described in <a href="/openapi.json">/openapi.json</a>.</p>
+<p>Swagger UI is not served here: DAYBOOK_SWAGGER_DIR names no folder with its files.</p>
+</body>
+</html>
+"""
+
+
+def openapi_config(title: str, description: str) -> OpenAPIConfig:
+    """What Litestar needs to make the document. Its own pages, which load from elsewhere, are left out."""
+    return OpenAPIConfig(
+        title=title,
+        description=description,
+        version=_version(),
+        path="/docs/schema",
+        render_plugins=[JsonRenderPlugin()],  # without one Litestar adds its own, with a page
+        use_handler_docstrings=True,
+        components=Components(
+            security_schemes={"token": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")}
+        ),
+        security=[{"token": []}],
+    )
+
+
+def openapi_document(app: Litestar) -> dict[str, Any]:
+    """The OpenAPI document of an application, with our errors in place of Litestar's."""
+    document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(app.openapi_schema.to_schema()))
+    document.setdefault("components", {}).setdefault("schemas", {})["Problem"] = _PROBLEM_SCHEMA
+    problem = {
+        "description": "An error",
+        "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    for path in document.get("paths", {}).values():
+        for operation in path.values():
+            if isinstance(operation, dict) and "responses" in operation:
+                responses = operation["responses"]
+                for status in [status for status in responses if status >= "400"]:
+                    responses[status] = problem | {"description": responses[status]["description"]}
+                responses.setdefault("default", problem)
+    return document
+
+
+def docs_routes(title: str, swagger_dir: Path | None) -> list[ControllerRouterHandler]:
+    """/openapi.json, /docs and the files the page needs. Raises OSError if the folder lacks one of them."""
+    page = _PLAIN_PAGE if swagger_dir is None else _SWAGGER_PAGE
+    page_bytes = page.format(title=html.escape(title)).encode()
+    encoded = lru_cache(maxsize=1)(lambda app: msgspec.json.encode(openapi_document(app)))
+
+    @get("/openapi.json", include_in_schema=False, sync_to_thread=False)
+    def document(request: Request[Any, Any, Any]) -> Response[bytes]:
+        return Response(encoded(request.app), media_type="application/json")
+
+    @get("/docs", include_in_schema=False, sync_to_thread=False)
+    def docs() -> Response[bytes]:
+        headers = {"content-security-policy": CONTENT_POLICY, "referrer-policy": "no-referrer"}
+        return Response(page_bytes, media_type="text/html; charset=utf-8", headers=headers)
+
+    routes: list[ControllerRouterHandler] = [document, docs]
+    if swagger_dir is not None:
+        routes.append(_file_route("start.js", _START_SCRIPT, "text/javascript; charset=utf-8"))
+        routes += [_file_route(name, (swagger_dir / name).read_bytes(), kind) for name, kind in SWAGGER_FILES.items()]
+    return routes
+
+
+def _file_route(name: str, content: bytes, media_type: str) -> HTTPRouteHandler:
+    @get(f"/docs/{name}", include_in_schema=False, sync_to_thread=False)
+    def file() -> Response[bytes]:
+        return Response(content, media_type=media_type, headers={"cache-control": "public, max-age=3600"})
+
+    return file
+
+
+def _version() -> str:
+    try:
+        return version("daybook-ledger")
+    except PackageNotFoundError:  # run from the work tree without an installation
+        return "0"
