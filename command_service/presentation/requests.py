@@ -124,11 +124,11 @@ def read_batch(body: bytes, key: str | None) -> list[Asked | Rejection]:
     return [_read_element(element, index, key) for index, element in enumerate(batch.commands)]
 
 
-def read_key(header: str | None) -> str | None:
-    """The request's own idempotency key, None where it has none."""
-    if header is not None and not _KEY.fullmatch(header):
-        raise invalid("Idempotency-Key", "A key is 1 to 200 visible ASCII characters")
-    return header
+def read_key(text: str | None, path: str = "Idempotency-Key") -> str | None:
+    """The request's own idempotency key, None where it has none. `path` says where it stood, should it be malformed."""
+    if text is not None and not _KEY.fullmatch(text):
+        raise invalid(path, "A key is 1 to 200 visible ASCII characters")
+    return text
 
 
 def context(command: Command, *, ledger: str, key: str | None, caller: Caller) -> Context:
