@@ -1,0 +1,168 @@
+"""Events: the bytes of every released version, tags, and the canonical line.
+
+tests/golden/events holds one file a version, never changed once released: a fold of old history depends on it.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared_kernel import events
+from shared_kernel.event_log.types import RecordedEvent
+from shared_kernel.events import (
+    TYPES,
+    AccountDefaults,
+    AccountOpened,
+    CommandRefused,
+    Entry,
+    Event,
+    LedgerOpened,
+    Limit,
+    Metadata,
+    TransactionPosted,
+    UnknownEventType,
+    canonical_line,
+    decode,
+    decode_metadata,
+    encode,
+    key_tag,
+    parse_line,
+    reference_tag,
+    tags,
+    transaction_tag,
+)
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "events"
+METADATA = Metadata(
+    actor="local-writer",
+    correlation_id="0af7651916cd43dd8448eb211c80319c",
+    causation_id="key:local-writer:berka-1",
+    trace="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    key="berka-1",
+    fingerprint="01" + "ab" * 32,
+)
+FULL: dict[str, Event] = {
+    "LedgerOpened.v1": LedgerOpened(
+        ledger="acme:main",
+        accounts="explicit",
+        defaults=[
+            AccountDefaults(
+                pattern="users:*:wallet", normal_balance="debit", limits={"EUR/2": Limit(minimum=-5, maximum=10)}
+            )
+        ],
+        records_refusals=False,
+        metadata={"owner": "Zürich ✓"},
+    ),
+    "AccountOpened.v1": AccountOpened(
+        address="users:42:wallet",
+        normal_balance="credit",
+        limits={"EUR/2": Limit(minimum=0), "JPY": Limit(maximum=2**127 - 1)},
+        metadata={"kyc": "done"},
+        on_first_use=True,
+    ),
+    "TransactionPosted.v1": TransactionPosted(
+        transaction="0192d5e0-0000-7000-8000-000000000001",
+        entries=[
+            Entry(account="bank:cash", direction="debit", amount=2**127 - 1, asset="CZK/2", draws=True),
+            Entry(account="users:42:wallet", direction="credit", amount=1, asset="JPY", fills=True),
+        ],
+        reference="berka-1",
+        description='a "quoted" \\ line\n',
+        effective_at="1993-01-01T12:00:00.000000Z",
+        metadata={"k_symbol": "UROK"},
+    ),
+    "CommandRefused.v1": CommandRefused(
+        command="post_transaction",
+        code="insufficient_funds",
+        fields={"account": "users:42:wallet", "asset": "EUR/2", "available": 1, "limit": 0, "missing": 2**100},
+        asked=msgspec.Raw(b'{"entries":[]}'),
+        accounts=["users:42:wallet"],
+        judged_at=7,
+    ),
+}
+SPARE: dict[str, Event] = {
+    "LedgerOpened.v1": LedgerOpened(ledger="bank", accounts="on-first-use"),
+    "AccountOpened.v1": AccountOpened(address="a", normal_balance="debit"),
+    "TransactionPosted.v1": TransactionPosted(
+        transaction="t",
+        entries=[
+            Entry(account="a", direction="debit", amount=1, asset="EUR/2"),
+            Entry(account="b", direction="credit", amount=1, asset="EUR/2"),
+        ],
+    ),
+    "CommandRefused.v1": CommandRefused(command="c", code="e", fields={}, asked=msgspec.Raw(b"{}")),
+}
+
+
+def line(name: str, event: Event, metadata: Metadata) -> str:
+    """The canonical line and the tags, as the golden files keep them."""
+    recorded = RecordedEvent(
+        ledger="bank",
+        position=17,
+        type=name,
+        data=encode(event),
+        metadata=encode(metadata),
+        recorded_at=datetime(2026, 11, 24, 9, 30, 0, 5, tzinfo=UTC),
+    )
+    return canonical_line(recorded) + "\n" + "\n".join(tags(event, metadata)) + "\n"
+
+
+@pytest.mark.parametrize("name", sorted(TYPES))
+def test_released_bytes_and_tags_never_change(name: str) -> None:
+    made = line(name, FULL[name], METADATA) + line(name, SPARE[name], Metadata(actor="a", correlation_id="c"))
+    assert made == (GOLDEN / f"{name}.txt").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(TYPES))
+def test_released_bytes_are_still_understood(name: str) -> None:
+    recorded = parse_line((GOLDEN / f"{name}.txt").read_text().splitlines()[0])
+    assert encode(decode(recorded.type, recorded.data)) == encode(FULL[name]) == recorded.data
+    assert encode(decode_metadata(recorded.metadata)) == recorded.metadata
+
+
+def test_every_event_version_has_its_golden_file() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == {*TYPES, *events.UPCASTERS}
+
+
+def test_a_canonical_line_gives_back_every_byte() -> None:
+    recorded = RecordedEvent(
+        ledger="bank",
+        position=3,
+        type="TransactionPosted.v1",
+        data='{"b": 1,  "a":"\\u00e9"}',  # not our spacing: kept all the same
+        metadata='{ "actor":"x" }',
+        recorded_at=datetime(2026, 1, 2, tzinfo=UTC),
+    )
+    assert parse_line(canonical_line(recorded)) == recorded
+
+
+def test_an_event_from_the_future_is_named_not_guessed() -> None:
+    with pytest.raises(UnknownEventType, match="unknown_event_type"):
+        decode("TransactionPosted.v9", "{}")
+
+
+anything = st.text(min_size=1, max_size=20)
+
+
+@given(anything, anything, anything, anything)
+def test_no_two_callers_keys_share_a_tag(subject: str, key: str, other_subject: str, other_key: str) -> None:
+    if (subject, key) != (other_subject, other_key):
+        assert key_tag(subject, key) != key_tag(other_subject, other_key)
+
+
+@given(st.text(alphabet="a:%2.3A", min_size=1, max_size=8), st.text(alphabet="a:%2.3A", min_size=1, max_size=8))
+def test_escapes_cannot_be_forged(first: str, second: str) -> None:
+    if first != second:
+        assert reference_tag(first) != reference_tag(second)
+        assert transaction_tag(first) != transaction_tag(second)
+        assert key_tag(first, "k") != key_tag(second, "k")
+    assert key_tag(first, second).count(":") == 2
+
+
+@given(anything)
+def test_tags_of_different_kinds_never_meet(text: str) -> None:
+    assert len({reference_tag(text), transaction_tag(text), key_tag(text, text)}) == 3
