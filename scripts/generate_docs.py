@@ -1,0 +1,135 @@
+"""Writes what can be derived: docs/settings.md from the settings structs, the table of problem codes in docs/api.md.
+
+`--check` writes nothing and ends with 1 if a document is stale; a unit test calls it.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from itertools import groupby
+from pathlib import Path
+
+from shared_kernel.problems import PROBLEMS
+from shared_kernel.settings import STACK_NAMES, SettingDoc, describe
+
+ROOT = Path(__file__).parents[1]
+SETTINGS_FILE = ROOT / "docs" / "settings.md"
+API_FILE = ROOT / "docs" / "api.md"
+BEGIN, END = "<!-- begin: problem codes, by scripts/generate_docs.py -->", "<!-- end: problem codes -->"
+
+STRUCTS = {
+    "command": "command_service.settings:CommandSettings",
+    "query": "query_service.settings:QuerySettings",
+    "relay": "projections.settings:RelaySettings",
+    "projector": "projections.settings:ProjectorSettings",
+}
+SECTIONS = {
+    ("command", "query", "relay", "projector"): "Every process",
+    ("command", "query"): "Both HTTP processes",
+    ("relay", "projector"): "Relay and projector",
+    ("command",): "command",
+    ("query",): "query",
+    ("relay",): "relay",
+    ("projector",): "projector",
+}
+STACK = {
+    "DAYBOOK_DATA": "The data folder, instead of `.data`",
+    "DAYBOOK_TOKEN": "The token that the everyday commands send, instead of the stack's own",
+    "DAYBOOK_SERVICES": "For the tests: `docker` starts the servers as containers instead of from packages",
+    "DAYBOOK_KAFKA_JARS": "A folder with the jars of Kafka, for machines without network",
+    "DAYBOOK_RUN_AS": "The user that the servers run as where `daybook up` is started by root",
+}
+HEAD = """# Settings
+
+Made by `scripts/generate_docs.py` from the settings structs; do not edit.
+
+A process reads its environment once, at its start. Wrong and missing settings stop it with exit code 2 and a line for each
+on standard error; so does a `DAYBOOK_` variable that it does not know. An empty value counts as absent. A **secret** may be
+given as a file instead, by the same name with `_FILE` behind it; it is never logged.
+"""
+STACK_HEAD = """## The command line and the local stack
+
+Any process lets these pass. `daybook up` besides uses the servers that `DAYBOOK_POSTGRES_URL`, `DAYBOOK_REDIS_URL` and
+`DAYBOOK_KAFKA_BOOTSTRAP` name instead of starting its own. `daybook migrate` and `daybook restored` read
+`DAYBOOK_POSTGRES_URL` (the role `daybook_migrator`); `daybook roles` reads `DAYBOOK_POSTGRES_URL` (an administrator) and
+`DAYBOOK_ROLES_PASSWORD`, each also with `_FILE`.
+
+| variable | what it is |
+|---|---|
+"""
+
+
+def main() -> int:
+    """Both documents are as the code says, or named on standard error."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a document is stale")
+    is_check = parser.parse_args().check
+    stale = []
+    for path, text in ((SETTINGS_FILE, settings_document()), (API_FILE, with_problem_table(API_FILE.read_text()))):
+        if path.exists() and path.read_text() == text:
+            continue
+        stale.append(path.relative_to(ROOT))
+        if not is_check:
+            path.write_text(text)
+    for path in stale:
+        print(f"{path}: {'stale, run scripts/generate_docs.py' if is_check else 'written'}", file=sys.stderr)
+    return 1 if stale and is_check else 0
+
+
+def settings_document() -> str:
+    """Every setting once: in the section of exactly those processes that read it with that default and meaning."""
+    readers: dict[SettingDoc, list[str]] = {}
+    for process, place in STRUCTS.items():
+        module, name = place.split(":")
+        for setting in describe(getattr(import_module(module), name)):
+            readers.setdefault(setting, []).append(process)
+    parts = [HEAD]
+    for processes, title in SECTIONS.items():
+        rows = [setting for setting, found in readers.items() if tuple(found) == processes]
+        if rows:
+            parts.append(f"## {title}\n\n| variable | value | default | what it is |\n|---|---|---|---|\n" + _rows(rows))
+    missing = set(map(tuple, readers.values())) - set(SECTIONS)
+    if missing or set(STACK) != STACK_NAMES:
+        raise SystemExit(f"generate_docs.py does not know {missing or set(STACK) ^ STACK_NAMES}")
+    parts.append(STACK_HEAD + "".join(f"| `{name}` | {what} |\n" for name, what in STACK.items()))
+    return "\n".join(parts)
+
+
+def with_problem_table(document: str) -> str:
+    """The document with its table of problem codes made anew."""
+    head, _, rest = document.partition(BEGIN)
+    _, found, tail = rest.partition(END)
+    if not found:
+        raise SystemExit(f"{API_FILE.name}: the marks round the problem codes are missing")
+    return f"{head}{BEGIN}\n{problem_table()}{END}{tail}"
+
+
+def problem_table() -> str:
+    """Every code, by its HTTP status."""
+    by_status = groupby(sorted(PROBLEMS.items(), key=lambda item: item[1].status), key=lambda item: item[1].status)
+    lines = ["| status | code | title |", "|---|---|---|"]
+    lines += [f"| {status} | `{code}` | {known.title} |" for status, codes in by_status for code, known in codes]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(settings: list[SettingDoc]) -> str:
+    return "".join(
+        f"| `{each.name}` | {_kind(each.type)} | {_default(each.default)} | {each.doc or '?'} |\n" for each in settings
+    )
+
+
+def _kind(text: str) -> str:
+    """`a | b` would end a cell."""
+    names: Mapping[str, str] = {"int": "whole number", "bool": "true or false", "str": "text"}
+    return " or ".join(names.get(each, f"`{each}`" if " | " in text else each) for each in text.split(" | "))
+
+
+def _default(text: str | None) -> str:
+    if text is None:
+        return "**required**"
+    return f"`{text}`" if text else "none"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
