@@ -28,6 +28,13 @@ class Reply(NamedTuple):
 Script = Callable[[Request], Reply]
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that leaves in the middle of an answer is part of some tests."""
+
+
 class Service:
     """`script` answers each request; `requests` are those that came."""
 
@@ -60,8 +67,7 @@ class Service:
             def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class names it
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()

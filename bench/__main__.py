@@ -1,0 +1,256 @@
+"""`python -m bench`: durable transactions a second over HTTP, beside plain inserts on the same Postgres just before and after.
+
+Starts a local stack of its own, or uses the one of `--data`. Prints a table and writes it with all figures to
+bench/results/. Ends with 1 where the gate is missed, 6 where the log does not hold what was acknowledged.
+"""
+
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+import psycopg
+import uvloop
+from cyclopts import App, Parameter
+
+from bench import workloads
+from bench.generator import Measured, measure
+from bench.yardstick import OPTIONS, Server, server, yardstick
+from daybook.client import Client, Target, find_target
+from daybook.terminal import CommandFailed, Exit, out, talk
+
+CONNECTIONS = (1, 16, 64)
+BATCH_CONNECTIONS = 8
+GATE = 0.2  # the first-light issue: W1 at 64 connections over plain inserts
+RESULTS = Path(__file__).parent / "results"
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a figure needs to be believed later."""
+
+    name: str
+    measured_at: str
+    commit: str
+    machine: str
+    cores: int
+    python: str
+    postgres: Server
+    pgbench: str
+    inserts_before: float
+    inserts_after: float
+    singles: list[Measured]
+    batches: Measured | None
+    ratio: float
+    gate: float
+
+
+class _Stack(msgspec.Struct):
+    postgres_url: str
+
+
+def bench(
+    *,
+    data: Path | None = None,
+    name: str = "first-light",
+    warm_up: Annotated[float, Parameter(name="--warm-up")] = 2.0,
+    window: float = 5.0,
+    with_batches: Annotated[bool, Parameter(name="--batches")] = True,
+) -> int:
+    """Measure durable transactions a second over HTTP.
+
+    Parameters
+    ----------
+    data
+        The data folder of a running stack; without it one is started and thrown away.
+    name
+        What the result files are called, after the date.
+    warm_up
+        Seconds before each window.
+    window
+        Seconds of each window.
+    with_batches
+        Measure batches of 100 too.
+    """
+    with _stack(data) as folder:
+        target = find_target(data=folder, command_url=None, query_url=None, token=None)
+        postgres_url = msgspec.json.decode((folder / "stack.json").read_bytes(), type=_Stack).postgres_url
+        report = uvloop.run(
+            _measure_all(target, postgres_url, name=name, warm_up=warm_up, window=window, with_batches=with_batches)
+        )
+    table = to_markdown(report)
+    stem = RESULTS / f"{report.measured_at[:10]}-{name}"
+    RESULTS.mkdir(exist_ok=True)
+    stem.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    stem.with_suffix(".md").write_text(table)
+    out().print(table, markup=False)
+    talk().print(f"written to {stem}.json and .md", markup=False)
+    return Exit.DONE if report.ratio >= GATE else Exit.FAULT
+
+
+async def _measure_all(
+    target: Target, postgres_url: str, *, name: str, warm_up: float, window: float, with_batches: bool
+) -> Report:
+    measured_by = server(postgres_url)
+    if not measured_by.is_durable():
+        raise CommandFailed(f"Postgres is not set to be durable: {measured_by}")
+    ledger = f"bench-{secrets.token_hex(4)}"
+    token, host = target.token("writer"), urlsplit(target.command_url).netloc
+    talk().print(f"opening {workloads.ACCOUNTS} accounts in the ledger {ledger}")
+    with closing(Client(target.command_url, target.token("admin"))) as client:
+        expected = workloads.open_ledger(client, ledger)
+    singles: list[Measured] = []
+    batches: Measured | None = None
+    with yardstick(postgres_url) as stick:
+        before = _tell_inserts(stick.inserts_a_second())
+        for connections in CONNECTIONS:
+            workload = workloads.singles(host, token, ledger, secrets.token_hex(4))
+            singles.append(
+                await measure(
+                    target.command_url,
+                    workload,
+                    connections=connections,
+                    warm_up_seconds=warm_up,
+                    window_seconds=window,
+                )
+            )
+            _tell(singles[-1])
+        after = _tell_inserts(stick.inserts_a_second())
+        if with_batches:
+            workload = workloads.batches(host, token, ledger, secrets.token_hex(4))
+            batches = await measure(
+                target.command_url,
+                workload,
+                connections=BATCH_CONNECTIONS,
+                warm_up_seconds=warm_up,
+                window_seconds=window,
+            )
+            _tell(batches)
+    expected += sum(measured.acknowledged for measured in (*singles, *([batches] if batches else [])))
+    _check_log(postgres_url, ledger, expected)
+    return Report(
+        name=name,
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=_commit(),
+        machine=platform.machine(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+        python=platform.python_version(),
+        postgres=measured_by,
+        pgbench=" ".join(("pgbench", *OPTIONS)),
+        inserts_before=before,
+        inserts_after=after,
+        singles=singles,
+        batches=batches,
+        ratio=round(singles[-1].rate / ((before + after) / 2), 3),
+        gate=GATE,
+    )
+
+
+def to_markdown(report: Report) -> str:
+    """The table, and beneath it what was measured on what."""
+    rows = [("1 transaction a request", measured) for measured in report.singles]
+    if report.batches is not None:
+        rows.append((f"{workloads.BATCH_COMMANDS} a request", report.batches))
+    lines = [
+        f"# {report.name}, {report.measured_at}",
+        "",
+        "| | connections | transactions/s | p50 ms | p99 ms | generator, cores |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {what} | {m.connections} | {m.rate:,.0f} | {m.p50_ms:.1f} | {m.p99_ms:.1f} | {m.generator_cpu:.2f} |"
+        for what, m in rows
+    ]
+    lines += [
+        f"| plain inserts, before · after | 64 | {report.inserts_before:,.0f} · {report.inserts_after:,.0f} | | | |",
+        "",
+        f"Ratio at 64 connections: **{report.ratio:.2f}** of plain inserts; the gate is {report.gate}.",
+        "",
+        f"Postgres {report.postgres.version}, fsync {report.postgres.fsync}, synchronous_commit "
+        f"{report.postgres.synchronous_commit}; {report.cores} cores ({report.machine}) for generator, servers and all "
+        f"processes; Python {report.python}; commit {report.commit}. `{report.pgbench}`, one insert of 300 bytes into a table "
+        f"without an index. Transfers among {workloads.ACCOUNTS:,} accounts, each with a minimum of 0; a token, an idempotency "
+        "key, a description and metadata on every request; every answer was a 201, and the log held each acknowledged "
+        "transaction once.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _stack(data: Path | None) -> Iterator[Path]:
+    """The data folder of a running stack: the given one, or one that lives as long as this."""
+    if data is not None:
+        yield data
+        return
+    durable = Path("/var/tmp")  # noqa: S108 - on disk by convention, where /tmp may be memory
+    folder = Path(tempfile.mkdtemp(prefix="daybook-bench-", dir=durable if durable.is_dir() else None))
+    folder.chmod(0o711)  # the servers may run as another user
+    daybook = [sys.executable, "-P", "-m", "daybook"]
+    try:
+        started = subprocess.run(
+            [*daybook, "up", "--detach", "--data", str(folder), "--owner", str(os.getpid())],
+            check=False,
+            stdout=subprocess.DEVNULL,
+        )
+        if started.returncode:
+            raise CommandFailed("the stack did not start", Exit.UNAVAILABLE)
+        yield folder
+    finally:
+        subprocess.run([*daybook, "down", "--data", str(folder)], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_log(postgres_url: str, ledger: str, expected: int) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        row = connection.execute(
+            "select count(*), count(distinct tag.tag) from daybook.events event"
+            " left join daybook.event_tags tag on tag.ledger = event.ledger and tag.position = event.position"
+            " and tag.tag like 'key:%%'"
+            " where event.ledger = %s and event.type = 'TransactionPosted.v1'",
+            (ledger,),
+        ).fetchone()
+    if row != (expected, expected):
+        raise CommandFailed(f"acknowledged {expected}, in the log {row}", Exit.VERIFICATION_FAILED)
+
+
+def _commit() -> str:
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], check=False, capture_output=True, text=True, cwd=RESULTS.parent
+    )
+    return told.stdout.strip() or "unknown"
+
+
+def _tell(measured: Measured) -> None:
+    talk().print(
+        f"{measured.connections:>3} connections: {measured.rate:,.0f}/s, p50 {measured.p50_ms:.1f} ms, p99 {measured.p99_ms:.1f} ms"
+    )
+
+
+def _tell_inserts(rate: float) -> float:
+    talk().print(f"plain inserts: {rate:,.0f}/s")
+    return rate
+
+
+def main() -> int:
+    """The exit code."""
+    app = App(name="bench", result_action="return_value")
+    app.default(bench)
+    try:
+        return int(app() or 0)
+    except CommandFailed as failure:
+        talk().print(f"bench: {failure.message}", style="red", markup=False)
+        return failure.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""A closed-loop HTTP load generator that costs little: it shares its cores with what it measures.
+
+Every connection is kept and has one request in flight; the next is sent when the answer is complete. Requests are
+bytes made by the workload (`workloads.py`), answers are looked at for their status only. Anything but the expected
+status ends the measurement: a figure with refusals or errors in it would be none.
+"""
+
+import asyncio
+import gc
+import re
+import time
+from collections.abc import Callable
+from typing import cast
+from urllib.parse import urlsplit
+
+import msgspec
+
+ANSWER_SECONDS_MAX = 30.0
+_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
+_HEAD_END = b"\r\n\r\n"
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """`make` gives the next request; `count` the transactions that an answer acknowledges, or raises UnexpectedAnswer."""
+
+    make: Callable[[], bytes]
+    count: Callable[[bytes], int]
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """One window. `acknowledged` counts the warm-up and the last answers too: what the log must hold.
+
+    Rates are transactions a second; latencies are of requests, in milliseconds; `generator_cpu` is its share of a core.
+    """
+
+    connections: int
+    transactions: int
+    acknowledged: int
+    seconds: float
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    longest_ms: float
+    generator_cpu: float
+
+
+class UnexpectedAnswer(Exception):
+    """The service answered with something else than a posted transaction."""
+
+
+async def measure(
+    url: str, workload: Workload, *, connections: int, warm_up_seconds: float = 2.0, window_seconds: float = 5.0
+) -> Measured:
+    """What the service does with so many connections, in a window after a warm-up."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "127.0.0.1", parts.port or 80
+    loop = asyncio.get_running_loop()
+    run = _Run(workload, loop)
+    opened = [await loop.create_connection(lambda: _Connection(run), host, port) for _ in range(connections)]
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # a pause of the generator would be counted as one of the service
+    try:
+        for _, connection in opened:
+            connection.start()
+        await run.wait(warm_up_seconds)
+        counted, began, cpu = run.begin_window(), time.perf_counter(), time.process_time()
+        await run.wait(window_seconds)
+        transactions, seconds = run.acknowledged - counted, time.perf_counter() - began
+        cpu = time.process_time() - cpu
+        latencies = run.end_window()
+        run.is_stopping = True
+        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+            await asyncio.gather(*(connection.finished for _, connection in opened))
+        await run.wait(0)
+    finally:
+        gc.enable()
+        gc.unfreeze()
+        for transport, _ in opened:
+            transport.close()
+    if not latencies:
+        raise UnexpectedAnswer(f"no answer within {window_seconds} s")
+    return Measured(
+        connections=connections,
+        transactions=transactions,
+        acknowledged=run.acknowledged,
+        seconds=round(seconds, 3),
+        rate=round(transactions / seconds, 1),
+        p50_ms=round(percentile(latencies, 50), 3),
+        p99_ms=round(percentile(latencies, 99), 3),
+        longest_ms=round(max(latencies) * 1000, 3),
+        generator_cpu=round(cpu / seconds, 3),
+    )
+
+
+def percentile(seconds: list[float], percent: int) -> float:
+    """The smallest latency, in milliseconds, that so many percent do not pass (nearest rank)."""
+    ordered = sorted(seconds)
+    rank = max(1, -(-len(ordered) * percent // 100))
+    return ordered[rank - 1] * 1000
+
+
+class _Run:
+    """What all connections of one measurement share."""
+
+    def __init__(self, workload: Workload, loop: asyncio.AbstractEventLoop) -> None:
+        self.make = workload.make
+        self.count = workload.count
+        self.acknowledged = 0
+        self.is_stopping = False
+        self.latencies: list[float] | None = None
+        self.fault: asyncio.Future[None] = loop.create_future()
+
+    async def wait(self, seconds: float) -> None:
+        """The time passes, or a fault of any connection is raised."""
+        done, _ = await asyncio.wait([self.fault], timeout=seconds)
+        for fault in done:
+            fault.result()
+
+    def begin_window(self) -> int:
+        self.latencies = []
+        return self.acknowledged
+
+    def end_window(self) -> list[float]:
+        found, self.latencies = self.latencies or [], None
+        return found
+
+    def fail(self, error: Exception) -> None:
+        if not self.fault.done():
+            self.fault.set_exception(error)
+
+
+class _Connection(asyncio.Protocol):
+    """One request in flight; `finished` is done when the last one was answered."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._buffer = b""
+        self._length = 0  # of the whole answer, once its head is there
+        self._sent_at = 0.0
+        self.finished: asyncio.Future[None] = run.fault.get_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own is one in all but its class
+
+    def start(self) -> None:
+        self._sent_at = time.perf_counter()
+        self._transport.write(self._run.make())
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer = self._buffer + data if self._buffer else data
+        if not self._length:
+            head = buffer.find(_HEAD_END)
+            if head < 0:
+                return
+            found = _LENGTH.search(buffer, 0, head + 2)
+            if found is None:
+                self._fail(UnexpectedAnswer(f"no length: {buffer[:200]!r}"))
+                return
+            self._length = head + len(_HEAD_END) + int(found[1])
+        if len(buffer) < self._length:
+            return
+        run = self._run
+        now = time.perf_counter()
+        try:
+            run.acknowledged += run.count(buffer)
+        except UnexpectedAnswer as error:
+            self._fail(error)
+            return
+        if run.latencies is not None:
+            run.latencies.append(now - self._sent_at)
+        self._buffer, self._length = b"", 0
+        if run.is_stopping:
+            self.finished.set_result(None)
+            return
+        self._sent_at = now
+        self._transport.write(run.make())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.finished.done():
+            self._fail(UnexpectedAnswer(f"the service closed a connection: {exc}"))
+
+    def _fail(self, error: Exception) -> None:
+        self._run.fail(error)
+        if not self.finished.done():
+            self.finished.set_result(None)
+        self._transport.close()

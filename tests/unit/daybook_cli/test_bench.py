@@ -1,0 +1,106 @@
+"""The load generator counts what was acknowledged and nothing else, and its report says what it measured."""
+
+import json
+from typing import Any
+
+import pytest
+
+from bench import workloads
+from bench.__main__ import Report, to_markdown
+from bench.generator import Measured, UnexpectedAnswer, Workload, measure, percentile
+from bench.yardstick import Server
+from tests.unit.daybook_cli.conftest import Reply, Request, Service
+
+MEASURED = Measured(
+    connections=64,
+    transactions=25_000,
+    acknowledged=36_000,
+    seconds=5.0,
+    rate=5000.0,
+    p50_ms=11.0,
+    p99_ms=24.0,
+    longest_ms=40.0,
+    generator_cpu=0.1,
+)
+
+
+def singles() -> Workload:
+    return workloads.singles("127.0.0.1", "t", "bank", "run")
+
+
+async def run(service: Service, workload: Workload) -> Measured:
+    return await measure(service.url, workload, connections=2, warm_up_seconds=0.05, window_seconds=0.1)
+
+
+def requests_of(service: Service) -> list[Request]:
+    return [request for request in service.requests if request.path == "/v1/ledgers/bank/transactions"]
+
+
+async def test_every_acknowledged_request_is_counted_and_has_a_key_of_its_own(service: Service) -> None:
+    service.script = lambda request: Reply(201, {"position": 1})
+    measured = await run(service, singles())
+    requests = requests_of(service)
+    assert measured.acknowledged == len(requests) >= measured.transactions > 0
+    assert len({request.key for request in requests}) == len(requests)
+    body = json.loads(requests[0].body)
+    assert [entry["direction"] for entry in body["entries"]] == ["debit", "credit"]
+    assert body["entries"][0]["account"] != body["entries"][1]["account"]
+
+
+@pytest.mark.parametrize("trouble", [Reply(422, {"code": "insufficient_funds"}), Reply(503, {}), Reply(0, None)])
+async def test_any_other_answer_ends_the_measurement(service: Service, trouble: Reply) -> None:
+    service.script = lambda request: trouble if len(service.requests) > 5 else Reply(201, {})
+    with pytest.raises(UnexpectedAnswer):
+        await run(service, singles())
+
+
+def batch_answer(*statuses: int) -> bytes:
+    results = [{"status": status, "body": {}} for status in statuses]
+    return b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps({"results": results}, separators=(",", ":")).encode()
+
+
+def test_a_batch_counts_only_where_each_of_its_commands_was_posted() -> None:
+    workload = workloads.batches("127.0.0.1", "t", "bank", "run")
+    sent: dict[str, Any] = json.loads(workload.make().split(b"\r\n\r\n", 1)[1])
+    assert len({command["key"] for command in sent["commands"]}) == workloads.BATCH_COMMANDS
+    assert workload.count(batch_answer(*[201] * 100)) == 100
+    with pytest.raises(UnexpectedAnswer):
+        workload.count(batch_answer(*[201] * 99, 422))
+
+
+def test_all_requests_of_a_workload_state_their_true_length() -> None:
+    for workload in (singles(), workloads.batches("127.0.0.1", "t", "bank", "run")):
+        for _ in range(50):
+            head, body = workload.make().split(b"\r\n\r\n", 1)
+            assert f"content-length: {len(body)}".encode() in head
+
+
+def test_percentiles_are_by_nearest_rank() -> None:
+    latencies = [number / 1000 for number in range(1, 101)]
+    assert percentile(latencies, 50) == pytest.approx(50)
+    assert percentile(latencies, 99) == pytest.approx(99)
+    assert percentile([0.007], 99) == pytest.approx(7)
+
+
+def test_the_report_names_the_ratio_and_what_it_was_measured_on() -> None:
+    report = Report(
+        name="first-light",
+        measured_at="2026-11-24T10:00:00+00:00",
+        commit="abc",
+        machine="x86_64",
+        cores=2,
+        python="3.11.7",
+        postgres=Server(version="18.6", fsync="on", synchronous_commit="on", full_page_writes="on"),
+        pgbench="pgbench -n",
+        inserts_before=22_000,
+        inserts_after=20_000,
+        singles=[MEASURED],
+        batches=None,
+        ratio=0.238,
+        gate=0.2,
+    )
+    table = to_markdown(report)
+    assert "| 1 transaction a request | 64 | 5,000 | 11.0 | 24.0 | 0.10 |" in table
+    assert "22,000 · 20,000" in table
+    assert "**0.24**" in table
+    assert "fsync on" in table
