@@ -106,7 +106,7 @@ async def _measure_all(
     ledger = f"bench-{secrets.token_hex(4)}"
     token, host = target.token("writer"), urlsplit(target.command_url).netloc
     talk().print(f"opening {workloads.ACCOUNTS} accounts in the ledger {ledger}")
-    with closing(Client(target.command_url, target.token("admin"))) as client:
+    with closing(Client(target.command_url, target.token("writer"))) as client:
         expected = workloads.open_ledger(client, ledger)
     singles: list[Measured] = []
     batches: Measured | None = None

@@ -37,9 +37,9 @@ class Connection:
 HERE = Connection()
 
 
-def commands(target: Target, role: str = "writer") -> Client:
-    """The command service, with the token of a role."""
-    return Client(target.command_url, target.token(role), _tell_wait)
+def commands(target: Target) -> Client:
+    """The command service, as a writer."""
+    return Client(target.command_url, target.token("writer"), _tell_wait)
 
 
 def queries(target: Target, role: str = "reader") -> Client:

@@ -25,7 +25,7 @@ from daybook.cli.commands_file import Command, MalformedLine, Survey, batches, o
 from daybook.cli.connection import HERE, Connection, commands, faults_end_the_command
 from daybook.cli.decimals import to_text
 from daybook.cli.posting import Tally, Trouble, post_batch
-from daybook.client import AnsweredProblem, Client, Target
+from daybook.client import AnsweredProblem, Client
 from daybook.terminal import CommandFailed, Exit, out, talk
 
 BATCH_COMMANDS_MAX = 1_000  # design §8
@@ -88,7 +88,8 @@ def load(
         found = _survey(path)
         client = commands(target)
         stack.callback(client.close)
-        _ensure_ledger(target, client, ledger, is_wanted=target.is_local if open_ledger is None else open_ledger)
+        if target.is_local if open_ledger is None else open_ledger:
+            _open_ledger(client, ledger)
         tally, began = Tally(), time.monotonic()
         try:
             _post_all(client, ledger, path, found, batch=batch, tally=tally)
@@ -114,14 +115,11 @@ def _post_all(client: Client, ledger: str, path: Path, found: Survey, *, batch: 
             advance(tally.done)
 
 
-def _ensure_ledger(target: Target, client: Client, ledger: str, *, is_wanted: bool) -> None:
-    """The ledger is open; where it was not, it is if that is wanted. The key makes two loads at once open it once."""
-    opener = client if not target.is_local else commands(target, "admin")
-    if not is_wanted:
-        return
+def _open_ledger(client: Client, ledger: str) -> None:
+    """The ledger is open, by this or by somebody before. The key makes two loads at once open it once."""
     body = msgspec.json.encode({"ledger": ledger, "accounts": "on-first-use"})
     try:
-        answer = opener.post("/v1/ledgers", body, key=f"load:open:{ledger}")
+        answer = client.post("/v1/ledgers", body, key=f"load:open:{ledger}")
     except AnsweredProblem as problem:
         if problem.code not in ("ledger_exists", "idempotency_key_reused"):
             raise

@@ -183,7 +183,7 @@ class SteadyLoad:
         self.faults: list[str] = []
 
     def open(self) -> None:
-        opener = Client(self._target.command_url, self._target.token("admin"))
+        opener = Client(self._target.command_url, self._target.token("writer"))
         defaults = [{"pattern": "users:*", "limits": {ASSET: {"minimum": 0}}}]
         body = msgspec.json.encode({"ledger": self._ledger, "accounts": "on-first-use", "defaults": defaults})
         opener.post("/v1/ledgers", body, key=f"open:{self._ledger}")
