@@ -24,7 +24,6 @@ class CommandMetrics:
         self._commands = counter(
             "commands", "Commands answered, by outcome: accepted or the code", "command", "outcome"
         )
-        self._refusals = counter("refusals", "Commands that the rules turned down and the log keeps", "code")
         self._replays = counter("replays", "Commands answered again with their first answer")
         self._conflicts = counter("append_conflicts", "Appends in which a fence failed")
         self._redecisions = counter("redecisions", "Commands decided again because a fence failed")
@@ -42,12 +41,10 @@ class CommandMetrics:
         self._redis_up = Gauge("daybook_redis_up", "Whether Redis answered when it was last asked", registry=registry)
         self._answered: dict[tuple[str, str], Callable[[], None]] = {}
 
-    def watch(self, *, queue_depth: Callable[[], int], connections: Callable[[], int]) -> None:
-        """Reads these two whenever somebody looks: commands waiting to be decided, connections to the log."""
+    def watch(self, queue_depth: Callable[[], int]) -> None:
+        """Reads how many commands wait to be decided, whenever somebody looks."""
         queue = Gauge("daybook_queue_depth", "Commands waiting to be decided", registry=self._registry)
         queue.set_function(queue_depth)
-        log = Gauge("daybook_log_connections", "Connections to the event log", registry=self._registry)
-        log.set_function(connections)
 
     # What a ledger's writer counts (application/writer.py).
 

@@ -90,15 +90,18 @@ class Books(Controller):
         return _response(await commands.find(request.scope, ledger))
 
 
+ROUTES = (Ledgers, Books)
+
+
 class HotRoutes:
-    """An ASGI application that answers the two hot routes itself and leaves all else to Litestar.
+    """An ASGI application that answers the two hot routes itself and leaves all else to the Litestar in `app`.
 
     Litestar's routing, signatures and responses cost more than the rest of a transaction's way in this process
     (ADR 0008 has the measurement). Everything that the edge does for a request, it does for these too.
     """
 
     def __init__(self, app: ASGIApp, commands: Commands) -> None:
-        self._app = app
+        self.app = app
         self._routes = {
             "transactions": (TRANSACTIONS, commands.post_transaction),
             "batches": (BATCHES, commands.post_batch),
@@ -108,7 +111,7 @@ class HotRoutes:
         """ASGI 3."""
         found = _HOT.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if found is None:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         ledger, route = found.groups()
         scope["path_template"], answered = self._routes[route]

@@ -1,0 +1,157 @@
+"""The parts of the command process and how they fit together. The only place that names concrete classes; no logic."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+from dependency_injector import containers, providers
+from litestar import Litestar
+from litestar.di import Provide
+from prometheus_client import CollectorRegistry
+
+from command_service.application.executor import Executor
+from command_service.application.writer import Bounds
+from command_service.infrastructure.lease import NoLocks, RedisLeases, connect
+from command_service.infrastructure.metrics import CommandMetrics
+from command_service.infrastructure.process import CommandProcess
+from command_service.presentation.commands import Commands
+from command_service.presentation.openapi import describe_requests
+from command_service.presentation.routes import ROUTES, HotRoutes
+from command_service.settings import CommandSettings
+from shared_kernel.event_log.pool import LogPool
+from shared_kernel.event_log.types import Tail
+from shared_kernel.health import Health
+from shared_kernel.http import create_app
+from shared_kernel.http_edge import Edge
+from shared_kernel.keys import FileKeys, Keys, UrlKeys
+from shared_kernel.metrics import new_registry
+from shared_kernel.security import TokenVerifier
+from shared_kernel.settings import SettingsError
+
+TITLE = "Daybook commands"
+DESCRIPTION = """The write side: what is to be done, done at most once, and answered the same each time.
+
+Send every command with an `Idempotency-Key` and repeat it with the same key until it is answered: it is applied once. What the
+rules turn down is a 422 with a stable `code`, recorded like any other event. `Daybook-Position` says where in its ledger's log
+the command stands: give it to a query, and the answer knows the command."""
+
+
+def _keys(settings: CommandSettings) -> Keys:
+    try:
+        if settings.jwt_keys_file is not None:
+            return FileKeys(Path(settings.jwt_keys_file))
+        return UrlKeys(settings.jwt_keys_url or "")
+    except (OSError, ValueError) as fault:
+        name = "DAYBOOK_JWT_KEYS_FILE" if settings.jwt_keys_file is not None else "DAYBOOK_JWT_KEYS_URL"
+        raise SettingsError([f"{name}: {fault}"]) from None
+
+
+def _pool(settings: CommandSettings, connections_max: int) -> LogPool:
+    return LogPool(
+        settings.postgres_url,
+        connections_max=connections_max,
+        borrow_timeout_ms=settings.log_borrow_timeout_ms,
+        connect_timeout_ms=settings.log_connect_timeout_ms,
+        lock_timeout_ms=settings.log_lock_timeout_ms,
+        statement_timeout_ms=settings.log_statement_timeout_ms,
+    )
+
+
+def _leases(*, settings: CommandSettings, pool: LogPool, metrics: CommandMetrics) -> RedisLeases | NoLocks:
+    if settings.locks == "off" or not settings.redis_url:
+        return NoLocks()
+    return RedisLeases(
+        connect(settings.redis_url, timeout_ms=settings.redis_timeout_ms),
+        incarnation=lambda: pool.incarnation,
+        metrics=metrics,
+        lease_ms=settings.lease_ms,
+        timeout_ms=settings.redis_timeout_ms,
+        ledgers_max=settings.lease_ledgers_max,
+    )
+
+
+def _bounds(settings: CommandSettings) -> Bounds:
+    return Bounds(
+        batch_commands_max=settings.batch_commands_max,
+        batch_entries_max=settings.batch_entries_max,
+        queue_commands_max=settings.queue_commands_max,
+        tail=Tail(events_max=settings.tail_events_max, bytes_max=settings.tail_bytes_max),
+        conflicts_before_slow_path=settings.conflicts_before_slow_path,
+        idle_s=settings.ledger_idle_seconds,
+    )
+
+
+def _app(
+    *,
+    settings: CommandSettings,
+    verifier: TokenVerifier,
+    health: Health,
+    registry: CollectorRegistry,
+    metrics: CommandMetrics,
+    executor: Executor,
+    commands: Commands,
+    process: CommandProcess,
+) -> Edge:
+    health.register("database", process.check_database)
+    metrics.watch(lambda: executor.waiting)
+    edge = create_app(
+        title=TITLE,
+        description=DESCRIPTION,
+        route_handlers=ROUTES,
+        lifespan=[process.lifespan],
+        verifier=verifier,
+        health=health,
+        registry=registry,
+        settings=settings,
+        dependencies={"commands": Provide(lambda: commands, use_cache=True, sync_to_thread=False)},
+    )
+    describe_requests(cast("Litestar", edge.app))
+    edge.app = HotRoutes(edge.app, commands)
+    return edge
+
+
+class Container(containers.DeclarativeContainer):
+    """One process. `settings` is given by `__main__`."""
+
+    settings = providers.Dependency(instance_of=CommandSettings)
+    registry = providers.Singleton(new_registry)
+    health = providers.Singleton(Health)
+    metrics = providers.Singleton(CommandMetrics, registry)
+    keys = providers.Singleton(_keys, settings)
+    verifier = providers.Singleton(
+        TokenVerifier,
+        keys,
+        issuer=settings.provided.jwt_issuer,
+        audience=settings.provided.jwt_audience,
+        leeway_seconds=settings.provided.jwt_leeway_seconds,
+    )
+    pool = providers.Singleton(lambda settings: _pool(settings, settings.log_connections_max), settings)
+    probe = providers.Singleton(lambda settings: _pool(settings, 1), settings)
+    leases = providers.Singleton(_leases, settings=settings, pool=pool, metrics=metrics)
+    executor = providers.Singleton(
+        Executor,
+        log=pool,
+        locks=leases,
+        metrics=metrics,
+        bounds=providers.Singleton(_bounds, settings),
+        deadline_s=settings.provided.command_seconds_max,
+    )
+    commands = providers.Singleton(
+        lambda executor, settings: Commands(
+            executor, query_url=settings.query_public_url.rstrip("/"), clock=lambda: datetime.now(UTC)
+        ),
+        executor,
+        settings,
+    )
+    process = providers.Singleton(CommandProcess, executor=executor, leases=leases, pool=pool, probe=probe, keys=keys)
+    app = providers.Singleton(
+        _app,
+        settings=settings,
+        verifier=verifier,
+        health=health,
+        registry=registry,
+        metrics=metrics,
+        executor=executor,
+        commands=commands,
+        process=process,
+    )

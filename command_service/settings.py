@@ -1,0 +1,78 @@
+"""What the command process is told by its environment. Every bound has a name, a unit and a default (chosen unless said)."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from shared_kernel.settings import HttpSettings, Secret
+
+Locks = Literal["adaptive", "off", "always"]
+
+
+class CommandSettings(HttpSettings, frozen=True, kw_only=True):
+    """The settings of `python -m command_service`."""
+
+    http_port: Annotated[int, Meta(ge=1, le=65535, description="TCP port of the HTTP API")] = 8080
+    http_body_bytes_max: Annotated[int, Meta(ge=1024, description="Longest request body taken")] = 4 * 1024 * 1024
+    query_public_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$(?!\n)",
+            description="Where clients reach the query service; `Location` headers begin with it",
+        ),
+    ]
+
+    redis_url: Annotated[Secret, Meta(description="Redis for the ledger leases; empty: no locks")] = Secret("")
+    locks: Annotated[
+        Locks,
+        Meta(description="adaptive: the ledger lease, as help only; off: none; always is not offered yet"),
+    ] = "adaptive"
+    lease_ms: Annotated[
+        int, Meta(ge=100, le=600_000, description="How long a ledger lease lasts; renewed at a third")
+    ] = 6_000
+    lease_ledgers_max: Annotated[
+        int, Meta(ge=1, description="Ledgers that leases are asked for; others go without")
+    ] = 1_000
+    redis_timeout_ms: Annotated[
+        int, Meta(ge=1, le=60_000, description="Longest wait for Redis, never in a command's way")
+    ] = 500
+
+    command_seconds_max: Annotated[
+        int, Meta(ge=1, le=600, description="Longest a command may wait to be decided; then it is turned away")
+    ] = 10
+    queue_commands_max: Annotated[
+        int, Meta(ge=1, description="Commands to one ledger that may wait; then it is overloaded")
+    ] = 10_000
+    batch_commands_max: Annotated[int, Meta(ge=1, le=10_000, description="Commands in one append")] = 256
+    batch_entries_max: Annotated[int, Meta(ge=1, description="Entries in one append, about")] = 5_000
+    conflicts_before_slow_path: Annotated[
+        int, Meta(ge=1, description="Lost races after which a command is decided under the ledger's lock")
+    ] = 2  # design §4
+    ledger_idle_seconds: Annotated[
+        int, Meta(ge=1, description="How long the states of a ledger without commands stay in memory")
+    ] = 300
+    tail_events_max: Annotated[
+        int, Meta(ge=1, description="Events of others taken in with one append; beyond it states are loaded anew")
+    ] = 2_000
+    tail_bytes_max: Annotated[int, Meta(ge=1, description="The same in bytes")] = 4_000_000
+
+    log_connections_max: Annotated[int, Meta(ge=1, le=1_000, description="Connections to Postgres for appends")] = 8
+    log_borrow_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for one of them")] = 5_000
+    log_connect_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a new connection")] = 5_000
+    log_lock_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a ledger's lock in Postgres")] = 2_000
+    log_statement_timeout_ms: Annotated[int, Meta(ge=1, description="Longest statement in Postgres")] = 10_000
+
+    def __post_init__(self) -> None:
+        faults = []
+        try:
+            super().__post_init__()
+        except ValueError as fault:
+            faults.append(str(fault))
+        if self.locks == "always":
+            faults.append("DAYBOOK_LOCKS: always is not available yet; it may be adaptive or off")
+        if self.redis_timeout_ms * 3 > self.lease_ms:
+            faults.append(
+                "DAYBOOK_REDIS_TIMEOUT_MS: a third of DAYBOOK_LEASE_MS is the most, or renewals come too late"
+            )
+        if faults:
+            raise ValueError("\n".join(faults))
