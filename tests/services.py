@@ -87,10 +87,14 @@ def open_to_servers(folder: Path) -> Path:
 
 
 def daybook(
-    *arguments: str, data: Path, within_s: float = 60, env: Mapping[str, str] | None = None, is_checked: bool = True
+    *arguments: str,
+    data: Path | None = None,
+    within_s: float = 60,
+    env: Mapping[str, str] | None = None,
+    is_checked: bool = True,
 ) -> subprocess.CompletedProcess[str]:
     """One call of the command line as a person would make it; fails with what it said."""
-    argv = [sys.executable, "-P", "-m", "daybook", *arguments, "--data", str(data)]
+    argv = [sys.executable, "-P", "-m", "daybook", *arguments, *(() if data is None else ("--data", str(data)))]
     outcome = subprocess.run(
         argv, check=False, capture_output=True, text=True, timeout=within_s, stdin=subprocess.DEVNULL, env=env
     )

@@ -201,4 +201,5 @@ def test_a_plain_user_without_a_home_of_its_own_can_run_it(data: Path) -> None:
         stack = json.loads((data / "stack" / "stack.json").read_bytes())
         assert all(os.stat(f"/proc/{pid}").st_uid == nobody.pw_uid for pid in stack["pids"].values())
     finally:
-        assert as_nobody("down").returncode == 0
+        ended = as_nobody("down")
+        assert ended.returncode == 0, ended.stderr
