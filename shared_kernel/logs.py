@@ -40,6 +40,8 @@ FIELDS = frozenset(
 
 correlation_id: ContextVar[str | None] = ContextVar("correlation_id", default=None)
 
+CREDENTIALS_LENGTH_MIN = 12  # the shortest text that can hold a URL with a password, `password=` or a token
+
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+@|(?<=Bearer )\S+|(?i:(?<=password=))[^\s&]+")
 
@@ -191,9 +193,11 @@ def _only_listed(logger: WrappedLogger, method: str, event: EventDict) -> EventD
             event[name] = "withheld"
         elif isinstance(value, str):
             if len(value) > TEXT_LENGTH_MAX:
-                value = value[:TEXT_LENGTH_MAX] + "…"  # noqa: PLW2901
-            # type(value) is not str: a Secret, whose repr is ***
-            event[name] = _CREDENTIALS.sub("***", value) if type(value) is str else repr(value)
+                event[name] = value = value[:TEXT_LENGTH_MAX] + "…"  # noqa: PLW2901
+            if type(value) is not str:
+                event[name] = repr(value)  # a Secret shows ***
+            elif len(value) > CREDENTIALS_LENGTH_MIN:
+                event[name] = _CREDENTIALS.sub("***", value)
         elif isinstance(value, Exception):
             event[name] = type(value).__name__
     return event
