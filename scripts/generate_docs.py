@@ -6,12 +6,12 @@
 import argparse
 import sys
 from collections.abc import Mapping
-from importlib import import_module
 from itertools import groupby
 from pathlib import Path
+from pkgutil import resolve_name
 
 from shared_kernel.problems import PROBLEMS
-from shared_kernel.settings import STACK_NAMES, SettingDoc, describe
+from shared_kernel.settings import STACK_NAMES, ProcessSettings, SettingDoc, describe
 
 ROOT = Path(__file__).parents[1]
 SETTINGS_FILE = ROOT / "docs" / "settings.md"
@@ -80,20 +80,27 @@ def main() -> int:
 def settings_document() -> str:
     """Every setting once: in the section of exactly those processes that read it with that default and meaning."""
     readers: dict[SettingDoc, list[str]] = {}
-    for process, place in STRUCTS.items():
-        module, name = place.split(":")
-        for setting in describe(getattr(import_module(module), name)):
+    for process in STRUCTS:
+        for setting in describe(struct_of(process)):
             readers.setdefault(setting, []).append(process)
     parts = [HEAD]
     for processes, title in SECTIONS.items():
         rows = [setting for setting, found in readers.items() if tuple(found) == processes]
         if rows:
-            parts.append(f"## {title}\n\n| variable | value | default | what it is |\n|---|---|---|---|\n" + _rows(rows))
+            parts.append(
+                f"## {title}\n\n| variable | value | default | what it is |\n|---|---|---|---|\n" + _rows(rows)
+            )
     missing = set(map(tuple, readers.values())) - set(SECTIONS)
     if missing or set(STACK) != STACK_NAMES:
         raise SystemExit(f"generate_docs.py does not know {missing or set(STACK) ^ STACK_NAMES}")
     parts.append(STACK_HEAD + "".join(f"| `{name}` | {what} |\n" for name, what in STACK.items()))
     return "\n".join(parts)
+
+
+def struct_of(process: str) -> type[ProcessSettings]:
+    """The settings struct of a process."""
+    struct: type[ProcessSettings] = resolve_name(STRUCTS[process])
+    return struct
 
 
 def with_problem_table(document: str) -> str:
