@@ -117,9 +117,9 @@ class Pipeline:
     def _sync(self, *, is_write: bool) -> asyncio.Future[Results]:
         self._pgconn.pipeline_sync()
         request = _Request(self._loop.create_future(), is_write=is_write)
-        if not self._in_flight:
-            self._set_deadline()
         self._in_flight.append(request)
+        if len(self._in_flight) == 1:
+            self._set_deadline()
         self._flush()
         return request.future
 
