@@ -83,7 +83,7 @@ class ForeignGeneration(Corruption):
             projection=generation.projection,
             generation=generation.number,
             **fields,
-            remedy=remedy,
+            detail=remedy,
         )
 
 

@@ -121,7 +121,7 @@ class Projector:
         behind = worker.check(is_live=False)
         self._looked_at = time.monotonic()
         if has_more:
-            self._logger.info("building", generation=generation.number, events_behind=behind)
+            self._logger.info("building", generation=generation.number, behind=behind)
             return False
         if behind > self._pace.swap_behind_max:
             return False
@@ -137,5 +137,5 @@ class Projector:
         longest = min(self._pace.retry_ms << min(failures - 1, 30), self._pace.retry_max_ms)
         wait_s = longest / 1_000 * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
         say = self._logger.error if is_stopped else self._logger.warning
-        say("projection_waits", failures=failures, wait_ms=int(wait_s * 1_000), code=error.code, **error.fields)
+        say("projection_waits", attempts=failures, wait_ms=int(wait_s * 1_000), code=error.code, **error.fields)
         self._stop.wait(wait_s)

@@ -282,4 +282,4 @@ class Worker:
 def beyond_head(ledger: str, *, position: int, head: int) -> Corruption:
     """The alert for a log that forgot: somebody restored the database and did not say so."""
     remedy = "the database went back: stop every process, run `daybook restored`, start again"
-    return Corruption("position_beyond_head", ledger=ledger, position=position, head=head, remedy=remedy)
+    return Corruption("position_beyond_head", ledger=ledger, position=position, head=head, detail=remedy)

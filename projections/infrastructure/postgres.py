@@ -79,9 +79,9 @@ def translated(error: psycopg.Error) -> DaybookError:
     """The driver's error in our words; texts stay behind, since they may quote values."""
     sqlstate = error.sqlstate or ""
     if sqlstate in _CONTENTION:
-        return Contention("postgres_contention", sqlstate=sqlstate)
+        return Contention("postgres_contention", reason=sqlstate)
     if sqlstate.startswith(_UNWRITABLE) or (not sqlstate and isinstance(error, psycopg.DataError)):
-        return Unwritable("unwritable", sqlstate=sqlstate or None)
+        return Unwritable("unwritable", reason=sqlstate or type(error).__name__)
     if sqlstate and not isinstance(error, psycopg.OperationalError):  # a missing table or right: wait for the migration
-        return Unavailable("postgres_refused", sqlstate=sqlstate)
-    return Unavailable("postgres_unavailable", sqlstate=sqlstate or None)
+        return Unavailable("postgres_refused", reason=sqlstate)
+    return Unavailable("postgres_unavailable", reason=sqlstate or type(error).__name__)

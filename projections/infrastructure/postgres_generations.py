@@ -14,7 +14,7 @@ from psycopg import Connection, sql
 from projections.application.ports import ForeignGeneration, Generation
 from projections.domain.projection import Projection
 from projections.infrastructure.postgres import STATEMENTS, Database, Row
-from shared_kernel.errors import Corruption
+from shared_kernel.errors import Corruption, Rejection
 
 # Chosen: "book", so that it meets no other advisory lock; the second key is the projection's name.
 _LOCK_CHANGES: Final = 0x626F6F6B
@@ -46,16 +46,26 @@ class PostgresGenerations:
             own = self._one(session, "newest_generation", self._projection.version)
             if own is None:
                 if self._projection.version < live.version:
-                    raise Corruption("projection_version_gone", version=self._projection.version, live=live.version)
+                    raise Corruption(
+                        "projection_version_gone", version=self._projection.version, generation=live.number
+                    )
                 return self._add(session, state="building", incarnation=incarnation)
         if own.incarnation != incarnation:
             raise ForeignGeneration(own)
         return own
 
     def begin(self) -> Generation:
-        """A new generation of this code's version is there to be built; the projector finds it when it next starts."""
+        """A new generation is there to be built, and a stopped projector will find it.
+
+        Rejection `rebuild_not_needed`: there is one of the log's incarnation already. It is not for a change of mind: a
+        projector that builds does not feed the live generation meanwhile.
+        """
         with self._changes() as session:
-            return self._add(session, state="building", incarnation=_incarnation(session))
+            incarnation = _incarnation(session)
+            own = self._one(session, "newest_generation", self._projection.version)
+            if own is not None and own.incarnation == incarnation:
+                raise Rejection("rebuild_not_needed", generation=own.number, state=own.state)
+            return self._add(session, state="building", incarnation=incarnation)
 
     def lock(self) -> bool:
         """True if this process alone may build from now on, until it ends or loses its connection."""

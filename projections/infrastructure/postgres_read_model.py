@@ -4,7 +4,7 @@ The compare-and-set of positions comes first in the transaction, in ledger order
 nothing, and two writers never wait for each other in a circle.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import LiteralString
 
 from psycopg import Connection, Rollback, sql
@@ -52,7 +52,6 @@ class PostgresReadModel:
 
     def write(self, batch: Batch) -> bool:
         """Writes all of it or nothing; a ledger that passes its fault is rid of it. False: somebody else was there first."""
-        is_written = False
         with self._database.session() as session, session.transaction():
             if not self._move(session, batch.moves):
                 raise Rollback
@@ -63,8 +62,8 @@ class PostgresReadModel:
                             copy.write_row(row)
             if batch.faults:
                 session.execute(STATEMENTS["stand_still"], self._of | _columns_of_faults(batch))
-            is_written = True
-        return is_written
+            return True
+        return False
 
     def standing(self) -> list[Standing]:
         """The ledgers that stand still."""
@@ -106,12 +105,14 @@ class PostgresReadModel:
         locked = session.execute(STATEMENTS["lock_positions"], of).fetchall()
         expected = [(move.ledger, move.previous, True) for move in moves]
         if locked != expected or session.execute(STATEMENTS["move_positions"], of).rowcount != len(moves):
+            if session.execute(STATEMENTS["incarnation"]).fetchone() != (self._incarnation,):
+                raise ForeignGeneration(self._generation)
             return False
         session.execute(STATEMENTS["go_on"], of)
         return True
 
 
-def _columns_of_faults(batch: Batch) -> Mapping[str, list[str] | list[int]]:
+def _columns_of_faults(batch: Batch) -> dict[str, object]:
     faults = sorted(batch.faults, key=lambda fault: fault.ledger)
     return {
         "ledgers": [fault.ledger for fault in faults],

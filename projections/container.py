@@ -1,0 +1,192 @@
+"""Wires relay and projector: the one place where their concrete classes are named. No logic."""
+
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import LiteralString
+
+from dependency_injector import containers, providers
+from prometheus_client import CollectorRegistry
+
+from projections.application.figures import Figures, RelayFigures
+from projections.application.ports import Generation
+from projections.application.projector import Pace, Projector
+from projections.application.relay import Relay, RelayPace
+from projections.application.worker import Bounds, Worker
+from projections.domain.books import BOOKS
+from projections.domain.projection import Projection
+from projections.infrastructure.kafka import KafkaPublisher, KafkaSource
+from projections.infrastructure.postgres import Database
+from projections.infrastructure.postgres_generations import PostgresGenerations
+from projections.infrastructure.postgres_log import PostgresLog
+from projections.infrastructure.postgres_read_model import PostgresReadModel
+from projections.infrastructure.postgres_relayed import PostgresRelayed
+from projections.infrastructure.postgres_wakeups import PostgresWakeups
+from projections.presentation.figures import PROJECTOR, RELAY, FiguresCollector, readiness
+from projections.settings import ProjectorSettings, RelaySettings
+from shared_kernel.event_log.statements import load_statements
+from shared_kernel.health import Health, HealthServer
+from shared_kernel.metrics import new_registry
+
+
+def _health(check_name: str, figures: Figures | RelayFigures) -> Health:
+    health = Health()
+    health.register(check_name, readiness(figures))
+    return health
+
+
+def _registry(collector: FiguresCollector) -> CollectorRegistry:
+    registry = new_registry()
+    registry.register(collector)
+    return registry
+
+
+def _worker_of(
+    *,
+    database: Database,
+    projection: Projection,
+    totals: LiteralString,
+    log: PostgresLog,
+    figures: Figures,
+    bounds: Bounds,
+    stop: threading.Event,
+) -> Callable[[Generation], Worker]:
+    def pause(wait_s: float) -> None:
+        stop.wait(wait_s)
+
+    def worker_of(generation: Generation) -> Worker:
+        model = PostgresReadModel(database, projection=projection, generation=generation, totals=totals)
+        return Worker(
+            projection,
+            model=model,
+            log=log,
+            figures=figures,
+            bounds=bounds,
+            monotonic=time.monotonic,
+            pause=pause,
+        )
+
+    return worker_of
+
+
+class RelayContainer(containers.DeclarativeContainer):
+    """One relay. `settings` is given by `__main__`."""
+
+    settings = providers.Dependency(instance_of=RelaySettings)
+    stop = providers.Singleton(threading.Event)
+    figures = providers.Singleton(RelayFigures)
+    database = providers.Singleton(Database, settings.provided.postgres_url, name="daybook relay")
+    relay = providers.Singleton(
+        Relay,
+        providers.Callable(lambda: f"{socket.gethostname()}/{secrets.token_hex(4)}"),
+        log=providers.Singleton(PostgresLog, database),
+        relayed=providers.Singleton(PostgresRelayed, database),
+        publisher=providers.Singleton(
+            KafkaPublisher,
+            settings.provided.kafka_bootstrap,
+            topic=settings.provided.kafka_topic,
+            partitions=settings.provided.kafka_partitions,
+            replicas=settings.provided.kafka_replicas,
+        ),
+        wakeups=providers.Singleton(
+            PostgresWakeups,
+            providers.Singleton(Database, settings.provided.postgres_url, name="daybook relay wake-ups"),
+        ),
+        figures=figures,
+        pace=providers.Singleton(
+            RelayPace,
+            batch_events_max=settings.provided.batch_events_max,
+            batch_bytes_max=settings.provided.batch_bytes_max,
+            ledgers_max=settings.provided.batch_ledgers_max,
+            lease_ms=settings.provided.lease_ms,
+            stop_ms=settings.provided.stop_ms,
+            poll_ms=settings.provided.poll_ms,
+            retry_ms=settings.provided.retry_ms,
+            retry_max_ms=settings.provided.retry_max_ms,
+        ),
+        stop=stop,
+        monotonic=providers.Object(time.monotonic),
+    )
+    health = providers.Singleton(_health, "relay", figures)
+    health_server = providers.Singleton(
+        HealthServer,
+        health,
+        providers.Singleton(_registry, providers.Singleton(FiguresCollector, figures, part="relay", docs=RELAY)),
+        host=settings.provided.health_host,
+        port=settings.provided.health_port,
+    )
+
+
+class ProjectorContainer(containers.DeclarativeContainer):
+    """One projector of one projection. `settings` is given by `__main__`; `projection` and its SQL are `books`'."""
+
+    settings = providers.Dependency(instance_of=ProjectorSettings)
+    projection = providers.Object(BOOKS)
+    statements = providers.Singleton(load_statements, "projections.infrastructure", "books.sql")
+    stop = providers.Singleton(threading.Event)
+    figures = providers.Singleton(Figures)
+    database = providers.Singleton(Database, settings.provided.postgres_url, name="daybook projector")
+    generations = providers.Singleton(
+        PostgresGenerations, database, projection=projection, schema=statements.provided["schema"]
+    )
+    bounds = providers.Singleton(
+        Bounds,
+        batch_events_max=settings.provided.batch_events_max,
+        batch_bytes_max=settings.provided.batch_bytes_max,
+        ledgers_max=settings.provided.batch_ledgers_max,
+        totals_max=settings.provided.totals_max,
+        tries_max=settings.provided.tries_max,
+        retry_ms=settings.provided.waiting_retry_ms,
+        retry_max_ms=settings.provided.waiting_retry_max_ms,
+    )
+    log = providers.Singleton(PostgresLog, database)
+    worker_of = providers.Callable(
+        _worker_of,
+        database=database,
+        projection=projection,
+        totals=statements.provided["totals"],
+        log=log,
+        figures=figures,
+        bounds=bounds,
+        stop=stop,
+    )
+    projector = providers.Singleton(
+        Projector,
+        projection.provided.name,
+        generations=generations,
+        worker_of=worker_of,
+        source=providers.Singleton(
+            KafkaSource,
+            settings.provided.kafka_bootstrap,
+            topic=settings.provided.kafka_topic,
+            group=providers.Callable("{}.{}".format, settings.provided.kafka_group_prefix, projection.provided.name),
+            batch_events_max=settings.provided.batch_events_max,
+            figures=figures,
+        ),
+        figures=figures,
+        pace=providers.Singleton(
+            Pace,
+            poll_ms=settings.provided.poll_ms,
+            heads_ms=settings.provided.heads_ms,
+            commit_ms=settings.provided.offsets_ms,
+            retry_ms=settings.provided.retry_ms,
+            retry_max_ms=settings.provided.retry_max_ms,
+            swap_behind_max=settings.provided.swap_behind_max,
+        ),
+        stop=stop,
+    )
+    health = providers.Singleton(_health, "projector", figures)
+    health_server = providers.Singleton(
+        HealthServer,
+        health,
+        providers.Singleton(
+            _registry,
+            providers.Singleton(
+                FiguresCollector, figures, part="projector", docs=PROJECTOR, projection=projection.provided.name
+            ),
+        ),
+        host=settings.provided.health_host,
+        port=settings.provided.health_port,
+    )

@@ -1,0 +1,244 @@
+"""Kafka at both ends: the relay's idempotent producer and the projector's consumer. Events go in order by ledger.
+
+A message is the event's canonical line with CloudEvents 1.0 attributes in its headers. What arrives is a hint: the consumer
+lets through only well-formed events of the expected incarnation, and whoever applies them checks their positions.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from projections.application.figures import Figures
+from projections.application.ports import PublishFailed
+from shared_kernel.errors import Unavailable
+from shared_kernel.event_log.types import RecordedEvent
+from shared_kernel.events import canonical_line, decode_metadata, parse_line
+from shared_kernel.words import format_time
+
+# Chosen: above the longest event that a command of 4 MiB can make, so that no event is too long to publish.
+MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
+ADMIN_S_MAX: Final = 10.0
+POLL_S: Final = 0.1  # how often a waiting publisher looks at its lease
+_QUIET: Final = {"log_level": 3}  # errors only: each lost connection is otherwise told many times
+
+
+class KafkaPublisher:
+    """Publishes batches; a batch is done when every delivery report is in. After a failure it begins with a fresh producer."""
+
+    def __init__(self, bootstrap: str, *, topic: str, partitions: int, replicas: int) -> None:
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._partitions = partitions
+        self._replicas = replicas
+        self._producer: Producer | None = None
+        self._failed: KafkaError | None = None
+        self._delivered = 0
+
+    def prepare(self) -> None:
+        """The topic exists and a fresh producer stands ready. Unavailable where Kafka cannot be reached."""
+        self.close()
+        admin = AdminClient({"bootstrap.servers": self._bootstrap, **_QUIET})
+        try:
+            if self._topic not in admin.list_topics(timeout=ADMIN_S_MAX).topics:
+                self._make_topic(admin)
+        except KafkaException as error:
+            raise Unavailable("kafka_unavailable", reason=error.args[0].name()) from None
+        self._producer = Producer(
+            {
+                "bootstrap.servers": self._bootstrap,
+                "client.id": "daybook-relay",
+                "enable.idempotence": True,
+                "acks": "all",
+                "message.timeout.ms": 0,  # unlimited: an event is never given up, the log has it anyway
+                "message.max.bytes": MESSAGE_BYTES_MAX,
+                "queue.buffering.max.messages": 200_000,
+                "queue.buffering.max.kbytes": 256 * 1024,
+                "linger.ms": 2,
+                "compression.type": "lz4",
+                "error_cb": self._on_error,
+                **_QUIET,
+            }
+        )
+
+    def publish(self, events: Sequence[RecordedEvent], *, incarnation: str, meanwhile: Callable[[], None]) -> None:
+        """Every event is stored, in order. PublishFailed otherwise. `meanwhile` is called while it waits, and may raise."""
+        if self._producer is None:
+            self.prepare()
+        producer, topic = self._producer, self._topic
+        if producer is None:
+            raise PublishFailed("no_producer")
+        self._failed, self._delivered = None, 0
+        asked_at = time.monotonic()
+        of_incarnation = ("daybook_incarnation", incarnation)
+        try:
+            for event in events:
+                while True:
+                    try:
+                        producer.produce(
+                            topic,
+                            key=event.ledger,
+                            value=canonical_line(event),
+                            headers=_headers(event, of_incarnation),
+                            on_delivery=self._on_delivery,
+                        )
+                        break
+                    except BufferError:  # the queue is full: let reports come in
+                        producer.poll(POLL_S)
+                        meanwhile()
+                producer.poll(0)
+            while self._delivered < len(events) and self._failed is None:
+                producer.poll(POLL_S)
+                if time.monotonic() - asked_at > POLL_S:
+                    meanwhile()
+        except KafkaException as error:
+            raise PublishFailed("publish_failed", reason=error.args[0].name()) from None
+        if self._failed is not None:
+            raise PublishFailed("publish_failed", reason=self._failed.name())
+
+    def close(self) -> None:
+        """Drops what is under way: it was not remembered, so it will be published again."""
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer.poll(0)
+            self._producer = None
+
+    def _make_topic(self, admin: AdminClient) -> None:
+        topic = NewTopic(
+            self._topic,
+            num_partitions=self._partitions,
+            replication_factor=self._replicas,
+            config={"max.message.bytes": str(MESSAGE_BYTES_MAX)},
+        )
+        [made] = admin.create_topics([topic], operation_timeout=ADMIN_S_MAX, request_timeout=ADMIN_S_MAX).values()
+        try:
+            made.result(timeout=ADMIN_S_MAX)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+        structlog.get_logger("daybook.relay").info("topic_ready", topic=self._topic, count=self._partitions)
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            self._delivered += 1
+        else:
+            self._failed = error
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._failed = error
+
+
+class KafkaSource:
+    """A consumer in the projection's group. Single-threaded; joins the group at its first poll."""
+
+    def __init__(self, bootstrap: str, *, topic: str, group: str, batch_events_max: int, figures: Figures) -> None:
+        self._settings: dict[str, Any] = {
+            "bootstrap.servers": bootstrap,
+            "group.id": group,
+            "client.id": group,
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": 10_000,
+            "fetch.message.max.bytes": 4 * 1024 * 1024,
+            "fetch.wait.max.ms": 100,
+            "queued.max.messages.kbytes": 64 * 1024,
+            "topic.metadata.refresh.interval.ms": 10_000,  # a topic that was deleted and made again is found by then
+            "allow.auto.create.topics": False,
+            **_QUIET,
+        }
+        self._topic = topic
+        self._batch_events_max = batch_events_max
+        self._figures = figures
+        self._incarnation = b""
+        self._consumer: Consumer | None = None
+        self._was_assigned = False
+        self._logger = structlog.get_logger("daybook.projector")
+        self._said_at: dict[str, float] = {}
+
+    def expect(self, incarnation: str) -> None:
+        """From now on only events of this incarnation are let through."""
+        self._incarnation = incarnation.encode()
+
+    def poll(self, wait_s: float) -> list[RecordedEvent]:
+        """What has arrived; waits for the first, never for more."""
+        if self._consumer is None:
+            self._consumer = Consumer(self._settings)
+            self._consumer.subscribe([self._topic], on_assign=self._on_assign)
+        first = self._consumer.poll(wait_s)
+        if first is None:
+            return []
+        # consume() waits until it has all it asked for or its time is over: so it gets none.
+        messages = [first, *self._consumer.consume(self._batch_events_max - 1, timeout=0)]
+        return [event for message in messages if (event := self._event(message)) is not None]
+
+    def was_assigned(self) -> bool:
+        """True once after partitions were given to this process."""
+        was_assigned, self._was_assigned = self._was_assigned, False
+        return was_assigned
+
+    def commit(self) -> None:
+        """Marks what was polled as done: a hint for the next start, nothing more."""
+        if self._consumer is not None:
+            try:
+                self._consumer.commit(asynchronous=True)
+            except KafkaException as error:
+                self._say("offsets_not_committed", reason=error.args[0].name())
+
+    def close(self) -> None:
+        """Commits and leaves the group."""
+        if self._consumer is not None:
+            with suppress(KafkaException):  # nothing new, or no broker: the next start sees some events again
+                self._consumer.commit(asynchronous=False)
+            self._consumer.close()
+            self._consumer = None
+
+    def _event(self, message: Message) -> RecordedEvent | None:
+        error = message.error()
+        if error is not None:
+            self._say("kafka_trouble", reason=error.name())
+            return None
+        if (
+            b"" if (headers := message.headers()) is None else dict(headers).get("daybook_incarnation")
+        ) != self._incarnation:
+            self._figures.foreign += 1
+            self._say("foreign_message_dropped", partition=message.partition(), offset=message.offset())
+            return None
+        try:
+            return parse_line(message.value() or b"")
+        except (msgspec.MsgspecError, ValueError):  # the log has it, if it ever was one of ours
+            self._figures.malformed += 1
+            self._say("malformed_message_dropped", partition=message.partition(), offset=message.offset())
+            return None
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._was_assigned = self._was_assigned or bool(partitions)
+
+    def _say(self, event: str, **fields: str | int | None) -> None:
+        """A warning, at most one of a kind every ten seconds; the counters have them all."""
+        now = time.monotonic()
+        if now - self._said_at.get(event, -10.0) >= 10.0:
+            self._said_at[event] = now
+            self._logger.warning(event, **fields)
+
+
+def _headers(event: RecordedEvent, of_incarnation: tuple[str, str]) -> list[tuple[str, str | bytes | None]]:
+    headers: list[tuple[str, str | bytes | None]] = [
+        ("ce_specversion", "1.0"),
+        ("ce_id", f"{event.ledger}/{event.position}"),
+        ("ce_source", f"/daybook/{event.ledger}"),
+        ("ce_type", event.type),
+        ("ce_time", format_time(event.recorded_at)),
+        ("content-type", "application/json"),
+        of_incarnation,
+    ]
+    if '"trace"' in event.metadata and (trace := decode_metadata(event.metadata).trace) is not None:
+        headers.append(("traceparent", trace))
+    return headers

@@ -1,0 +1,69 @@
+"""What the relay remembers in Postgres: its lease and its positions, every write fenced by the lease's epoch."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from projections.application.ports import Lag, Move
+from projections.infrastructure.postgres import STATEMENTS, Database
+
+
+class PostgresRelayed:
+    """The lease row and the relay's positions."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def acquire(self, owner: str, lease_ms: int) -> int | None:
+        """A new epoch if the lease was free or over, by the database's clock."""
+        parameters = {"owner": owner, "lease": timedelta(milliseconds=lease_ms)}
+        with self._database.session() as session:
+            row = session.execute(STATEMENTS["acquire_lease"], parameters).fetchone()
+        return None if row is None else int(row[0])
+
+    def renew(self, owner: str, epoch: int, lease_ms: int) -> bool:
+        """False: another relay has taken over."""
+        parameters = {"owner": owner, "epoch": epoch, "lease": timedelta(milliseconds=lease_ms)}
+        with self._database.session() as session:
+            return session.execute(STATEMENTS["renew_lease"], parameters).rowcount == 1
+
+    def release(self, owner: str, epoch: int) -> None:
+        """The lease is over at once, if it was still ours."""
+        with self._database.session() as session:
+            session.execute(STATEMENTS["release_lease"], {"owner": owner, "epoch": epoch})
+
+    def positions(self, epoch: int, incarnation: str) -> dict[str, int]:
+        """Published positions. Those of another incarnation begin again at 0: all its events are published anew.
+
+        Consumers drop the other incarnation's messages, read or unread, so what they had of it is no start.
+        """
+        of = {"epoch": epoch, "incarnation": incarnation}
+        with self._database.session() as session, session.transaction():
+            if session.execute(STATEMENTS["hold_lease"], of).fetchone() is not None:
+                session.execute(STATEMENTS["forget_other_incarnations"], of)
+            rows = session.execute(STATEMENTS["relay_positions"]).fetchall()
+        return dict(rows)
+
+    def lags(self) -> list[Lag]:
+        """Every ledger whose published position is not its head."""
+        with self._database.session() as session:
+            rows = session.execute(STATEMENTS["relay_lags"]).fetchall()
+        return [Lag(ledger=ledger, head=head, position=position) for ledger, head, position in rows]
+
+    def advance(self, epoch: int, incarnation: str, moves: Sequence[Move]) -> bool:
+        """Writes all positions or none. False: the epoch, the incarnation or a previous position is another."""
+        of = {
+            "epoch": epoch,
+            "incarnation": incarnation,
+            "ledgers": [move.ledger for move in moves],
+            "previous": [move.previous for move in moves],
+            "reached": [move.position for move in moves],
+        }
+        with self._database.session() as session, session.transaction() as transaction:
+            if session.execute(STATEMENTS["hold_lease"], of).fetchone() is None:
+                return False
+            if any(move.previous == 0 for move in moves):
+                session.execute(STATEMENTS["begin_relay_positions"], of)
+            if session.execute(STATEMENTS["move_relay_positions"], of).rowcount == len(moves):
+                return True
+            transaction.force_rollback = True
+        return False

@@ -1,0 +1,70 @@
+"""Shows the figures of relay and projector to Prometheus, and to health checks: no more than the loop has counted."""
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from projections.application.figures import Figures, RelayFigures
+
+PROJECTOR = {
+    "applied": "Events applied to the read model",
+    "batches": "Batches written",
+    "batch_seconds": "Seconds spent on batches, folding and writing",
+    "from_log": "Events read from the log: healing, gaps, builds and retries",
+    "gaps": "Ledgers whose messages had a gap, filled from the log",
+    "duplicates": "Messages dropped because their position was there already",
+    "foreign": "Messages dropped because they are of another incarnation of the log",
+    "malformed": "Messages dropped because they are no events",
+    "lost_races": "Batches that another worker wrote first",
+    "faults": "Times that a ledger came to stand still, tries included",
+    "lag_events": "Events behind the log, all ledgers",
+    "lag_events_max": "Events behind the log, the ledger most behind",
+    "waiting": "Ledgers that stand still",
+    "generation": "The generation that this process feeds",
+    "is_building": "1 while that generation is built from the log",
+    "is_stopped": "1 while the projection is stopped: its positions are of another incarnation",
+}
+RELAY = {
+    "published": "Events stored by Kafka",
+    "batches": "Batches published",
+    "batch_seconds": "Seconds spent on publishing batches",
+    "failures": "Failed rounds, each begun again from what is remembered",
+    "lost_leases": "Times that another relay took over",
+    "lag_events": "Events not yet published, all ledgers, at the last look",
+    "lag_events_max": "Events not yet published, the ledger most behind",
+    "epoch": "The epoch of the lease",
+    "is_active": "1 while this relay holds the lease",
+}
+_GAUGES = {"lag_events", "lag_events_max", "waiting", "generation", "is_building", "is_stopped", "epoch", "is_active"}
+
+
+class FiguresCollector(Collector):
+    """`daybook_<part>_<figure>`; with a projection's name as label where there is one."""
+
+    def __init__(
+        self, figures: Figures | RelayFigures, *, part: str, docs: dict[str, str], projection: str = ""
+    ) -> None:
+        self._figures = figures
+        self._part = part
+        self._docs = docs
+        self._labels = {"projection": projection} if projection else {}
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample each, as of now."""
+        values = msgspec.structs.asdict(self._figures)
+        for name, doc in self._docs.items():
+            family = GaugeMetricFamily if name in _GAUGES else CounterMetricFamily
+            metric = family(f"daybook_{self._part}_{name}", doc, labels=list(self._labels))
+            metric.add_metric(list(self._labels.values()), float(values[name]))
+            yield metric
+
+
+def readiness(figures: Figures | RelayFigures) -> Callable[[], str | None]:
+    """A health check: what the loop is waiting out, if anything."""
+
+    def check() -> str | None:
+        return None if figures.is_ready else figures.trouble or "starting"
+
+    return check
