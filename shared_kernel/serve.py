@@ -128,28 +128,34 @@ class _Lifespan:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
         self._task = asyncio.create_task(self._app(scope, self._to_app.get, self._from_app.put))
         answer = await self._ask("lifespan.startup")
-        if answer["type"] != "lifespan.startup.complete":
-            with suppress(Exception):
-                await self._task
-            reason = answer.get("message", "").strip().rpartition("\n")[2]  # of a stack trace, the exception
-            raise CannotServeError(reason or "the application did not start")
+        if answer != "lifespan.startup.complete":
+            raise CannotServeError(await self._reason())
 
     async def stop(self) -> None:
         """The application has ended; what went wrong in that is logged."""
-        answer = await self._ask("lifespan.shutdown")
-        if answer["type"] != "lifespan.shutdown.complete":
-            log.error("stop_failed", reason=answer.get("message", "").strip().rpartition("\n")[2])
-        if self._task is not None:
-            with suppress(Exception):
-                await self._task
+        if await self._ask("lifespan.shutdown") != "lifespan.shutdown.complete":
+            log.error("stop_failed", reason=await self._reason())
+        elif self._task is not None:
+            await self._task
 
-    async def _ask(self, message: str) -> dict[str, str]:
+    async def _ask(self, message: str) -> str:
+        """The type of the answer; empty if the application ended without one."""
+        assert self._task is not None  # noqa: S101 - start made it
         await self._to_app.put({"type": message})
         answer = asyncio.create_task(self._from_app.get())
-        assert self._task is not None  # noqa: S101 - start made it
         await asyncio.wait((answer, self._task), return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
-            return answer.result()
+            return answer.result()["type"]
         answer.cancel()
+        return ""
+
+    async def _reason(self) -> str:
+        """Class and first line of what ended the application; of a group, its first."""
+        assert self._task is not None  # noqa: S101 - start made it
+        await asyncio.wait((self._task,))
         error = self._task.exception()
-        return {"type": message + ".failed", "message": f"{type(error).__name__}: {error}" if error else ""}
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if error is None:
+            return "the application did not start"
+        return f"{type(error).__name__}: {error}".partition("\n")[0]
