@@ -17,6 +17,7 @@ from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from query_service.application.query_handler import Question, RowT, Snapshot, Stamp, Standstill, Value
+from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.statements import Statements
 from shared_kernel.errors import Unavailable
 
@@ -40,6 +41,7 @@ class PostgresBooks:
         *,
         url: str,
         statements: Statements,
+        figures: QueryFigures,
         connections_max: int,
         requests_waiting_max: int,
         pool_wait_ms: int,
@@ -47,6 +49,7 @@ class PostgresBooks:
         statement_ms: int,
     ) -> None:
         self._statements = statements
+        self._figures = figures
         self._schema = ""
         self._asking = 0
         self._asking_max = connections_max + requests_waiting_max
@@ -69,6 +72,7 @@ class PostgresBooks:
             open=False,
             name="books",
         )
+        figures.watch_pool(self.pool)
 
     async def open(self) -> None:
         """Connecting has begun; the database need not be there yet."""
@@ -111,8 +115,16 @@ class PostgresBooks:
                     return snapshot
         raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_answer")
 
-    async def live_schema(self) -> str | None:
-        """The schema of the live generation, None if there is none yet. Errors as `fetch`, but tried once."""
+    async def check_database(self) -> str | None:
+        """For readiness: None if Postgres answers."""
+        await self._ask_live()
+        return None
+
+    async def check_live(self) -> str | None:
+        """For readiness: None if there is a generation to read."""
+        return None if await self._ask_live() else "no generation of books is live"
+
+    async def _ask_live(self) -> str | None:
         try:
             async with self.pool.connection() as connection:
                 return await self._live(connection)
@@ -133,6 +145,7 @@ class PostgresBooks:
             live = cast("str", rows[0][0]) if rows else ""
             self._schema = live
             if live != schema:
+                self._figures.swaps.inc()
                 return None
         found = [question.row(*row[STAMP_COLUMNS:]) for row in rows if row[STAMP_COLUMNS] is not None]
         return Snapshot(_stamp(rows[0]), found)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from litestar import Request
 from litestar.datastructures import State
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
 from query_service.application.pages import LIMIT_MAX, POSITION_MAX
 from query_service.application.query_handler import Asked
@@ -22,21 +22,23 @@ _NO_NUL = r"^[^\x00]*$"  # Postgres has no such text
 
 Reading = Request[Principal, object, State]
 
-LedgerPath = Annotated[str, Parameter(description="A ledger that the token covers")]
-AddressPath = Annotated[str, Parameter(description="An account's address, such as users:42:wallet")]
-TransactionPath = Annotated[str, Parameter(description="A transaction's id")]
-PositionPath = Annotated[str, Parameter(description="An event's position in the ledger's log: 1, 2, 3 …")]
+LedgerPath = Annotated[str, PathParameter(description="A ledger that the token covers")]
+AddressPath = Annotated[str, PathParameter(description="An account's address, such as users:42:wallet")]
+TransactionPath = Annotated[str, PathParameter(description="A transaction's id")]
+PositionPath = Annotated[str, PathParameter(description="An event's position in the ledger's log: 1, 2, 3 …")]
 
-Limit = Annotated[int, Parameter(query="limit", ge=1, le=LIMIT_MAX, description="How many rows a page has at most")]
+Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=LIMIT_MAX, description="How many rows a page has at most")]
 CursorText = Annotated[
     str | None,
-    Parameter(query="cursor", required=False, description="`next_cursor` of the page before, with the same filters"),
+    QueryParameter(
+        name="cursor", required=False, description="`next_cursor` of the page before, with the same filters"
+    ),
 ]
-OrderBy = Annotated[Order, Parameter(query="order", description="`newest` or `oldest` first, by position")]
+OrderBy = Annotated[Order, QueryParameter(name="order", description="`newest` or `oldest` first, by position")]
 AddressPattern = Annotated[
     str | None,
-    Parameter(
-        query="address",
+    QueryParameter(
+        name="address",
         required=False,
         max_length=ADDRESS_LENGTH_MAX,
         description="A pattern: `*` stands for one segment, a final `**` for the rest: `users:*:wallet`",
@@ -44,8 +46,8 @@ AddressPattern = Annotated[
 ]
 AccountFilter = Annotated[
     str | None,
-    Parameter(
-        query="account",
+    QueryParameter(
+        name="account",
         required=False,
         pattern=_NO_NUL,
         max_length=ADDRESS_LENGTH_MAX,
@@ -54,8 +56,8 @@ AccountFilter = Annotated[
 ]
 ReferenceFilter = Annotated[
     str | None,
-    Parameter(
-        query="reference",
+    QueryParameter(
+        name="reference",
         required=False,
         pattern=_NO_NUL,
         max_length=200,
@@ -64,8 +66,8 @@ ReferenceFilter = Annotated[
 ]
 AssetFilter = Annotated[
     str | None,
-    Parameter(
-        query="asset",
+    QueryParameter(
+        name="asset",
         required=False,
         pattern=_NO_NUL,
         max_length=32,
@@ -74,8 +76,8 @@ AssetFilter = Annotated[
 ]
 TagFilter = Annotated[
     str | None,
-    Parameter(
-        query="tag",
+    QueryParameter(
+        name="tag",
         required=False,
         pattern=_NO_NUL,
         max_length=TAG_LENGTH_MAX,
@@ -85,8 +87,8 @@ TagFilter = Annotated[
 ]
 TypeFilter = Annotated[
     str | None,
-    Parameter(
-        query="type",
+    QueryParameter(
+        name="type",
         required=False,
         pattern=_NO_NUL,
         max_length=100,
@@ -94,12 +96,12 @@ TypeFilter = Annotated[
     ),
 ]
 FromPosition = Annotated[
-    int, Parameter(query="from_position", ge=1, le=POSITION_MAX, description="The first position that may be shown")
+    int, QueryParameter(name="from_position", ge=1, le=POSITION_MAX, description="The first position that may be shown")
 ]
 ToPosition = Annotated[
     int | None,
-    Parameter(
-        query="to_position",
+    QueryParameter(
+        name="to_position",
         ge=1,
         le=POSITION_MAX,
         required=False,
@@ -108,8 +110,8 @@ ToPosition = Annotated[
 ]
 PositionHeader = Annotated[
     int | None,
-    Parameter(
-        header="Daybook-Position",
+    HeaderParameter(
+        name="Daybook-Position",
         ge=1,
         le=POSITION_MAX,
         required=False,
@@ -118,8 +120,8 @@ PositionHeader = Annotated[
 ]
 PreferHeader = Annotated[
     str | None,
-    Parameter(
-        header="Prefer",
+    HeaderParameter(
+        name="Prefer",
         required=False,
         description="`wait=5`: wait up to 5 seconds for the position (RFC 7240); then 503 `read_model_behind`",
     ),

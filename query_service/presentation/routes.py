@@ -6,7 +6,7 @@ A description ends with an exact example (examples.py); OpenAPI is made from the
 from typing import Protocol, TypeVar
 
 from litestar import Controller, Response, get
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 
 from query_service.application import answers, questions
 from query_service.application.answers import stamped
@@ -60,9 +60,9 @@ class Ledgers(Controller):
     async def ledgers(
         self,
         *,
-        handler: QueryHandler,
+        handler: NamedDependency[QueryHandler],
         request: Reading,
-        asked: Asked,
+        asked: NamedDependency[Asked],
         limit: Limit = LIMIT_DEFAULT,
         cursor: CursorText = None,
     ) -> answers.LedgerList:
@@ -90,7 +90,9 @@ class Books(Controller):
     dependencies = {"asked": Provide(reader, sync_to_thread=False)}  # noqa: RUF012
 
     @get("/", summary="One ledger", description=examples.LEDGER)
-    async def ledger(self, *, handler: QueryHandler, asked: Asked) -> Response[answers.LedgerAnswer]:
+    async def ledger(
+        self, *, handler: NamedDependency[QueryHandler], asked: NamedDependency[Asked]
+    ) -> Response[answers.LedgerAnswer]:
         """Its terms and how far its read model is."""
         snapshot = await handler.ask(questions.LEDGER, asked)
         if not snapshot.rows:
@@ -102,8 +104,8 @@ class Books(Controller):
     async def accounts(
         self,
         *,
-        handler: QueryHandler,
-        asked: Asked,
+        handler: NamedDependency[QueryHandler],
+        asked: NamedDependency[Asked],
         address: AddressPattern = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: CursorText = None,
@@ -129,7 +131,7 @@ class Books(Controller):
 
     @get("/accounts/{address:str}", summary="One account", description=examples.ACCOUNT)
     async def account(
-        self, *, handler: QueryHandler, asked: Asked, address: AddressPath
+        self, *, handler: NamedDependency[QueryHandler], asked: NamedDependency[Asked], address: AddressPath
     ) -> Response[answers.AccountAnswer]:
         """Its terms."""
         snapshot = await handler.ask(questions.ACCOUNT, asked, address=_known(address))
@@ -140,7 +142,7 @@ class Books(Controller):
 
     @get("/accounts/{address:str}/balances", summary="Balances of an account", description=examples.BALANCES)
     async def balances(
-        self, *, handler: QueryHandler, asked: Asked, address: AddressPath
+        self, *, handler: NamedDependency[QueryHandler], asked: NamedDependency[Asked], address: AddressPath
     ) -> Response[answers.BalancesAnswer]:
         """By asset; one probe each, however long the history."""
         snapshot = await handler.ask(questions.BALANCES, asked, address=_known(address))
@@ -153,8 +155,8 @@ class Books(Controller):
     async def entries(
         self,
         *,
-        handler: QueryHandler,
-        asked: Asked,
+        handler: NamedDependency[QueryHandler],
+        asked: NamedDependency[Asked],
         address: AddressPath,
         asset: AssetFilter = None,
         order: OrderBy = "newest",
@@ -189,8 +191,8 @@ class Books(Controller):
     async def transactions(
         self,
         *,
-        handler: QueryHandler,
-        asked: Asked,
+        handler: NamedDependency[QueryHandler],
+        asked: NamedDependency[Asked],
         account: AccountFilter = None,
         reference: ReferenceFilter = None,
         order: OrderBy = "newest",
@@ -223,7 +225,7 @@ class Books(Controller):
 
     @get("/transactions/{transaction:str}", summary="One transaction", description=examples.TRANSACTION)
     async def transaction(
-        self, *, handler: QueryHandler, asked: Asked, transaction: TransactionPath
+        self, *, handler: NamedDependency[QueryHandler], asked: NamedDependency[Asked], transaction: TransactionPath
     ) -> Response[answers.TransactionAnswer]:
         """By its id."""
         if "\x00" in transaction:  # Postgres has no such text
@@ -235,7 +237,9 @@ class Books(Controller):
         return _positioned(answers.TransactionAnswer(transaction=found, **stamped(snapshot.stamp)))
 
     @get("/trial-balance", summary="Trial balance", description=examples.TRIAL_BALANCE)
-    async def trial_balance(self, *, handler: QueryHandler, asked: Asked) -> Response[answers.TrialBalanceAnswer]:
+    async def trial_balance(
+        self, *, handler: NamedDependency[QueryHandler], asked: NamedDependency[Asked]
+    ) -> Response[answers.TrialBalanceAnswer]:
         """Debits and credits of all accounts by asset."""
         snapshot = await handler.ask(questions.TRIAL_BALANCE, asked)
         assets = answers.trial_balance(snapshot.rows)
@@ -253,8 +257,8 @@ class Log(Controller):
     async def events(
         self,
         *,
-        handler: QueryHandler,
-        asked: Asked,
+        handler: NamedDependency[QueryHandler],
+        asked: NamedDependency[Asked],
         from_position: FromPosition = 1,
         to_position: ToPosition = None,
         tag: TagFilter = None,
@@ -285,7 +289,7 @@ class Log(Controller):
 
     @get("/{position:str}", summary="One event", description=examples.EVENT)
     async def event(
-        self, *, handler: QueryHandler, asked: Asked, position: PositionPath
+        self, *, handler: NamedDependency[QueryHandler], asked: NamedDependency[Asked], position: PositionPath
     ) -> Response[answers.EventAnswer]:
         """By its position."""
         number = int(position) if position.isascii() and position.isdigit() and len(position) < 19 else 0

@@ -1,0 +1,134 @@
+"""Wires a query process: the one place where its concrete classes are named. No logic."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from dependency_injector import containers, providers
+from litestar import Litestar
+from litestar.di import Provide
+from prometheus_client import CollectorRegistry
+
+from query_service.application.query_handler import QueryHandler
+from query_service.infrastructure.figures import QueryFigures
+from query_service.infrastructure.postgres_books import PostgresBooks, connection_url
+from query_service.infrastructure.statements import Statements
+from query_service.infrastructure.visible_listener import VisibleListener
+from query_service.presentation.routes import ROUTES
+from query_service.settings import QuerySettings
+from shared_kernel.health import Health
+from shared_kernel.http import Lifespan, create_app
+from shared_kernel.http_edge import Edge
+from shared_kernel.keys import FileKeys, Keys, UrlKeys
+from shared_kernel.metrics import new_registry
+from shared_kernel.security import TokenVerifier
+from shared_kernel.settings import SettingsError
+
+TITLE = "Daybook queries"
+DESCRIPTION = """The read side: what the books say, and as of which position.
+
+Every answer says `as_of` and carries the same position in the header `Daybook-Position`. Give a query the
+`Daybook-Position` that a command answered with, and the answer knows that command: it waits up to `Prefer: wait=` seconds
+for it. Lists come in pages that hold still while others post: give `next_cursor` as `cursor`."""
+
+
+def _keys(settings: QuerySettings) -> Keys:
+    try:
+        if settings.jwt_keys_file is not None:
+            return FileKeys(Path(settings.jwt_keys_file))
+        return UrlKeys(settings.jwt_keys_url or "")
+    except (OSError, ValueError) as error:
+        raise SettingsError([f"DAYBOOK_JWT_KEYS_{'FILE' if settings.jwt_keys_file else 'URL'}: {error}"]) from error
+
+
+def _app(
+    *,
+    settings: QuerySettings,
+    verifier: TokenVerifier,
+    health: Health,
+    registry: CollectorRegistry,
+    keys: Keys,
+    books: PostgresBooks,
+    visible: VisibleListener,
+    handler: QueryHandler,
+) -> Edge:
+    health.register("postgres", books.check_database)
+    health.register("books", books.check_live)
+    return create_app(
+        title=TITLE,
+        description=DESCRIPTION,
+        route_handlers=ROUTES,
+        lifespan=[_lifespan(keys, books, visible)],
+        verifier=verifier,
+        health=health,
+        registry=registry,
+        settings=settings,
+        dependencies={"handler": Provide(lambda: handler, use_cache=True, sync_to_thread=False)},
+    )
+
+
+def _lifespan(keys: Keys, books: PostgresBooks, visible: VisibleListener) -> Lifespan:
+    @asynccontextmanager
+    async def running(_: Litestar) -> AsyncIterator[None]:
+        await books.open()
+        await visible.open()
+        try:
+            yield
+        finally:
+            await visible.close()
+            await books.close()
+            keys.close()
+
+    return running
+
+
+class Container(containers.DeclarativeContainer):
+    """One process. `settings` is given by `__main__`."""
+
+    settings = providers.Dependency(instance_of=QuerySettings)
+    registry = providers.Singleton(new_registry)
+    health = providers.Singleton(Health)
+    figures = providers.Singleton(QueryFigures, registry)
+    keys = providers.Singleton(_keys, settings)
+    verifier = providers.Singleton(
+        TokenVerifier,
+        keys,
+        issuer=settings.provided.jwt_issuer,
+        audience=settings.provided.jwt_audience,
+        leeway_seconds=settings.provided.jwt_leeway_seconds,
+    )
+    books = providers.Singleton(
+        PostgresBooks,
+        url=settings.provided.postgres_url,
+        statements=providers.Singleton(Statements.load),
+        figures=figures,
+        connections_max=settings.provided.postgres_connections_max,
+        requests_waiting_max=settings.provided.postgres_requests_waiting_max,
+        pool_wait_ms=settings.provided.postgres_pool_wait_ms,
+        connect_ms=settings.provided.postgres_connect_ms,
+        statement_ms=settings.provided.postgres_statement_ms,
+    )
+    visible = providers.Singleton(
+        VisibleListener,
+        providers.Callable(connection_url, settings.provided.postgres_url, settings.provided.postgres_connect_ms),
+    )
+    handler = providers.Singleton(
+        QueryHandler,
+        books,
+        visible,
+        figures,
+        wait_ms=settings.provided.wait_ms,
+        wait_ms_max=settings.provided.wait_ms_max,
+        poll_ms=settings.provided.visible_poll_ms,
+    )
+    app = providers.Singleton(
+        _app,
+        settings=settings,
+        verifier=verifier,
+        health=health,
+        registry=registry,
+        keys=keys,
+        books=books,
+        visible=visible,
+        handler=handler,
+    )

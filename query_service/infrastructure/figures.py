@@ -1,0 +1,41 @@
+"""The figures of the read side, beside those that every HTTP process has: waits for a position, and the use of connections."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from psycopg_pool import AsyncConnectionPool
+
+from shared_kernel.metrics import LATENCY_BUCKETS
+
+
+class QueryFigures:
+    """Counts on a registry. Implements `application.query_handler.Waits`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._waits = Histogram(
+            "daybook_query_position_wait_seconds",
+            "Time that queries waited for their position, by whether it came (answered) or not (behind)",
+            ("outcome",),
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._waits.labels("answered")
+        self._waits.labels("behind")
+        self.swaps = Counter(
+            "daybook_query_generation_swaps", "Times that another generation was found live", registry=registry
+        )
+
+    def waited(self, ms: float, *, is_answered: bool) -> None:
+        """One request waited this long."""
+        self._waits.labels("answered" if is_answered else "behind").observe(ms / 1000)
+
+    def watch_pool(self, pool: AsyncConnectionPool) -> None:
+        """From now on the pool's state is shown, as it is when somebody looks."""
+        connections = Gauge(
+            "daybook_query_postgres_connections", "Connections of the pool by use", ("state",), registry=self._registry
+        )
+        waiting = Gauge("daybook_query_postgres_waiting", "Queries that wait for a connection", registry=self._registry)
+        connections.labels("idle").set_function(lambda: pool.get_stats().get("pool_available", 0))
+        connections.labels("used").set_function(
+            lambda: pool.get_stats().get("pool_size", 0) - pool.get_stats().get("pool_available", 0)
+        )
+        waiting.set_function(lambda: pool.get_stats().get("requests_waiting", 0))
