@@ -122,8 +122,13 @@ def problem_table() -> str:
 
 def _rows(settings: list[SettingDoc]) -> str:
     return "".join(
-        f"| `{each.name}` | {_kind(each.type)} | {_default(each.default)} | {each.doc or '?'} |\n" for each in settings
+        f"| `{each.name}` | {_kind(each.type)} | {_default(each.default)} | {_text(each.doc)} |\n" for each in settings
     )
+
+
+def _text(doc: str) -> str:
+    """Angle brackets would be read as HTML, a bar as the end of the cell."""
+    return doc.replace("<", "&lt;").replace("|", "\\|") or "?"
 
 
 def _kind(text: str) -> str:
