@@ -17,6 +17,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
 
 from shared_kernel.errors import Unavailable
+from shared_kernel.settings import HttpSettings, SettingsError
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA", "Ed25519")  # design §9: asymmetric only, so no HMAC and no `none`
 FILE_LOOK_SECONDS = 1.0  # chosen: a stat a second costs nothing and rotation is done by hand
@@ -42,6 +43,17 @@ class Keys(Protocol):
     def close(self) -> None:
         """Stops whatever runs in the background."""
         ...
+
+
+def open_keys(settings: HttpSettings) -> Keys:
+    """The source of keys that the settings name; raises SettingsError if it cannot be used."""
+    try:
+        if settings.jwt_keys_file is not None:
+            return FileKeys(Path(settings.jwt_keys_file))
+        return UrlKeys(settings.jwt_keys_url or "")
+    except (OSError, ValueError) as error:
+        name = "DAYBOOK_JWT_KEYS_FILE" if settings.jwt_keys_file is not None else "DAYBOOK_JWT_KEYS_URL"
+        raise SettingsError([f"{name}: {error}"]) from None
 
 
 def parse_key_set(content: bytes) -> KeySet:
@@ -150,14 +162,19 @@ class UrlKeys:
         if kid is not None and all(key.kid != kid for key in keys.keys):
             with self._condition:
                 self._is_wanted = True
-                self._condition.notify()
+                self._condition.notify_all()
         return keys
+
+    def wait(self, version: int, seconds_max: float) -> bool:
+        """True as soon as the keys have changed `version` times in all; False if they have not within the time."""
+        with self._condition:
+            return self._condition.wait_for(lambda: self._version >= version, seconds_max)
 
     def close(self) -> None:
         """Stops the thread; a fetch under way ends by its own time-out."""
         with self._condition:
             self._is_closed = True
-            self._condition.notify()
+            self._condition.notify_all()
         self._thread.join(FETCH_TIMEOUT_SECONDS + 1)
 
     def _run(self) -> None:
@@ -191,6 +208,8 @@ class UrlKeys:
         except (OSError, ValueError) as error:
             log.warning("jwt_keys_not_fetched", reason=str(error))
             return
-        self._keys, self._content = keys, content
-        self._version += 1
+        with self._condition:
+            self._keys, self._content = keys, content
+            self._version += 1
+            self._condition.notify_all()
         log.info("jwt_keys_changed", count=len(keys.keys))

@@ -75,8 +75,11 @@ async def _serve(app: Edge, settings: HttpSettings, health: Health) -> None:
     logging.getLogger("_granian").setLevel(logging.CRITICAL)  # it reports a client that left as an error
     server.workers_kill_timeout = stop_seconds_max
     loop = asyncio.get_running_loop()
+    stop_at = loop.time() + stop_seconds_max
 
     def stop(name: str) -> None:
+        nonlocal stop_at
+        stop_at = loop.time() + stop_seconds_max
         log.info("stopping", signal=name)
         health.stop()
         server.stop()  # type: ignore[no-untyped-call]
@@ -89,7 +92,7 @@ async def _serve(app: Edge, settings: HttpSettings, health: Health) -> None:
             await server.serve()
         except (OSError, RuntimeError, FatalError) as error:  # Granian could not listen, or its worker died
             raise CannotServeError(f"{host}:{port}: {error}") from None
-        await _drain(app, stop_seconds_max)
+        await _drain(app, stop_at)
     finally:
         await lifespan.stop()
     log.info("stopped")
@@ -106,10 +109,10 @@ def _require_free(host: str, port: int) -> None:
         raise CannotServeError(f"{host}:{port} cannot be listened on: {error.strerror}") from None
 
 
-async def _drain(app: Edge, seconds_max: float) -> None:
-    """Waits until the application has answered everything it took, for at most `seconds_max`."""
+async def _drain(app: Edge, until: float) -> None:
+    """Waits until the application has answered everything it took, at most until that time of the loop."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(seconds_max):
+        async with asyncio.timeout_at(until):
             while app.in_flight:
                 await asyncio.sleep(0.01)
 
