@@ -59,7 +59,7 @@ select l.position, e.position, e.type, e.data, e.metadata
 from daybook.ledgers l
 left join lateral (
   select e.* from daybook.matching($1, $2, $3, $4) as m(position)
-  join daybook.events e on e.ledger = $1 and e.position = m.position
+  cross join lateral (select e.* from daybook.events e where e.ledger = $1 and e.position = m.position limit 1) as e
 ) as e on true
 where l.ledger = $1
 order by e.position

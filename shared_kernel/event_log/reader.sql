@@ -17,13 +17,16 @@ where e.ledger = %(ledger)s and e.position > %(after)s
 order by e.position limit %(events_max)s
 
 -- name: tagged_events_after
+-- Each event by its key: a plain join may read the whole ledger once the statistics say that this is cheaper.
 select e.position, e.type, e.data, e.metadata, e.recorded_at
 from (
-  select t.ledger, t.position from daybook.event_tags t
+  select t.position from daybook.event_tags t
   where t.ledger = %(ledger)s and t.tag = %(tag)s and t.position > %(after)s
   order by t.position limit %(events_max)s
 ) as t
-join daybook.events e on e.ledger = t.ledger and e.position = t.position
+cross join lateral (
+  select e.* from daybook.events e where e.ledger = %(ledger)s and e.position = t.position limit 1
+) as e
 order by t.position
 
 -- name: event_at

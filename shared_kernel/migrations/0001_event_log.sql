@@ -75,7 +75,9 @@ create trigger permanent before delete or truncate on daybook.incarnation
   for each statement execute function daybook.refuse_change();
 
 -- Reading --------------------------------------------------------------------------------------------------
--- Every function below pins its plans: planned while a table is empty, a statement would keep a sequential scan.
+-- Every function below pins its plans: planned while a table is empty, a statement would keep a sequential scan, and
+-- later statistics make the planner read a whole ledger once rather than a few rows by their key. Where one row is
+-- wanted, `limit 1` in a lateral subquery leaves no other plan than looking it up.
 
 -- Positions after `after` of the events that match at least one item, ascending; no items: of all events.
 -- An item is {"types": […], "tags": […]}: one of the types (none given: any) and all of the tags.
@@ -84,6 +86,7 @@ returns setof bigint language plpgsql stable rows 100
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_material = off set enable_memoize = off
 as $$
 begin
   if items is null or items = '[]' then
@@ -153,6 +156,7 @@ create function daybook.load(
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_material = off set enable_memoize = off
 as $$
 begin
   if not exists (select from daybook.incarnation i where i.is_only and i.incarnation = expected_incarnation) then
@@ -180,9 +184,11 @@ begin
   select array_agg(k.ordinal::integer), array_agg(s.position), array_agg(s.state)
   into snapshot_tag_indexes, snapshot_positions, snapshot_states
   from unnest(snapshot_addresses, fold_versions) with ordinality as k(address, fold_version, ordinal)
-  join daybook.snapshots s
-    on s.ledger = of_ledger and s.address = k.address and s.fold_version = k.fold_version
-    and s.incarnation = expected_incarnation;
+  cross join lateral (
+    select s.position, s.state from daybook.snapshots s
+    where s.ledger = of_ledger and s.address = k.address and s.fold_version = k.fold_version
+      and s.incarnation = expected_incarnation limit 1
+  ) as s;
 
   select array_agg(b.ordinal::integer), array_agg(e.position), array_agg(e.type), array_agg(e.data),
          array_agg(e.metadata), array_agg(e.recorded_at)
@@ -200,7 +206,8 @@ begin
     ) as t
     order by k.ordinal, t.position
   ) as b
-  join daybook.events e on e.ledger = of_ledger and e.position = b.position;
+  cross join lateral (
+    select e.* from daybook.events e where e.ledger = of_ledger and e.position = b.position limit 1) as e;
 end
 $$;
 
@@ -228,6 +235,7 @@ create function daybook.append(
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set jit = off
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_material = off set enable_memoize = off
 as $$
 declare
   kept            bigint := cardinality(event_types);
