@@ -111,6 +111,7 @@ class Container(containers.DeclarativeContainer):
     visible = providers.Singleton(
         VisibleListener,
         providers.Callable(connection_url, settings.provided.postgres_url, settings.provided.postgres_connect_ms),
+        figures,
     )
     handler = providers.Singleton(
         QueryHandler,

@@ -1,5 +1,7 @@
 """The figures of the read side, beside those that every HTTP process has: waits for a position, and the use of connections."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from psycopg_pool import AsyncConnectionPool
 
@@ -27,6 +29,12 @@ class QueryFigures:
     def waited(self, ms: float, *, is_answered: bool) -> None:
         """One request waited this long."""
         self._waits.labels("answered" if is_answered else "behind").observe(ms / 1000)
+
+    def watch_waiting(self, waiting: Callable[[], int]) -> None:
+        """From now on it is shown how many queries wait for a position."""
+        Gauge(
+            "daybook_query_position_waiting", "Queries that wait for a position now", registry=self._registry
+        ).set_function(waiting)
 
     def watch_pool(self, pool: AsyncConnectionPool) -> None:
         """From now on the pool's state is shown, as it is when somebody looks."""

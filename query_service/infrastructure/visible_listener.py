@@ -12,6 +12,8 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
+from query_service.infrastructure.figures import QueryFigures
+
 CHANNEL: Final = "daybook_visible"
 PROJECTION: Final = "books"
 RECONNECT_MS: Final = 500  # chosen: readers poll meanwhile
@@ -23,10 +25,11 @@ _log = structlog.get_logger(__name__)
 class _Arrival:
     """As in `application.query_handler.Arrival`."""
 
-    __slots__ = ("_heard", "position")
+    __slots__ = ("_heard", "is_waiting", "position")
 
     def __init__(self, position: int) -> None:
         self.position = position
+        self.is_waiting = False
         self._heard = asyncio.Event()
 
     def wake(self) -> None:
@@ -35,20 +38,23 @@ class _Arrival:
 
     async def wait(self, timeout_ms: float) -> None:
         """Each announcement wakes once: it may have been of a generation that is not the live one."""
+        self.is_waiting = True
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_ms / 1000):
                 await self._heard.wait()
+        self.is_waiting = False
         self._heard.clear()
 
 
 class VisibleListener:
     """Who waits for what, and the connection that tells. `open` starts listening, `close` ends it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, figures: QueryFigures) -> None:
         self._url = url
-        self._waiting: dict[str, set[_Arrival]] = {}
+        self._expected: dict[str, set[_Arrival]] = {}
         self._task: asyncio.Task[None] | None = None
         self.listening = asyncio.Event()
+        figures.watch_waiting(self.waiting)
 
     async def open(self) -> None:
         """Listening has begun in the background; the database need not be there yet."""
@@ -66,21 +72,25 @@ class VisibleListener:
     def expect(self, ledger: str, position: int) -> Iterator[_Arrival]:
         """As in `application.query_handler.Visible`."""
         arrival = _Arrival(position)
-        self._waiting.setdefault(ledger, set()).add(arrival)
+        self._expected.setdefault(ledger, set()).add(arrival)
         try:
             yield arrival
         finally:
-            waiting = self._waiting[ledger]
+            waiting = self._expected[ledger]
             waiting.discard(arrival)
             if not waiting:
-                del self._waiting[ledger]
+                del self._expected[ledger]
+
+    def waiting(self) -> int:
+        """How many wait now."""
+        return sum(arrival.is_waiting for arrivals in self._expected.values() for arrival in arrivals)
 
     def hear(self, payload: str) -> None:
         """Wakes who waits for what was announced: `<projection>/<ledger>/<position>`."""
         projection, _, rest = payload.partition("/")
         ledger, _, position = rest.rpartition("/")
         if projection == PROJECTION and position.isdigit():
-            for arrival in self._waiting.get(ledger, ()):
+            for arrival in self._expected.get(ledger, ()):
                 if arrival.position <= int(position):
                     arrival.wake()
 

@@ -18,6 +18,7 @@ from shared_kernel.security import Principal
 from shared_kernel.words import ADDRESS_LENGTH_MAX, Pattern
 
 TAG_LENGTH_MAX = 1_000  # chosen: a percent-encoded key or reference of 200 characters fits
+POSITION_HEADER = "Daybook-Position"
 _NO_NUL = r"^[^\x00]*$"  # Postgres has no such text
 
 Reading = Request[Principal, object, State]
@@ -109,12 +110,11 @@ ToPosition = Annotated[
     ),
 ]
 PositionHeader = Annotated[
-    int | None,
+    str | None,
     HeaderParameter(
-        name="Daybook-Position",
-        ge=1,
-        le=POSITION_MAX,
+        name=POSITION_HEADER,
         required=False,
+        schema_extra={"type": "integer", "minimum": 1, "maximum": POSITION_MAX},
         description="The answer must know this position of the ledger: give what a command answered with, and you read your own writes",
     ),
 ]
@@ -131,21 +131,31 @@ PreferHeader = Annotated[
 def reader(request: Reading, ledger: LedgerPath, seen: PositionHeader = None, prefer: PreferHeader = None) -> Asked:
     """What somebody who may read the books asks of a ledger."""
     request.user.require_on("reader", ledger)
-    return Asked(ledger=ledger, position=seen, wait_ms=wait_ms(prefer))
+    return Asked(ledger=ledger, position=_position(seen), wait_ms=wait_ms(prefer))
 
 
 def auditor(request: Reading, ledger: LedgerPath, seen: PositionHeader = None) -> Asked:
     """What somebody who may read the log itself asks of a ledger. There is nothing to wait for: the log is the truth."""
     request.user.require_on("auditor", ledger)
-    return Asked(ledger=ledger, position=seen)
+    return Asked(ledger=ledger, position=_position(seen))
 
 
 def reader_of_all(request: Reading, seen: PositionHeader = None) -> Asked:
     """What somebody asks of all ledgers. Positions are a ledger's own, so none can be asked for."""
     request.user.require("reader")
     if seen is not None:
-        raise Rejection("invalid_request", detail="A position belongs to one ledger", path="Daybook-Position")
+        raise Rejection("invalid_request", detail="A position belongs to one ledger", path=POSITION_HEADER)
     return Asked(ledger=None)
+
+
+def _position(text: str | None) -> int | None:
+    """Read here, since a fault must bear the header's name."""
+    if text is None:
+        return None
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+    if not 1 <= number <= POSITION_MAX:
+        raise Rejection("invalid_request", detail="Not a position: 1, 2, 3 …", path=POSITION_HEADER)
+    return number
 
 
 def wait_ms(prefer: str | None) -> int | None:

@@ -14,6 +14,7 @@ from query_service.application.pages import LIMIT_DEFAULT, POSITION_MAX, Key, Pa
 from query_service.application.query_handler import Asked, QueryHandler
 from query_service.presentation import examples
 from query_service.presentation.parameters import (
+    POSITION_HEADER,
     AccountFilter,
     AddressPath,
     AddressPattern,
@@ -37,7 +38,6 @@ from query_service.presentation.parameters import (
 from shared_kernel.errors import Rejection
 from shared_kernel.words import is_address
 
-POSITION_HEADER = "Daybook-Position"
 AFTER_ASCII = "\x7f"  # after every character of an address: ends the range of a prefix
 
 

@@ -45,6 +45,7 @@ class Bookkeeper:
     """Writes as the cluster's administrator: the roles of the processes may not."""
 
     def __init__(self, admin_url: str) -> None:
+        self.admin_url = admin_url
         self.connection = psycopg.connect(admin_url, autocommit=True)
         self.heads: dict[str, int] = defaultdict(int)
         self.totals: dict[tuple[str, str, str, str], list[int]] = defaultdict(lambda: [0, 0])
@@ -141,8 +142,10 @@ class Bookkeeper:
                 [ledger, reached, until or 2**62],
             ).fetchall()
             recorded_at = None
-            for position, type_name, data, metadata, recorded_at in rows:  # noqa: B007 - the last one is kept
-                self._fold(schema, ledger, position, events.decode(type_name, data), metadata, recorded_at)
+            for position, type_name, data, metadata, recorded_at in rows:
+                self._fold(
+                    schema, ledger, position, events.decode(type_name, data), metadata=metadata, recorded_at=recorded_at
+                )
                 reached = position
             if rows:
                 self.connection.execute(
@@ -168,7 +171,7 @@ class Bookkeeper:
         self.connection.execute("delete from projections.waiting where ledger = %s", [ledger])
 
     def _fold(
-        self, schema: str, ledger: str, position: int, event: Event, metadata: str, recorded_at: datetime
+        self, schema: str, ledger: str, position: int, event: Event, *, metadata: str, recorded_at: datetime
     ) -> None:
         match event:
             case LedgerOpened():
@@ -180,7 +183,9 @@ class Bookkeeper:
                     schema, "accounts", [*values, event.on_first_use, _text(event.limits), _text(event.metadata)]
                 )
             case TransactionPosted():
-                self._fold_transaction(schema, ledger, position, event, events.decode_metadata(metadata), recorded_at)
+                self._fold_transaction(
+                    schema, ledger, position, event, metadata=events.decode_metadata(metadata), recorded_at=recorded_at
+                )
 
     def _fold_transaction(
         self,
@@ -188,6 +193,7 @@ class Bookkeeper:
         ledger: str,
         position: int,
         event: TransactionPosted,
+        *,
         metadata: Metadata,
         recorded_at: datetime,
     ) -> None:

@@ -1,0 +1,136 @@
+"""What is malformed, unknown or not allowed: the right problem with a stable code, and the parameter that is wrong."""
+
+import httpx
+import pytest
+
+from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
+from tests.integration.query_service.conftest import Client
+
+
+@pytest.fixture(autouse=True)
+def bank(keeper: Bookkeeper) -> Bookkeeper:
+    """A ledger with one transaction."""
+    keeper.append("bank", opened("bank"), account("cash"), account("till"), posting("t1", "cash", "till", 7))
+    keeper.project("bank")
+    return keeper
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter"),
+    [
+        ("/bank/accounts?limit=0", "limit"),
+        ("/bank/accounts?limit=1001", "limit"),
+        ("/bank/accounts?limit=-1", "limit"),
+        ("/bank/accounts?limit=x", "limit"),
+        ("/bank/accounts?limit=", "limit"),
+        ("/bank/accounts?limit=1.5", "limit"),
+        ("/bank/accounts?limit=99999999999999999999999", "limit"),
+        ("/bank/accounts?limit=1&limit=2", "limit"),
+        ("/bank/accounts?adress=users:**", "adress"),
+        ("/bank/accounts?address=", "address"),
+        ("/bank/accounts?address=a::b", "address"),
+        ("/bank/accounts?address=**:a", "address"),
+        ("/bank/accounts?address=a*", "address"),
+        ("/bank/accounts?address=a%20b", "address"),
+        ("/bank/accounts?address=" + "a" * 257, "address"),
+        ("/bank/accounts/cash?x=1", "x"),
+        ("/bank/accounts/cash/balances?asset=EUR/2", "asset"),
+        ("/bank/accounts/cash/entries?order=up", "order"),
+        ("/bank/accounts/cash/entries?asset=" + "A" * 33, "asset"),
+        ("/bank/transactions?account=a:*", "account"),
+        ("/bank/transactions?account=", "account"),
+        ("/bank/transactions?reference=" + "r" * 201, "reference"),
+        ("/bank/transactions?status=posted", "status"),
+        ("/bank/trial-balance?limit=1", "limit"),
+        ("/bank/events?from_position=0", "from_position"),
+        ("/bank/events?from_position=9223372036854775808", "from_position"),
+        ("/bank/events?to_position=-3", "to_position"),
+        ("/bank/events?tag=" + "t" * 1001, "tag"),
+        ("/bank/events?type=" + "t" * 101, "type"),
+        ("?ledger=bank", "ledger"),
+        ("/bank?as_of=1", "as_of"),
+    ],
+)
+async def test_bad_parameter_is_named(client: Client, path: str, parameter: str) -> None:
+    problem = await client.problem(path, 400, "invalid_request", role="admin")
+    assert problem["path"] == parameter
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "1.5", "", "9223372036854775808"])
+@pytest.mark.parametrize("path", ["/bank/accounts", "/bank/events"])
+async def test_bad_position_header_is_named(client: Client, path: str, text: str) -> None:
+    problem = await client.problem(path, 400, "invalid_request", role="admin", headers={"Daybook-Position": text})
+    assert problem["path"] == "Daybook-Position"
+
+
+async def test_position_of_no_ledger_in_particular_is_refused(client: Client) -> None:
+    problem = await client.problem("", 400, "invalid_request", headers={"Daybook-Position": "1"})
+    assert problem["path"] == "Daybook-Position"
+
+
+@pytest.mark.parametrize(
+    "prefer", ["wait", "wait=", "wait=x", "wait=-1", "wait=1.5", "=", ";", ",,", "handling=strict"]
+)
+async def test_preference_that_is_not_understood_is_passed_over(client: Client, prefer: str) -> None:
+    await client.ok("/bank/accounts", headers={"Prefer": prefer, "Daybook-Position": "4"})
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/none", "ledger_not_found"),
+        ("/none/accounts/cash", "ledger_not_found"),
+        ("/..%2fbank", "not_found"),
+        ("/a%20b/accounts", "ledger_not_found"),
+        ("/%C3%A4/accounts", "ledger_not_found"),
+        ("/" + "a" * 300, "ledger_not_found"),
+        ("/bank/accounts/nobody", "account_not_found"),
+        ("/bank/accounts/nobody/balances", "account_not_found"),
+        ("/bank/accounts/nobody/entries", "account_not_found"),
+        ("/bank/accounts/a%20b", "account_not_found"),
+        ("/bank/accounts/users:*", "account_not_found"),
+        ("/bank/accounts/" + "a" * 300 + "/balances", "account_not_found"),
+        ("/bank/transactions/none", "transaction_not_found"),
+        ("/bank/transactions/%C3%A4", "transaction_not_found"),
+        ("/bank/transactions/" + "t" * 2000, "transaction_not_found"),
+        ("/bank/events/5", "event_not_found"),
+        ("/bank/events/0", "event_not_found"),
+        ("/bank/events/-1", "event_not_found"),
+        ("/bank/events/x", "event_not_found"),
+        ("/bank/events/%C2%B2", "event_not_found"),
+        ("/bank/events/99999999999999999999", "event_not_found"),
+        ("/bank/nothing", "not_found"),
+    ],
+)
+async def test_what_is_not_there_is_404(client: Client, path: str, code: str) -> None:
+    await client.problem(path, 404, code, role="admin")
+
+
+@pytest.mark.parametrize("path", ["/bank%00", "/bank/accounts?address=a%00", "/bank/transactions/%00"])
+async def test_nul_is_refused_at_the_door(client: Client, path: str) -> None:
+    await client.problem(path, 400, "invalid_request")
+
+
+async def test_account_that_opens_later_is_not_there_yet(client: Client, bank: Bookkeeper) -> None:
+    bank.append("bank", account("late"))
+    await client.problem("/bank/accounts/late", 404, "account_not_found")
+    bank.project("bank")
+    await client.ok("/bank/accounts/late")
+
+
+async def test_only_get_is_offered(client: Client) -> None:
+    response = await client.http.request(
+        "DELETE", "/v1/ledgers/bank/accounts/cash", headers=(await _authorization(client))
+    )
+    assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("path", ["", "/bank", "/bank/accounts", "/bank/events"])
+async def test_every_route_needs_a_token(client: Client, path: str) -> None:
+    for headers in ({}, {"authorization": "Bearer x"}, {"authorization": "Basic eDp5"}):
+        response = await client.http.get(f"/v1/ledgers{path}", headers=headers)
+        assert (response.status_code, response.json()["code"]) == (401, "unauthenticated")
+
+
+async def _authorization(client: Client) -> httpx.Headers:
+    return (await client.get("/bank", role="admin")).request.headers
