@@ -1,4 +1,5 @@
-"""Writes what can be derived: docs/settings.md from the settings structs, the table of problem codes in docs/api.md.
+"""Writes what can be derived: docs/settings.md from the settings structs, docs/metrics.md from the figures of each process,
+the table of problem codes in docs/api.md.
 
 `--check` writes nothing and ends with 1 if a document is stale; a unit test calls it.
 """
@@ -9,12 +10,23 @@ from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from pkgutil import resolve_name
+from types import SimpleNamespace
+from typing import cast
 
+from prometheus_client import CollectorRegistry, Metric
+from psycopg_pool import AsyncConnectionPool
+
+from command_service.infrastructure.metrics import CommandMetrics
+from projections.application.figures import Figures, RelayFigures
+from projections.presentation.figures import PROJECTOR, RELAY, FiguresCollector
+from query_service.infrastructure.figures import QueryFigures
+from shared_kernel.http_edge import HttpMetrics
 from shared_kernel.problems import PROBLEMS
 from shared_kernel.settings import STACK_NAMES, ProcessSettings, SettingDoc, describe
 
 ROOT = Path(__file__).parents[1]
 SETTINGS_FILE = ROOT / "docs" / "settings.md"
+METRICS_FILE = ROOT / "docs" / "metrics.md"
 API_FILE = ROOT / "docs" / "api.md"
 BEGIN, END = "<!-- begin: problem codes, by scripts/generate_docs.py -->", "<!-- end: problem codes -->"
 
@@ -48,6 +60,14 @@ A process reads its environment once, at its start. Wrong and missing settings s
 on standard error; so does a `DAYBOOK_` variable that it does not know. An empty value counts as absent. A **secret** may be
 given as a file instead, by the same name with `_FILE` behind it; it is never logged.
 """
+METRICS_HEAD = """# Metrics
+
+Made by `scripts/generate_docs.py` from the figures of each process; do not edit.
+
+In the Prometheus format at `/metrics`, on the HTTP port of `command` and `query` and on the health port of `relay` and
+`projector`, beside the usual figures of a Python process (memory, CPU, file descriptors, garbage collection). No label holds a
+ledger, an account or a subject. A counter's name ends in `_total`.
+"""
 STACK_HEAD = """## The command line and the local stack
 
 Any process lets these pass. `daybook up` besides uses the servers that `DAYBOOK_POSTGRES_URL`, `DAYBOOK_REDIS_URL` and
@@ -66,7 +86,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a document is stale")
     is_check = parser.parse_args().check
     stale = []
-    for path, text in ((SETTINGS_FILE, settings_document()), (API_FILE, with_problem_table(API_FILE.read_text()))):
+    documents = {
+        SETTINGS_FILE: settings_document(),
+        METRICS_FILE: metrics_document(),
+        API_FILE: with_problem_table(API_FILE.read_text()),
+    }
+    for path, text in documents.items():
         if path.exists() and path.read_text() == text:
             continue
         stale.append(path.relative_to(ROOT))
@@ -95,6 +120,35 @@ def settings_document() -> str:
         raise SystemExit(f"generate_docs.py does not know {missing or set(STACK) ^ STACK_NAMES}")
     parts.append(STACK_HEAD + "".join(f"| `{name}` | {what} |\n" for name, what in STACK.items()))
     return "\n".join(parts)
+
+
+def metrics_document() -> str:
+    """Every figure of every process."""
+    parts = [METRICS_HEAD]
+    for process, families in figures_of_processes().items():
+        rows = "".join(
+            f"| `{family.name}{'_total' * (family.type == 'counter')}` | {family.type} | {_text(family.documentation)} |\n"
+            for family in families
+        )
+        parts.append(f"## {process}\n\n| name | type | what it is |\n|---|---|---|\n{rows}")
+    return "\n".join(parts)
+
+
+def figures_of_processes() -> dict[str, list[Metric]]:
+    """The metric families that each process shows of its own, none of them with a value."""
+    command, query = CollectorRegistry(), CollectorRegistry()
+    for registry in (command, query):
+        HttpMetrics(registry)
+    CommandMetrics(registry=command).watch(lambda: 0)
+    figures = QueryFigures(query)
+    figures.watch_waiting(lambda: 0)
+    figures.watch_pool(cast("AsyncConnectionPool", SimpleNamespace(get_stats=dict)))
+    return {
+        "command": list(command.collect()),
+        "query": list(query.collect()),
+        "relay": list(FiguresCollector(RelayFigures(), part="relay", docs=RELAY).collect()),
+        "projector": list(FiguresCollector(Figures(), part="projector", docs=PROJECTOR, projection="books").collect()),
+    }
 
 
 def struct_of(process: str) -> type[ProcessSettings]:

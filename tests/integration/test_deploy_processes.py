@@ -18,10 +18,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from daybook.stack.jars import SWAGGER_FILES
 from daybook.stack.layout import Layout
 from daybook.stack.tokens import ensure_signing_key
+from scripts.generate_docs import figures_of_processes
 from tests.services import ROLES_PASSWORD, Database, Servers
 from tests.support.declared import ONCE, PROCESSES, ROOT, Declared, from_compose, from_kubernetes
 
@@ -114,6 +116,8 @@ class Running:
     def __init__(self, declared: Declared, environment: Mapping[str, str], folder: Path) -> None:
         self.name = declared.name
         self.environment = dict(environment)
+        port = environment.get("DAYBOOK_HTTP_PORT") or environment["DAYBOOK_HEALTH_PORT"]
+        self.url = f"http://127.0.0.1:{port}"
         self._log = folder / f"{declared.name}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -121,9 +125,8 @@ class Running:
             )
 
     def wait_until_ready(self) -> None:
-        port = self.environment.get("DAYBOOK_HTTP_PORT") or self.environment["DAYBOOK_HEALTH_PORT"]
         deadline = time.monotonic() + READY_WITHIN_S
-        while (fault := _fault(f"http://127.0.0.1:{port}/health/ready")) is not None:
+        while (fault := _fault(f"{self.url}/health/ready")) is not None:
             assert self.process.poll() is None, f"{self.name} ended with {self.process.returncode}\n{self.said()}"
             assert time.monotonic() < deadline, f"{self.name} is not ready: {fault}\n{self.said()}"
             time.sleep(0.05)
@@ -132,6 +135,13 @@ class Running:
         """What the image's own health check says of it."""
         check = [sys.executable, ROOT / "deploy" / "docker" / "healthcheck.py"]
         return subprocess.run(check, env=self.environment, capture_output=True, check=False).returncode == 0
+
+    def metrics(self) -> set[str]:
+        """The names of what it shows of its own."""
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{self.url}/metrics") as answer:
+            names = {family.name for family in text_string_to_metric_families(answer.read().decode())}
+        # The client library adds a `_created` to each counter and histogram.
+        return {name for name in names if name.startswith("daybook_") and not name.endswith("_created")}
 
     def said(self) -> str:
         return self._log.read_text()
@@ -153,6 +163,7 @@ def test_declared_processes_become_ready_and_stop_when_told(place: str, places: 
         for process in running:
             process.wait_until_ready()
             assert process.container_is_healthy()
+            assert process.metrics() == {family.name for family in figures_of_processes()[process.name]}
         for process in running:
             process.process.send_signal(signal.SIGTERM)
         for process in running:
