@@ -1,7 +1,7 @@
 """The outermost part of both HTTP processes: a plain ASGI wrapper that every request passes before Litestar sees it.
 
 In this order: correlation id, address, token, media type, size, body. Afterwards: headers, one log line, metrics. It knows
-no route and no rule. Pure ASGI, because it runs for every posted transaction (about 20 µs in all, measured).
+no route and no rule. Pure ASGI, because it runs for every posted transaction (about 25 µs in all, measured, 10 of them the log line).
 """
 
 import asyncio

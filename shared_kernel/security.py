@@ -6,7 +6,7 @@ because it parsed: signature, algorithm, issuer, audience and times are all chec
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -163,11 +163,6 @@ _REASONS = {
     "unsupported_algorithm": "The token's algorithm is not taken",
     "invalid_key_id": "The token's key is not known",
 }
-
-
-def bearer_problem_headers() -> Sequence[tuple[bytes, bytes]]:
-    """What goes with every 401 (RFC 6750 §3)."""
-    return ((b"www-authenticate", b'Bearer realm="daybook", error="invalid_token"'),)
 
 
 def _token(authorization: bytes) -> bytes:
