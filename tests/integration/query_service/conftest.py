@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +68,21 @@ def keeper(database: Database) -> Iterator[Bookkeeper]:
     keeper.close()
 
 
-@pytest.fixture
-async def open_service(database: Database, keeper: Bookkeeper, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Starts the service with settings of the test's own, listening for what becomes visible."""
+@asynccontextmanager
+async def services(database: Database, folder: Path) -> AsyncIterator[Service]:
+    """A function that starts the service with settings of the test's own; all are stopped at the end."""
+    keys = folder / "keys.json"
+    keys.write_text(json.dumps({"keys": [KEY.as_dict(private=False)]}))
+    base: dict[str, Any] = {
+        "postgres_url": Secret(database.urls["query"]),
+        "jwt_issuer": "i",
+        "jwt_audience": "a",
+        "jwt_keys_file": str(keys),
+        "visible_poll_ms": 5,
+    }
     async with AsyncExitStack() as stack:
 
         async def start(*, listens: bool = True, **settings: Any) -> Client:
-            keys = tmp_path / "keys.json"
-            keys.write_text(json.dumps({"keys": [KEY.as_dict(private=False)]}))
-            base: dict[str, Any] = {
-                "postgres_url": Secret(database.urls["query"]),
-                "jwt_issuer": "i",
-                "jwt_audience": "a",
-                "jwt_keys_file": str(keys),
-                "visible_poll_ms": 5,
-            }
             container = Container(settings=QuerySettings(**(base | settings)))
             edge = container.app()
             books, visible = container.books(), container.visible()
@@ -96,6 +96,13 @@ async def open_service(database: Database, keeper: Bookkeeper, tmp_path: Path) -
             await stack.enter_async_context(http)
             return Client(http, container)
 
+        yield start
+
+
+@pytest.fixture
+async def open_service(database: Database, keeper: Bookkeeper, tmp_path: Path) -> AsyncIterator[Service]:
+    """Starts the service with settings of the test's own, listening for what becomes visible."""
+    async with services(database, tmp_path) as start:
         yield start
 
 

@@ -1,18 +1,28 @@
 """What is malformed, unknown or not allowed: the right problem with a stable code, and the parameter that is wrong."""
 
+from collections.abc import AsyncIterator
+
 import httpx
 import pytest
+import pytest_asyncio
 
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
-from tests.integration.query_service.conftest import Client
+from tests.integration.query_service.conftest import Client, services
+from tests.services import Database
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture(autouse=True)
-def bank(keeper: Bookkeeper) -> Bookkeeper:
-    """A ledger with one transaction."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(database: Database, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+    """One service for all: nothing here changes anything. A ledger with one transaction."""
+    keeper = Bookkeeper(database.admin_url)
+    keeper.start_over()
     keeper.append("bank", opened("bank"), account("cash"), account("till"), posting("t1", "cash", "till", 7))
     keeper.project("bank")
-    return keeper
+    keeper.close()
+    async with services(database, tmp_path_factory.mktemp("keys")) as start:
+        yield await start()
 
 
 @pytest.mark.parametrize(
@@ -109,13 +119,6 @@ async def test_what_is_not_there_is_404(client: Client, path: str, code: str) ->
 @pytest.mark.parametrize("path", ["/bank%00", "/bank/accounts?address=a%00", "/bank/transactions/%00"])
 async def test_nul_is_refused_at_the_door(client: Client, path: str) -> None:
     await client.problem(path, 400, "invalid_request")
-
-
-async def test_account_that_opens_later_is_not_there_yet(client: Client, bank: Bookkeeper) -> None:
-    bank.append("bank", account("late"))
-    await client.problem("/bank/accounts/late", 404, "account_not_found")
-    bank.project("bank")
-    await client.ok("/bank/accounts/late")
 
 
 async def test_only_get_is_offered(client: Client) -> None:

@@ -188,6 +188,13 @@ async def test_events_are_the_canonical_lines_by_position_tag_and_type(client: C
     )
 
 
+async def test_account_that_opens_later_is_not_there_yet(client: Client, bank: Bookkeeper) -> None:
+    bank.append("bank", account("late"))
+    await client.problem("/bank/accounts/late", 404, "account_not_found")
+    bank.project("bank")
+    await client.ok("/bank/accounts/late")
+
+
 async def test_events_need_no_read_model(client: Client, keeper: Bookkeeper) -> None:
     keeper.append("bank", opened("bank"))
     keeper.connection.execute("delete from projections.live")
