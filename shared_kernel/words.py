@@ -113,7 +113,8 @@ def format_time(time: datetime) -> str:
     """RFC 3339 in UTC with microseconds, always 27 characters: 2026-11-24T09:30:00.000000Z."""
     if time.tzinfo is not UTC:
         time = time.astimezone(UTC)
-    return time.isoformat(timespec="microseconds")[:26] + "Z"  # four times as fast as strftime, and years have four digits
+    # Four times as fast as strftime, which besides writes the year 993 with three digits.
+    return time.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 @lru_cache(maxsize=4096)

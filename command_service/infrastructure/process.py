@@ -1,7 +1,6 @@
 """The beginning and the end of the command process, and whether it is ready: its parts in order, nothing of what they do."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -17,8 +16,6 @@ from shared_kernel.keys import Keys
 
 STOP_SECONDS_MAX = 8.0  # contract of all processes: exit within 10 s of SIGTERM
 NO_LEDGER = ".ready"  # outside the grammar of names, so there is never such a ledger
-# Measured (executor.md §1): p99 31 → 12 ms. What start-up made is never looked at again; young garbage is looked at less often.
-GC_THRESHOLDS = (50_000, 50, 50)
 
 
 class Leases(Protocol):
@@ -50,9 +47,6 @@ class CommandProcess:
         if missing is not None:
             structlog.get_logger().warning("database_unavailable", cause=missing)
         await self._leases.start()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
         try:
             yield
         finally:

@@ -149,7 +149,7 @@ def context(command: Command, *, ledger: str, key: str | None, caller: Caller) -
 
 def new_id(now: datetime) -> str:
     """A UUIDv7 (RFC 9562 §5.7) as text: the time in milliseconds, then 74 random bits. Ids of one millisecond are unordered."""
-    chance = random.getrandbits(74)  # noqa: S311 - a name, not a secret, and the system's source costs a call of it
+    chance = random.getrandbits(74)
     head = int(now.timestamp() * 1000) << 16 | 0x7000 | chance >> 62
     tail = 1 << 63 | chance & (1 << 62) - 1
     text = f"{head:016x}{tail:016x}"
