@@ -1,10 +1,11 @@
 """Writes what can be derived: docs/settings.md from the settings structs, docs/metrics.md from the figures of each process,
-the table of problem codes in docs/api.md.
+the table of problem codes in docs/api.md, and the list of decisions in docs/adr/README.md.
 
 `--check` writes nothing and ends with 1 if a document is stale; a unit test calls it.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping
 from itertools import groupby
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 SETTINGS_FILE = ROOT / "docs" / "settings.md"
 METRICS_FILE = ROOT / "docs" / "metrics.md"
 API_FILE = ROOT / "docs" / "api.md"
-BEGIN, END = "<!-- begin: problem codes, by scripts/generate_docs.py -->", "<!-- end: problem codes -->"
+ADR_FILE = ROOT / "docs" / "adr" / "README.md"
 
 STRUCTS = {
     "command": "command_service.settings:CommandSettings",
@@ -36,6 +37,7 @@ STRUCTS = {
     "relay": "projections.settings:RelaySettings",
     "projector": "projections.settings:ProjectorSettings",
 }
+_NUMBER = re.compile(r"^#\s*(ADR)?\W*\d*\W*")
 SECTIONS = {
     ("command", "query", "relay", "projector"): "Every process",
     ("command", "query"): "Both HTTP processes",
@@ -89,7 +91,8 @@ def main() -> int:
     documents = {
         SETTINGS_FILE: settings_document(),
         METRICS_FILE: metrics_document(),
-        API_FILE: with_problem_table(API_FILE.read_text()),
+        API_FILE: with_part(API_FILE.read_text(), "problem codes", problem_table()),
+        ADR_FILE: with_part(ADR_FILE.read_text(), "decisions", decision_table(ADR_FILE.parent)),
     }
     for path, text in documents.items():
         if path.exists() and path.read_text() == text:
@@ -157,13 +160,23 @@ def struct_of(process: str) -> type[ProcessSettings]:
     return struct
 
 
-def with_problem_table(document: str) -> str:
-    """The document with its table of problem codes made anew."""
-    head, _, rest = document.partition(BEGIN)
-    _, found, tail = rest.partition(END)
+def with_part(document: str, name: str, made: str) -> str:
+    """The document with what stands between the marks of this name made anew."""
+    begin, end = f"<!-- begin: {name}, by scripts/generate_docs.py -->", f"<!-- end: {name} -->"
+    head, _, rest = document.partition(begin)
+    _, found, tail = rest.partition(end)
     if not found:
-        raise SystemExit(f"{API_FILE.name}: the marks round the problem codes are missing")
-    return f"{head}{BEGIN}\n{problem_table()}{END}{tail}"
+        raise SystemExit(f"the marks round the part «{name}» are missing")
+    return f"{head}{begin}\n{made}{end}{tail}"
+
+
+def decision_table(folder: Path) -> str:
+    """Every decision record, by number, named by its own title line: `# 0003: …`, with or without a colon or dot."""
+    lines = ["| | decision |", "|---|---|"]
+    for path in sorted(folder.glob("[0-9][0-9][0-9][0-9]-*.md")):
+        title = path.read_text().split("\n", 1)[0]
+        lines.append(f"| [{path.name[:4]}]({path.name}) | {_NUMBER.sub('', title)} |")
+    return "\n".join(lines) + "\n"
 
 
 def problem_table() -> str:
