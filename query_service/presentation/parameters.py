@@ -114,7 +114,7 @@ PositionHeader = Annotated[
     HeaderParameter(
         name=POSITION_HEADER,
         required=False,
-        schema_extra={"type": "integer", "minimum": 1, "maximum": POSITION_MAX},
+        schema_extra={"pattern": "^[1-9][0-9]{0,18}$"},  # `pattern` would refuse it under another name
         description="The answer must know this position of the ledger: give what a command answered with, and you read your own writes",
     ),
 ]
@@ -140,10 +140,10 @@ def auditor(request: Reading, ledger: LedgerPath, seen: PositionHeader = None) -
     return Asked(ledger=ledger, position=_position(seen))
 
 
-def reader_of_all(request: Reading, seen: PositionHeader = None) -> Asked:
+def reader_of_all(request: Reading) -> Asked:
     """What somebody asks of all ledgers. Positions are a ledger's own, so none can be asked for."""
     request.user.require("reader")
-    if seen is not None:
+    if POSITION_HEADER in request.headers:
         raise Rejection("invalid_request", detail="A position belongs to one ledger", path=POSITION_HEADER)
     return Asked(ledger=None)
 

@@ -6,6 +6,7 @@ A description ends with an exact example (examples.py); OpenAPI is made from the
 from typing import Protocol, TypeVar
 
 from litestar import Controller, Response, get
+from litestar.datastructures import ResponseHeader
 from litestar.di import NamedDependency, Provide
 
 from query_service.application import answers, questions
@@ -38,6 +39,14 @@ from query_service.presentation.parameters import (
 from shared_kernel.errors import Rejection
 from shared_kernel.words import is_address
 
+POSITIONED = (
+    ResponseHeader(
+        name=POSITION_HEADER,
+        documentation_only=True,
+        description="The position that the answer is as of: give it with the next query, and it is no older",
+        required=True,
+    ),
+)
 AFTER_ASCII = "\x7f"  # after every character of an address: ends the range of a prefix
 
 
@@ -88,6 +97,7 @@ class Books(Controller):
     path = "/v1/ledgers/{ledger:str}"
     tags = ("books",)
     dependencies = {"asked": Provide(reader, sync_to_thread=False)}  # noqa: RUF012
+    response_headers = POSITIONED
 
     @get("/", summary="One ledger", description=examples.LEDGER)
     async def ledger(
@@ -252,6 +262,7 @@ class Log(Controller):
     path = "/v1/ledgers/{ledger:str}/events"
     tags = ("log",)
     dependencies = {"asked": Provide(auditor, sync_to_thread=False)}  # noqa: RUF012
+    response_headers = POSITIONED
 
     @get("/", summary="Events by position, tag and type", description=examples.EVENTS)
     async def events(

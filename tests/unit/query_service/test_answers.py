@@ -1,0 +1,73 @@
+"""Balances from raw totals, and the examples of the API's description."""
+
+import json
+import re
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from query_service.application import answers
+from query_service.application.questions import BalanceRow
+from query_service.presentation.parameters import wait_ms
+from query_service.presentation.routes import ROUTES
+
+totals = st.integers(0, 2**127)
+
+
+@given(totals, totals, totals, totals)
+def test_balances_of_the_two_normal_sides_mirror_each_other(taken: int, given: int, leaving: int, coming: int) -> None:
+    credit = answers.balance(BalanceRow("a", "credit", "EUR/2", taken, given, leaving, coming))
+    debit = answers.balance(BalanceRow("a", "debit", "EUR/2", given, taken, coming, leaving))
+    assert (credit.posted, credit.pending, credit.available) == (debit.posted, debit.pending, debit.available)
+
+
+def test_available_is_posted_less_what_holds_may_take_away() -> None:
+    found = answers.balance(BalanceRow("a", "credit", "EUR/2", 10, 110, 30, 5))
+    assert (found.posted, found.pending, found.available) == (100, 75, 70)
+    found = answers.balance(BalanceRow("a", "debit", "EUR/2", 110, 10, 5, 30))
+    assert (found.posted, found.pending, found.available) == (100, 75, 70)
+
+
+@pytest.mark.parametrize(
+    ("prefer", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("wait=5", 5000),
+        ("respond-async, wait=0", 0),
+        ('Wait="3"; x=y', 3000),
+        ("wait=x", None),
+        ("wait=-1", None),
+        ("wait=²", None),
+        ("wait", None),
+        ("wait=99999999999999999999", 86_400_000),
+    ],
+)
+def test_wait_that_a_client_prefers(prefer: str | None, expected: int | None) -> None:
+    assert wait_ms(prefer) == expected
+
+
+def _described() -> list[tuple[str, str, type]]:
+    found = []
+    for controller in ROUTES:
+        for handler in vars(controller).values():
+            if description := getattr(handler, "description", None):
+                declared = handler.fn.__annotations__["return"]
+                answer = (get_args(declared) or (declared,))[0]
+                found.append((handler.fn.__name__, description, answer))
+    return found
+
+
+@pytest.mark.parametrize(("name", "description", "answer"), _described())
+def test_example_in_a_description_is_an_answer_of_that_route(name: str, description: str, answer: type) -> None:
+    example = re.search(r"```json\n(.*)\n```", description, re.DOTALL)
+    assert example, name
+    read = msgspec.json.decode(example[1], type=answer)
+    assert json.loads(msgspec.json.encode(read)) == json.loads(example[1])
+
+
+def test_every_route_has_a_description() -> None:
+    assert len(_described()) == 11
