@@ -13,6 +13,16 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COPIED = [
     source for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE) for source in line.split()[:-1]
 ]
+IMPORTED = """
+import importlib, sys
+from importlib.metadata import packages_distributions
+absent, modules = set(sys.argv[1].split(",")), sys.argv[2].split(",")
+for module, distributions in packages_distributions().items():
+    if absent.issuperset(name.lower().replace("_", "-") for name in distributions):
+        sys.modules[module] = None
+for module in modules:
+    importlib.import_module(module)
+"""
 
 
 def test_dockerfile_passes_hadolint() -> None:
@@ -53,6 +63,16 @@ def test_processes_run_on_the_versions_that_the_tests_ran_on() -> None:
     run, tested = _pins("requirements-run.lock"), _pins("requirements.lock")
     assert run
     assert {name: version for name, version in run.items() if tested.get(name) != version} == {}
+
+
+def test_processes_need_nothing_that_the_image_lacks() -> None:
+    modules = ["command_service", "query_service", "projections", "daybook"]
+    modules = [f"{module}.__main__" for module in modules] + ["daybook.stack.database"]
+    absent = set(_pins("requirements-dev.lock")) - set(_pins("requirements-run.lock"))
+    assert {"jgo", "pytest"} <= absent
+    argv = [sys.executable, "-W", "error", "-c", IMPORTED, ",".join(absent), ",".join(modules)]
+    outcome = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
 
 
 def _pins(name: str) -> dict[str, str]:
