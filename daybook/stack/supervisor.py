@@ -145,15 +145,9 @@ class Supervisor:
         try:
             await asyncio.wait({exited, ready}, return_when=asyncio.FIRST_COMPLETED)
             if ready.done() and not exited.done():
-                never = ready.exception()
-                if never is None:
-                    self._mark(part, "ready", detail="", ready_after_s=time.monotonic() - begun_at)
-                    self._ready[part.name].set()
-                elif isinstance(never, PartFailed):
-                    self._view.said(str(never))
-                    child.kill()  # alive and never ready is as good as dead
-                else:
-                    raise never  # the probe itself is broken: no restart of the child heals that
+                ready.result()  # never ready, or a broken probe: no restart heals either
+                self._mark(part, "ready", detail="", ready_after_s=time.monotonic() - begun_at)
+                self._ready[part.name].set()
             code = await exited
         finally:
             ready.cancel()
@@ -183,8 +177,11 @@ class Supervisor:
             fault = await in_thread(part.fault)
             if fault is None:
                 return
-            if time.monotonic() > deadline:
-                raise PartFailed(f"{part.name} was not ready within {READY_WITHIN_S:.0f} s: {fault}")
+            # Once it has been ready, only a crash matters: it may be waiting for a neighbour's return.
+            if time.monotonic() > deadline and not self._ready[part.name].is_set():
+                last_lines = read_tail(self._layout.log(part.name), offset=0, lines=TAIL_LINES)
+                why = f"{part.name} was not ready within {READY_WITHIN_S:.0f} s: {fault}"
+                raise PartFailed(f"{why}\n{_indented(last_lines)}")
             status = self._statuses[part.name]
             if fault != status.detail:
                 self._mark(part, status.state, fault)
