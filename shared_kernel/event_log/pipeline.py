@@ -65,7 +65,8 @@ class Pipeline:
             async with asyncio.timeout(connect_timeout_ms / 1_000):
                 while (status := pgconn.connect_poll()) != pq.PollingStatus.OK:
                     if status == pq.PollingStatus.FAILED:
-                        raise LogUnavailable("connect_failed")
+                        reason = psycopg.OperationalError(pgconn.get_error_message())  # for the log, never for a client
+                        raise LogUnavailable("connect_failed") from reason
                     await _socket_ready(pgconn.socket, for_write=status == pq.PollingStatus.WRITING)
             return cls(pgconn, reply_timeout_ms)
         except BaseException as error:

@@ -69,7 +69,7 @@ def plans(session: psycopg.Connection[Any], call: str, **parameters: object) -> 
         notices.append(notice.message_primary or "")
 
     session.add_notice_handler(keep)
-    composed = sql.SQL(call).format(**{name: sql.Literal(value) for name, value in parameters.items()})  # type: ignore[arg-type]
+    composed = sql.SQL(call).format(**{name: sql.Literal(value) for name, value in parameters.items()})
     session.execute(composed)
     session.remove_notice_handler(keep)
     lines = []

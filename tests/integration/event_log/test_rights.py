@@ -39,7 +39,7 @@ def state_of(url: str, statement: str | sql.Composed) -> str:
     """The SQLSTATE that the statement ends with; it is rolled back in any case."""
     with psycopg.connect(url) as connection:
         try:
-            connection.execute(statement)  # type: ignore[arg-type]
+            connection.execute(statement)
         except psycopg.Error as error:
             return error.sqlstate or "?"
         finally:
