@@ -50,8 +50,10 @@ def talk() -> Console:
 def own_command() -> str:
     """How a person would call this very program again, from the current folder."""
     program = Path(sys.argv[0])
-    if program.name != "daybook":
-        return f"{sys.executable} -m daybook"
+    if program.name != "daybook":  # run as a module, as a detached stack is
+        program = Path(sys.executable).with_name("daybook")
+        if not program.exists():
+            return f"{sys.executable} -m daybook"
     found = shutil.which("daybook")
     if found is not None and os.path.realpath(found) == os.path.realpath(program):
         return "daybook"

@@ -134,6 +134,7 @@ def _first_commands(stack: StackFile, layout: Layout) -> list[str]:
         '{"account":"bank:clients:2378","direction":"credit","amount":70000,"asset":"CZK/2"}]'
     )
     bearer = '-H "Authorization: Bearer $DAYBOOK_TOKEN"'
+    reader = f'-H "Authorization: Bearer $({program} token --role reader{where})"'
     post = f"curl -sS {bearer} -H 'Content-Type: application/json'"
     return [
         f"export DAYBOOK_TOKEN=$({program} token --role writer{where})",
@@ -141,5 +142,5 @@ def _first_commands(stack: StackFile, layout: Layout) -> list[str]:
         '-d \'{"ledger":"bank","accounts":"on-first-use"}\'',
         f"{post} -H 'Idempotency-Key: first-transaction' {stack.command_url}/v1/ledgers/bank/transactions "
         f'-d \'{{"entries":{entries},"description":"cash in"}}\'',
-        f"curl -sS {bearer} {stack.query_url}/v1/ledgers/bank/accounts/bank:clients:2378/balances",
+        f"curl -sS {reader} {stack.query_url}/v1/ledgers/bank/accounts/bank:clients:2378/balances",
     ]
