@@ -137,8 +137,8 @@ class Source(Protocol):
     def commit(self) -> None:
         """Marks what was polled as done: a hint for the next start, nothing more."""
 
-    def close(self) -> None:
-        """Commits and leaves the group."""
+    def close(self, *, is_done: bool) -> None:
+        """Leaves the group, and commits before if what was polled is done."""
 
 
 class Generations(Protocol):

@@ -76,7 +76,7 @@ class Projector:
                     failures += 1
                     self._wait_out(error, failures)
         finally:
-            self._source.close()
+            self._source.close(is_done=not self._arrived)
 
     def _begin(self) -> tuple[Generation, Worker]:
         generation = self._generations.prepare()

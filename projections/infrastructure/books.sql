@@ -75,7 +75,7 @@ select k.ledger, k.address, k.asset, e.posted_debits, e.posted_credits, e.pendin
 from unnest(%s::text[], %s::text[], %s::text[]) as k (ledger, address, asset)
 cross join lateral (
     select e.posted_debits, e.posted_credits, e.pending_debits, e.pending_credits
-    from entries e
+    from {schema}.entries e
     where e.ledger = k.ledger and e.address = k.address and e.asset = k.asset
     order by e.position desc, e.entry_index desc limit 1
 ) as e

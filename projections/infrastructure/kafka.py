@@ -192,11 +192,12 @@ class KafkaSource:
             except KafkaException as error:
                 self._say("offsets_not_committed", reason=error.args[0].name())
 
-    def close(self) -> None:
-        """Commits and leaves the group."""
+    def close(self, *, is_done: bool) -> None:
+        """Leaves the group, and commits before if what was polled is done."""
         if self._consumer is not None:
-            with suppress(KafkaException):  # nothing new, or no broker: the next start sees some events again
-                self._consumer.commit(asynchronous=False)
+            if is_done:
+                with suppress(KafkaException):  # nothing new, or no broker: the next start sees some events again
+                    self._consumer.commit(asynchronous=False)
             self._consumer.close()
             self._consumer = None
 

@@ -21,7 +21,7 @@ STATEMENTS: Final = load_statements("projections.infrastructure", "projections.s
 # A read model may lose its last commits in a crash of the server, rows and positions together: the log has them. So its
 # commits need not wait for the disk, which leaves that to the commands.
 _OPTIONS: Final = (
-    f"{SESSION_OPTIONS} -c synchronous_commit=off -c timezone=UTC"
+    f"{SESSION_OPTIONS} -c search_path=pg_catalog -c synchronous_commit=off -c timezone=UTC"
     " -c lock_timeout=5s -c statement_timeout=120s -c idle_in_transaction_session_timeout=30s"
 )
 CONNECT_S_MAX: Final = 5
@@ -33,12 +33,11 @@ _UNWRITABLE: Final = ("22", "23", "54")
 
 
 class Database:
-    """A connection made when needed, in autocommit. `search_path` is a schema that unqualified names are looked up in."""
+    """A connection made when needed, in autocommit; `name` is what the server shows of it."""
 
-    def __init__(self, url: str, *, name: str, search_path: str = "pg_catalog") -> None:
+    def __init__(self, url: str, *, name: str) -> None:
         self._url = url
         self._name = name
-        self._search_path = search_path
         self._connection: Connection[Row] | None = None
 
     @contextmanager
@@ -52,10 +51,6 @@ class Database:
             if self._connection is not None and self._connection.closed:
                 self._connection = None
 
-    def is_same(self, connection: Connection[Row]) -> bool:
-        """True if the session is still that one."""
-        return self._connection is connection and not connection.closed
-
     def close(self) -> None:
         """Ends the session."""
         if self._connection is not None:
@@ -67,7 +62,7 @@ class Database:
             self._connection = psycopg.connect(
                 self._url,
                 autocommit=True,
-                options=f"{_OPTIONS} -c search_path={self._search_path}",
+                options=_OPTIONS,
                 application_name=self._name,
                 connect_timeout=CONNECT_S_MAX,
                 tcp_user_timeout=SILENCE_MS_MAX,

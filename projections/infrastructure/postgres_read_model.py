@@ -15,14 +15,14 @@ from projections.infrastructure.postgres import STATEMENTS, Database, Row
 
 
 class PostgresReadModel:
-    """Reads and writes one generation. `totals` is its statement for the latest totals of keys, given as one array a part."""
+    """Reads and writes one generation. `totals` is the statement for the latest totals of keys, given as one array a part."""
 
     def __init__(
         self, database: Database, *, projection: Projection, generation: Generation, totals: LiteralString
     ) -> None:
         self._database = database
         self._generation = generation
-        self._totals = totals
+        self._totals = sql.SQL(totals).format(schema=sql.Identifier(generation.schema_name))
         self._of = {"projection": generation.projection, "generation": generation.number}
         self._incarnation = generation.incarnation
         self._copies = {
