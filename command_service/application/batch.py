@@ -24,7 +24,18 @@ Decide = Callable[[Books, Command, Context], list[Event]]
 class Ticket:
     """One command on its way: what to decide, who waits for it, and what happened to it so far."""
 
-    __slots__ = ("command", "conflicts", "context", "deadline", "decide", "faults", "followers", "future", "key_tag")
+    __slots__ = (
+        "command",
+        "conflicts",
+        "context",
+        "deadline",
+        "decide",
+        "faults",
+        "followers",
+        "future",
+        "is_doubtful",
+        "key_tag",
+    )
 
     def __init__(
         self, decide: Decide, command: Command, context: Context, *, future: "Future[Outcome]", deadline: float
@@ -37,6 +48,7 @@ class Ticket:
         self.key_tag = events.key_tag(context.actor, context.key)
         self.conflicts = 0  # how often it fell with a failed fence
         self.faults = 0  # how often the log failed under it
+        self.is_doubtful = False  # an append of it was lost, and nobody saw the old backend end
         self.followers: list[Ticket] = []
 
 

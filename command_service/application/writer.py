@@ -117,7 +117,7 @@ class LedgerWriter:
                 break
             ticket = self._waiting.popleft()
             if ticket.deadline < now:
-                self._fail(ticket, Unavailable("deadline_passed"))
+                self._fail(ticket, Unavailable("outcome_unknown" if ticket.is_doubtful else "deadline_passed"))
                 continue
             first = batch.setdefault(ticket.key_tag, ticket)
             if first is ticket:
@@ -282,6 +282,7 @@ class LedgerWriter:
         pending = [ticket for ticket in batch if not ticket.future.done()]
         for ticket in pending:
             ticket.faults += 1
+            ticket.is_doubtful |= isinstance(error, OutcomeUnknown) and not error.is_settled
         if not isinstance(error, Contention | Unavailable):
             for ticket in pending:
                 self._fail(ticket, error)
@@ -306,7 +307,7 @@ class LedgerWriter:
         self._requeue(retry)
         for ticket in tickets:
             if id(ticket) not in kept:
-                self._fail(ticket, error)
+                self._fail(ticket, Unavailable("outcome_unknown") if ticket.is_doubtful else error)
 
     def _requeue(self, tickets: Sequence[Ticket]) -> None:
         """To the front, in order."""

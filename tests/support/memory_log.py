@@ -1,14 +1,14 @@
 """The event log in memory, for unit tests of the executor: same contract as the fast client, and it can be disturbed.
 
 `before_append` runs just before the next append (another worker gets in between). `lose` makes the next append fail as a
-lost connection does: applied or not.
+lost connection does: applied or not. `is_down` and `goes_down` take the log away.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
-from shared_kernel.event_log.errors import LedgerNotFound, OutcomeUnknown
+from shared_kernel.event_log.errors import LedgerNotFound, LogUnavailable, OutcomeUnknown
 from shared_kernel.event_log.types import (
     Appended,
     Decision,
@@ -33,6 +33,8 @@ class MemoryLog:
         self.transactions = 0
         self.before_append: Callable[[], Awaitable[None]] | None = None
         self.lose: str | None = None  # "applied" or "not applied"
+        self.is_down = False  # nobody can look
+        self.goes_down = False  # with the next lost append
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator["MemoryLog"]:
@@ -55,6 +57,7 @@ class MemoryLog:
             disturb, self.before_append = self.before_append, None
             await disturb()
         lost, self.lose = self.lose, None
+        self.is_down |= self.goes_down and lost is not None
         if lost == "not applied":
             raise OutcomeUnknown("connection_lost")
         appended = self._append(ledger, seen=seen, decisions=decisions, tail=tail)
@@ -109,6 +112,8 @@ class MemoryLog:
         self, ledger: str, *, seen: int | None, tags: Sequence[str], snapshots: Sequence[SnapshotKey] = (), tail: Tail
     ) -> Loaded:
         self.loads.append(tags)
+        if self.is_down:
+            raise LogUnavailable("connect_failed")
         if ledger not in self.events:
             raise LedgerNotFound
         events = self.events[ledger]

@@ -320,6 +320,21 @@ async def test_a_lost_connection_is_resolved_by_asking_the_log(bank: Bank, fate:
     assert bank.refold().balances["x", "EUR/2"] == 50
 
 
+@pytest.mark.parametrize("fate", ["applied", "not applied"])
+async def test_nobody_is_told_what_nobody_knows(bank: Bank, fate: str) -> None:
+    client = bank.worker(Bounds(faults_max=1))
+    await funded(client)
+    bank.log.lose, bank.log.goes_down = fate, True
+    with pytest.raises(Unavailable, match="outcome_unknown"):
+        await client.send(transfer("x", "world", 10), key="k")
+    with pytest.raises(Unavailable, match="event_log_unavailable"):
+        await client.send(transfer("x", "world", 10), key="never sent")
+    bank.log.is_down = False
+    outcome = await client.send(transfer("x", "world", 10), key="k")
+    assert outcome.is_replay is (fate == "applied")
+    assert bank.refold().balances["x", "EUR/2"] == 90
+
+
 async def test_a_fault_in_completion_throws_the_states_away_and_nothing_is_applied_twice(
     bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
