@@ -10,6 +10,7 @@ from litestar import Litestar
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Parameter, Reference, RequestBody, Schema
 
 from command_service.domain.commands import OpenAccount, OpenLedger, PostTransaction
+from command_service.presentation.answers import AccountAnswer, BatchAnswer, LedgerAnswer, TransactionAnswer
 from command_service.presentation.requests import Batch
 from shared_kernel.http_errors import PROBLEM_TYPE
 
@@ -69,6 +70,7 @@ BODIES: dict[str, tuple[type[msgspec.Struct], dict[str, Any]]] = {
         },
     ),
 }
+ANSWERS = (LedgerAnswer, AccountAnswer, TransactionAnswer, BatchAnswer)
 KEY = Parameter(
     name="Idempotency-Key",
     param_in="header",
@@ -95,10 +97,11 @@ def describe_requests(app: Litestar) -> None:
     """The application's OpenAPI document now has the request bodies, the key header and the problems of each command."""
     document = app.openapi_schema
     kinds = [kind for kind, _ in BODIES.values()]
-    (schemas, components) = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
-    # Litestar's own structure has no place for a ready schema; what it does not know, it writes as it stands.
+    schemas, components = msgspec.json.schema_components([*kinds, *ANSWERS], ref_template="#/components/schemas/{name}")
+    # Litestar's own structure has no place for a ready schema; what it does not know, it writes as it stands. It cannot
+    # describe `Raw` either, so the answers' schemas are replaced too.
     cast("dict[str, Any]", document.components.schemas).update(components)
-    for (path, (_, example)), schema in zip(BODIES.items(), schemas, strict=True):
+    for (path, (_, example)), schema in zip(BODIES.items(), schemas[: len(kinds)], strict=True):
         operation = (document.paths or {})[path].post
         assert operation is not None  # noqa: S101 - routes.py declares it
         media_type = OpenAPIMediaType(schema=Reference(ref=schema["$ref"]), example=example)
@@ -111,7 +114,7 @@ def describe_requests(app: Litestar) -> None:
     find = (document.paths or {})[f"{BOOKS}/commands/{{key}}"].get
     assert find is not None  # noqa: S101 - routes.py declares it
     find.responses = {
-        **{status: told for status, told in (find.responses or {}).items() if status in ("200", "201")},
+        **{status: told for status, told in (find.responses or {}).items() if status == "201"},
         "404": _problem("`command_not_found`: not in the log yet, with the `head` looked at; `ledger_not_found`"),
         "422": _problem("The recorded refusal"),
     }

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from litestar import Controller, Request, Response, get, post
 from litestar.datastructures import State
+from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.params import Parameter
 from litestar.types import ASGIApp, Receive, Send
@@ -22,6 +23,7 @@ LEDGER_PATH = "/v1/ledgers/{ledger}"
 TRANSACTIONS = LEDGER_PATH + "/transactions"
 BATCHES = LEDGER_PATH + "/batches"
 
+CommandsGiven = NamedDependency[Commands]
 Asking = Request[Principal, object, State]
 LedgerPath = Annotated[str, Parameter(description="A ledger that the token covers")]
 KeyPath = Annotated[str, Parameter(description="The idempotency key of a command of the caller's own")]
@@ -35,7 +37,7 @@ class Ledgers(Controller):
     tags = ("ledgers",)
 
     @post("/", summary="Open a ledger", responses={201: ResponseSpec(LedgerAnswer, description=MADE)})
-    async def open_ledger(self, commands: Commands, request: Asking) -> Response[bytes]:
+    async def open_ledger(self, commands: CommandsGiven, request: Asking) -> Response[bytes]:
         """Role `writer`, with the ledger in the token's patterns. `accounts`: `on-first-use` (an account is opened by the first
         transaction that names it, under the first fitting pattern of `defaults`) or `explicit`.
         """
@@ -49,7 +51,7 @@ class Books(Controller):
     tags = ("commands",)
 
     @post("/accounts", summary="Open an account", responses={201: ResponseSpec(AccountAnswer, description=MADE)})
-    async def open_account(self, commands: Commands, request: Asking, ledger: LedgerPath) -> Response[bytes]:
+    async def open_account(self, commands: CommandsGiven, request: Asking, ledger: LedgerPath) -> Response[bytes]:
         """Role `writer`. Under terms of its own: `normal_balance` (credit unless said otherwise) and limits for each asset."""
         return _response(await commands.open_account(request.scope, ledger))
 
@@ -58,7 +60,7 @@ class Books(Controller):
         summary="Post a transaction",
         responses={201: ResponseSpec(TransactionAnswer, description=MADE)},
     )
-    async def post_transaction(self, commands: Commands, request: Asking, ledger: LedgerPath) -> Response[bytes]:
+    async def post_transaction(self, commands: CommandsGiven, request: Asking, ledger: LedgerPath) -> Response[bytes]:
         """Role `writer`. Two or more entries; for each asset debits equal credits. What the rules turn down is a 422, is
         recorded, and is answered the same when repeated.
         """
@@ -70,7 +72,7 @@ class Books(Controller):
         status_code=200,
         responses={200: ResponseSpec(BatchAnswer, description="One result a command, in their order")},
     )
-    async def post_batch(self, commands: Commands, request: Asking, ledger: LedgerPath) -> Response[bytes]:
+    async def post_batch(self, commands: CommandsGiven, request: Asking, ledger: LedgerPath) -> Response[bytes]:
         """Role `writer`. Commands are decided in their order, each with its own key and its own result: `status` and `body` as
         it would be answered alone, a malformed one its own 400. Element i without a key gets `<Idempotency-Key>/<i>`.
         """
@@ -79,11 +81,14 @@ class Books(Controller):
     @get(
         "/commands/{key:path}",
         summary="What became of a command",
+        status_code=201,
         responses={
             201: ResponseSpec(TransactionAnswer, description="The recorded answer, status and body as they were")
         },
     )
-    async def command(self, commands: Commands, request: Asking, ledger: LedgerPath, key: KeyPath) -> Response[bytes]:
+    async def command(
+        self, commands: CommandsGiven, request: Asking, ledger: LedgerPath, key: KeyPath
+    ) -> Response[bytes]:
         """Role `writer`, for the caller's own commands. 404 `command_not_found` with the head looked at means "not in the log
         yet", never "will not be": repeat the command with the same key, never with a new one.
         """
