@@ -105,7 +105,7 @@ class VisibleListener:
                             self.hear(notice.payload)
                         await connection.execute(b"select 1")
             except psycopg.Error as error:
-                _log.warning("not listening for visible positions", error_class=type(error).__name__)
+                _log.warning("not_listening", error_class=type(error).__name__)
             finally:
                 self.listening.clear()
             await asyncio.sleep(RECONNECT_MS / 1000)
