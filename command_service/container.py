@@ -16,7 +16,7 @@ from command_service.infrastructure.metrics import CommandMetrics
 from command_service.infrastructure.process import CommandProcess
 from command_service.presentation.commands import Commands
 from command_service.presentation.openapi import describe_requests
-from command_service.presentation.routes import ROUTES, HotRoutes
+from command_service.presentation.routes import ROUTES, DirectRoutes
 from command_service.settings import CommandSettings
 from shared_kernel.event_log.pool import LogPool
 from shared_kernel.event_log.types import Tail
@@ -106,7 +106,7 @@ def _app(
         dependencies={"commands": Provide(lambda: commands, use_cache=True, sync_to_thread=False)},
     )
     describe_requests(cast("Litestar", edge.app))
-    edge.app = HotRoutes(edge.app, commands)
+    edge.app = DirectRoutes(edge.app, commands)
     return edge
 
 

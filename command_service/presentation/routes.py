@@ -1,4 +1,4 @@
-"""The routes of the write side, for Litestar and its OpenAPI document, and the short way for the two hot ones.
+"""The routes of the write side, for Litestar and its OpenAPI document, and the direct way for some of them.
 
 What a route does stands in `commands.py`. Request bodies are read there too (strictly, with the JSON path of what is wrong),
 so Litestar is told of their schemas by `openapi.py` instead of by the signatures.
@@ -22,6 +22,7 @@ from shared_kernel.security import Principal
 LEDGER_PATH = "/v1/ledgers/{ledger}"
 TRANSACTIONS = LEDGER_PATH + "/transactions"
 BATCHES = LEDGER_PATH + "/batches"
+COMMAND = LEDGER_PATH + "/commands/{key}"
 
 CommandsGiven = NamedDependency[Commands]
 Asking = Request[Principal, object, State]
@@ -98,38 +99,40 @@ class Books(Controller):
 ROUTES = (Ledgers, Books)
 
 
-class HotRoutes:
-    """An ASGI application that answers the two hot routes itself and leaves all else to the Litestar in `app`.
+class DirectRoutes:
+    """An ASGI application that answers three routes itself and leaves all else to the Litestar in `app`.
 
-    Litestar's routing, signatures and responses cost more than the rest of a transaction's way in this process
-    (ADR 0008 has the measurement). Everything that the edge does for a request, it does for these too.
+    The two hot ones, because Litestar's routing, signatures and responses cost as much as the rest of a transaction's way
+    through this layer (docs/adr/0008). The look-up by key, because Litestar tidies the slashes that a key may have.
+    Everything that the edge does for a request, it does for these too.
     """
 
     def __init__(self, app: ASGIApp, commands: Commands) -> None:
         self.app = app
         self._routes = {
-            "transactions": (TRANSACTIONS, commands.post_transaction),
-            "batches": (BATCHES, commands.post_batch),
+            ("POST", "transactions"): (TRANSACTIONS, commands.post_transaction),
+            ("POST", "batches"): (BATCHES, commands.post_batch),
+            ("GET", "commands/"): (COMMAND, commands.find),
         }
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """ASGI 3."""
-        found = _HOT.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if found is None:
+        found = _DIRECT.match(scope["path"]) if scope["type"] == "http" else None
+        route = self._routes.get((scope["method"], found[2])) if found else None
+        if found is None or route is None:
             await self.app(scope, receive, send)
             return
-        ledger, route = found.groups()
-        scope["path_template"], answered = self._routes[route]
+        scope["path_template"], answered = route
         if scope["query_string"]:
             name = scope["query_string"].partition(b"=")[0].decode("latin-1")
             raise invalid(name, "There is no such query parameter")
-        status, body, headers = await answered(scope, ledger)
+        status, body, headers = await answered(scope, found[1])
         headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-_HOT = re.compile(r"/v1/ledgers/([^/]+)/(transactions|batches)")
+_DIRECT = re.compile(r"/v1/ledgers/([^/]+)/(transactions$|batches$|commands/(?=.))")
 
 
 def _response(answer: Answer) -> Response[bytes]:

@@ -12,7 +12,7 @@ from litestar import Litestar
 
 from command_service.container import Container
 from command_service.presentation.openapi import BODIES
-from command_service.presentation.routes import HotRoutes
+from command_service.presentation.routes import DirectRoutes
 from command_service.settings import CommandSettings
 from shared_kernel.http_docs import openapi_document
 from shared_kernel.settings import Secret
@@ -32,7 +32,7 @@ def document(tmp_path: Path) -> dict[str, Any]:
         jwt_keys_file=str(keys),
         query_public_url="https://query.example",
     )
-    hot = cast("HotRoutes", Container(settings=settings).app().app)
+    hot = cast("DirectRoutes", Container(settings=settings).app().app)
     return openapi_document(cast("Litestar", hot.app))
 
 
