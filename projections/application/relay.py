@@ -106,11 +106,14 @@ class Relay:
         ledgers = list(self._news)[: self._pace.ledgers_max]
         after = {ledger: self._positions.get(ledger, 0) for ledger in ledgers}
         events = self._log.read(after, events_max=self._pace.batch_events_max, bytes_max=self._pace.batch_bytes_max)
-        for ledger in ledgers:
-            del self._news[ledger]
         if events:
             self._publish(events, after)
-            self._news.update(dict.fromkeys(event.ledger for event in events))  # until a read finds nothing more
+        # The log answers in the order asked: what stands behind the last ledger with events may only have had no room.
+        served = dict.fromkeys(event.ledger for event in events)
+        answered = ledgers[: ledgers.index(events[-1].ledger) + 1] if events else ledgers
+        for ledger in answered:
+            del self._news[ledger]
+        self._news.update(served)  # until a read finds nothing more
 
     def _publish(self, events: Sequence[RecordedEvent], after: Mapping[str, int]) -> None:
         began = self._monotonic()

@@ -110,9 +110,12 @@ class Worker:
         if ledgers:
             runs = self._from_log(ledgers)
             self._write(runs)
-            for ledger in ledgers:
-                if ledger not in runs or self._position(ledger) >= self._behind.get(ledger, 0):
-                    self._behind.pop(ledger, None)
+            # The log answers in the order asked: what stands behind the last ledger with events may only have had no room.
+            answered = ledgers[: ledgers.index(list(runs)[-1]) + 1] if runs else ledgers
+            for ledger in answered:
+                target = self._behind.pop(ledger, 0)
+                if ledger in runs and self._position(ledger) < target and ledger not in self._standing:
+                    self._behind[ledger] = target  # once more, after the others
         return bool(due or ledgers)
 
     def _position(self, ledger: str) -> int:

@@ -1,0 +1,329 @@
+"""One worker or two on a real read model: whatever is delivered, it becomes the plain fold of the log, each event once."""
+
+import random
+import threading
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+
+from projections.application.figures import Figures
+from projections.application.ports import ForeignGeneration
+from projections.application.worker import Worker
+from projections.domain.books import BOOKS
+from projections.domain.projection import Change, Read, State
+from projections.infrastructure import postgres
+from shared_kernel import events
+from shared_kernel.errors import Corruption, Unavailable
+from shared_kernel.event_log.recorder import PostgresLedgerRecorder
+from shared_kernel.event_log.types import NewEvent, RecordedEvent
+from tests.integration.projections.conftest import Kit
+from tests.support.histories import account, append_new, books, opened, transfer
+from tests.support.plain_books import plain_books, read_books, read_log
+
+METADATA = events.encode(events.Metadata(actor="tester", correlation_id="c"))
+
+
+def heal(worker: Worker) -> None:
+    """Looks at the heads as the loop takes them, each with all that follows from it; what moves meanwhile takes a third."""
+    for _ in range(3):
+        worker.check(is_live=True)
+        while worker.catch_up():
+            pass
+
+
+def new(type_: str, data: str) -> NewEvent:
+    """An event that no part of Daybook would write."""
+    return NewEvent(type=type_, data=data, metadata=METADATA, tags=[])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_shuffled_repeated_and_dropped_deliveries_become_the_fold_of_the_log(kit: Kit, seed: int) -> None:
+    chance = random.Random(seed)
+    for number in range(4):
+        kit.append(f"ledger:{number}", list(books(f"ledger:{number}", 40, seed=seed)))
+    delivered = [event for event in read_log(kit.admin) if chance.random() < 0.9]
+    delivered += chance.sample(delivered, k=len(delivered) // 3)
+    chance.shuffle(delivered)
+    worker, figures = kit.worker(batch_events_max=chance.choice((3, 17, 1_000)))
+    while delivered:
+        size = chance.randrange(1, 60)
+        worker.apply(delivered[:size])
+        del delivered[:size]
+    heal(worker)
+    kit.assert_complete()
+    assert figures.applied == len(read_log(kit.admin))
+    assert figures.duplicates > 0
+
+
+def test_a_replay_from_zero_changes_nothing(kit: Kit) -> None:
+    kit.append("bank", list(books("bank", 50)))
+    log = read_log(kit.admin)
+    worker, figures = kit.worker()
+    worker.apply(log)
+    before = read_books(kit.admin, "books_1")
+    kit.worker()[0].apply(log)
+    worker.apply(log)
+    assert read_books(kit.admin, "books_1") == before
+    assert figures.duplicates == len(log)
+    kit.assert_complete()
+
+
+def test_a_gap_wider_than_one_read_of_the_log_is_filled(kit: Kit) -> None:
+    kit.append("bank", list(books("bank", 50)))
+    worker, figures = kit.worker(batch_events_max=7)
+    worker.apply(read_log(kit.admin)[-1:])
+    assert figures.gaps == 1
+    while worker.catch_up():
+        pass
+    kit.assert_complete()
+
+
+def test_events_longer_than_the_byte_bound_come_one_by_one(kit: Kit) -> None:
+    kit.append("bank", list(books("bank", 10)))
+    kit.append("other", list(books("other", 10)))
+    worker, figures = kit.worker(batch_bytes_max=1)
+    worker.check(is_live=False)
+    while worker.catch_up():
+        pass
+    kit.assert_complete()
+    assert figures.batches == len(read_log(kit.admin))
+
+
+def test_a_quiet_ledger_whose_messages_were_lost_is_healed_at_the_second_look(kit: Kit) -> None:
+    kit.append("quiet", list(books("quiet", 5)))
+    worker, figures = kit.worker()
+    assert worker.check(is_live=True) == figures.lag_events == len(read_log(kit.admin))
+    assert not worker.catch_up()  # its messages may still be on their way
+    worker.check(is_live=True)
+    assert worker.catch_up()
+    kit.assert_complete()
+
+
+def test_a_worker_that_lost_the_race_applies_only_what_is_left(kit: Kit) -> None:
+    kit.append("bank", list(books("bank", 30)))
+    log = read_log(kit.admin)
+    first, first_figures = kit.worker()
+    second, second_figures = kit.worker()
+    second.apply(log[:10])
+    first.apply(log[:25])  # believes that the ledger is at 0
+    second.apply(log[10:])  # believes that it is at 10
+    assert first_figures.lost_races == second_figures.lost_races == 1
+    assert first_figures.applied + second_figures.applied == len(log)
+    kit.assert_complete()
+
+
+def test_two_workers_that_apply_everything_at_once_apply_it_once(kit: Kit) -> None:
+    for number in range(5):
+        kit.append(f"ledger:{number}", list(books(f"ledger:{number}", 60)))
+    log = read_log(kit.admin)
+    workers = [kit.worker() for _ in range(2)]
+
+    def deliver(worker: Worker, seed: int) -> None:
+        chance = random.Random(seed)
+        for begin in range(0, len(log), 20):
+            batch = log[begin : begin + 20]
+            chance.shuffle(batch)
+            worker.apply(batch)
+        heal(worker)
+
+    threads = [threading.Thread(target=deliver, args=(worker, seed)) for seed, (worker, _) in enumerate(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(figures.applied for _, figures in workers) == len(log)
+    kit.assert_complete()
+
+
+def test_an_unknown_event_holds_up_its_ledger_only_and_a_newer_worker_goes_on(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit.append("bank", list(books("bank", 10)))
+    kit.append("poisoned", [opened("poisoned"), transfer("t1", 5)])
+    with PostgresLedgerRecorder(kit.database.urls["command"], "poisoned") as recorder:
+        append_new(recorder, [new("AccountOpened.v2", events.encode(account("users:9")))])
+    kit.append("poisoned", [transfer("t2", 7)])
+    worker, figures = kit.worker()
+    worker.apply(read_log(kit.admin))
+    assert kit.waiting() == [("poisoned", 3, "UnknownEventType", 1)]
+    assert kit.positions()["poisoned"] == 2
+    assert (figures.waiting, figures.faults) == (1, 1)
+    kit.append("bank", [transfer("after", 1)])
+    heal(worker)  # a retry that fails again, and the others go on
+    assert kit.positions()["bank"] == max(event.position for event in read_log(kit.admin) if event.ledger == "bank")
+    [(_, _, _, attempts)] = kit.waiting()
+    assert attempts > 1
+
+    known = events._DECODERS["AccountOpened.v1"]
+    monkeypatch.setitem(events._DECODERS, "AccountOpened.v2", known)
+    newer, newer_figures = kit.worker()
+    heal(newer)
+    assert kit.waiting() == []
+    assert newer_figures.waiting == 0
+    assert set(kit.positions().values()) == {4, kit.positions()["bank"]}
+    known_by_name = [msgspec.structs.replace(e, type=e.type.replace("v2", "v1")) for e in read_log(kit.admin)]
+    assert read_books(kit.admin, "books_1") == plain_books(known_by_name)
+    heal(worker)  # the older one sees that the ledger has gone on
+    assert worker.check(is_live=True) == 0
+
+
+def test_rows_that_postgres_cannot_hold_stop_their_ledger_at_exactly_that_event(kit: Kit) -> None:
+    for name in ("a", "b", "c"):
+        kit.append(name, list(books(name, 8)))
+    nul = '{"transaction":"t","entries":[],"description":"\\u0000"}'
+    with PostgresLedgerRecorder(kit.database.urls["command"], "b") as recorder:
+        head = append_new(recorder, [new("TransactionPosted.v1", nul)])
+    kit.append("b", [transfer("later", 1)])
+    log = read_log(kit.admin)
+    worker, _ = kit.worker()
+    worker.apply(log)
+    assert kit.waiting() == [("b", head, "Unwritable", 1)]
+    assert kit.positions()["b"] == head - 1
+    assert read_books(kit.admin, "books_1") == plain_books(e for e in log if e.ledger != "b" or e.position < head)
+
+
+def test_a_projection_that_fails_for_a_while_catches_up_when_it_no_longer_does(kit: Kit) -> None:
+    is_broken = True
+
+    def project(read: Read, state: State) -> Change:
+        if is_broken and read.recorded.ledger == "bank" and read.recorded.position == 20:
+            raise ZeroDivisionError
+        return BOOKS.project(read, state)
+
+    kit.append("bank", list(books("bank", 30)))
+    kit.append("other", list(books("other", 30)))
+    worker, figures = kit.worker(msgspec.structs.replace(BOOKS, project=project))
+    worker.apply(read_log(kit.admin))
+    assert kit.positions()["bank"] == 19
+    assert kit.waiting() == [("bank", 20, "ZeroDivisionError", 1)]
+    kit.append("bank", [transfer("while it stands", 1)])
+    worker.apply(read_log(kit.admin)[-1:])
+    is_broken = False
+    heal(worker)
+    assert figures.waiting == 0
+    assert kit.waiting() == []
+    kit.assert_complete()
+
+
+def test_a_ledger_whose_row_somebody_holds_is_set_aside_and_the_others_go_on(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_OPTIONS", postgres._OPTIONS.replace("lock_timeout=5s", "lock_timeout=50ms"))
+    for name in ("a", "b", "c"):
+        kit.append(name, [opened(name)])
+    worker, _ = kit.worker()
+    worker.apply(read_log(kit.admin))
+    for name in ("a", "b", "c"):
+        kit.append(name, [transfer("t", 5)])
+    with psycopg.connect(kit.database.admin_url) as holder:
+        holder.execute("select from projections.positions where ledger = 'b' for update")
+        worker.apply(read_log(kit.admin))
+        assert kit.positions() == {"a": 2, "b": 1, "c": 2}
+        assert kit.waiting() == [("b", 2, "Contention", 1)]
+    heal(worker)
+    assert kit.waiting() == []
+    kit.assert_complete()
+
+
+def test_a_lost_connection_is_told_and_the_same_events_can_be_given_again(kit: Kit) -> None:
+    kit.append("bank", list(books("bank", 30)))
+    log = read_log(kit.admin)
+    worker, _ = kit.worker()
+    worker.apply(log[:10])
+    kit.rows(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'test' and pid <> pg_backend_pid()"
+    )
+    with pytest.raises(Unavailable):
+        worker.apply(log[10:])
+    worker.start()
+    worker.apply(log[10:])
+    kit.assert_complete()
+
+
+def test_a_read_model_that_went_back_with_its_server_is_filled_from_the_log(kit: Kit) -> None:
+    kit.append("bank", list(books("bank", 30)))
+    log = read_log(kit.admin)
+    worker, _ = kit.worker()
+    worker.apply(log[:20])
+    for table in BOOKS.tables:
+        kit.admin.execute(f"delete from books_1.{table} where position > 12".encode())
+    kit.admin.execute("update projections.positions set position = 12")
+    worker.apply(log[20:])
+    while worker.catch_up():
+        pass
+    kit.assert_complete()
+
+
+def test_a_position_beyond_the_head_is_an_alert_that_names_the_remedy(kit: Kit) -> None:
+    kit.append("bank", list(books("bank", 5)))
+    worker, _ = kit.worker()
+    worker.apply(read_log(kit.admin))
+    kit.admin.execute("update projections.positions set position = position + 1")
+    with pytest.raises(Corruption, match="daybook restored") as caught:
+        worker.check(is_live=True)
+    assert caught.value.code == "position_beyond_head"
+
+
+def test_positions_of_a_ledger_that_the_log_does_not_know_are_beyond_its_head(kit: Kit) -> None:
+    worker, _ = kit.worker()
+    kit.admin.execute(
+        "insert into projections.positions select 'books', 1, 'gone', 1, now(), incarnation from daybook.incarnation"
+    )
+    with pytest.raises(Corruption, match="daybook restored"):
+        worker.check(is_live=True)
+
+
+def test_a_change_of_incarnation_stops_the_projection(kit: Kit) -> None:
+    kit.append("bank", list(books("bank", 5)))
+    log = read_log(kit.admin)
+    worker, _ = kit.worker()
+    worker.apply(log[:4])
+    kit.admin.execute("select daybook.restored()")
+    with pytest.raises(ForeignGeneration):
+        worker.apply(log[4:])
+    assert kit.positions() == {"bank": 4}
+    with pytest.raises(ForeignGeneration, match="projections rebuild"):
+        kit.generations().prepare()
+
+
+def test_queries_may_read_the_tables_and_change_nothing(kit: Kit) -> None:
+    kit.worker()
+    with psycopg.connect(kit.database.urls["query"], autocommit=True) as query:
+        for table in BOOKS.tables:
+            query.execute(f"select * from books_1.{table}".encode())
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            query.execute("delete from books_1.entries")
+
+
+@pytest.mark.parametrize("transactions", [0, 3_000])
+def test_the_latest_totals_are_found_by_index_whatever_the_statistics(kit: Kit, transactions: int) -> None:
+    kit.append("bank", list(books("bank", transactions)))
+    worker, _ = kit.worker()
+    worker.apply(read_log(kit.admin))
+    totals = kit.statements["totals"].replace("{schema}", "books_1")
+    with kit.session().session() as session:
+        plan = explain(session, totals, [["bank"], ["users:1:wallet"], ["JPY"]])
+    assert "Index Scan Backward using entries_pkey" in plan
+    assert "Seq Scan" not in plan
+    assert "Sort" not in plan
+
+
+def explain(session: psycopg.Connection[Any], statement: str, parameters: list[list[str]]) -> str:
+    """The plan as text."""
+    rows = session.execute(f"explain {statement}".encode(), parameters).fetchall()
+    return "\n".join(row[0] for row in rows)
+
+
+def test_figures_and_announcements_follow_what_was_committed(kit: Kit) -> None:
+    kit.append("bank", list(books("bank", 3)))
+    with psycopg.connect(kit.database.admin_url, autocommit=True) as listener:
+        listener.execute("listen daybook_visible")
+        worker, figures = kit.worker()
+        log: list[RecordedEvent] = read_log(kit.admin)
+        worker.apply(log)
+        [notice] = list(listener.notifies(timeout=10, stop_after=1))
+    assert notice.payload == f"books/bank/{len(log)}"
+    assert figures.applied == len(log)
+    assert isinstance(figures, Figures)
