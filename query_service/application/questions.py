@@ -4,7 +4,7 @@ The statements stand in infrastructure/books.sql and events.sql under the same n
 """
 
 from datetime import datetime
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from query_service.application.query_handler import Question
 from shared_kernel.words import Direction, NormalBalance
@@ -122,7 +122,7 @@ TRIAL_BALANCE = Question("trial_balance", TrialRow)
 EVENTS = {order: Question(f"events_{order}", EventRow, is_of_log=True) for order in ORDERS}
 TAGGED_EVENTS = {order: Question(f"tagged_events_{order}", EventRow, is_of_log=True) for order in ORDERS}
 
-QUESTIONS = (
+QUESTIONS: tuple[Question[Any], ...] = (
     LEDGERS,
     LEDGER,
     ACCOUNTS,

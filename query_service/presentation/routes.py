@@ -9,8 +9,7 @@ from litestar import Controller, Response, get
 from litestar.datastructures import ResponseHeader
 from litestar.di import NamedDependency, Provide
 
-from query_service.application import answers, questions
-from query_service.application.answers import stamped
+from query_service.application import answers, questions, shaping
 from query_service.application.pages import LIMIT_DEFAULT, POSITION_MAX, Key, Page
 from query_service.application.query_handler import Asked, QueryHandler
 from query_service.presentation import examples
@@ -85,7 +84,7 @@ class Ledgers(Controller):
             limit=page.rows_max(),
         )
         rows, next_cursor = page.cut(snapshot.rows, snapshot.stamp, lambda row: Key(text=row.ledger))
-        ledgers = [answers.ledger(row) for row in rows]
+        ledgers = [shaping.ledger(row) for row in rows]
         return answers.LedgerList(
             data=ledgers, next_cursor=next_cursor, as_of=None, complete=all(ledger.complete for ledger in ledgers)
         )
@@ -107,8 +106,8 @@ class Books(Controller):
         snapshot = await handler.ask(questions.LEDGER, asked)
         if not snapshot.rows:
             raise Rejection("ledger_not_found", ledger=asked.ledger)
-        ledger = answers.ledger(snapshot.rows[0])
-        return _positioned(answers.LedgerAnswer(ledger=ledger, **stamped(snapshot.stamp)))
+        ledger = shaping.ledger(snapshot.rows[0])
+        return _positioned(answers.LedgerAnswer(ledger=ledger, **shaping.stamped(snapshot.stamp)))
 
     @get("/accounts", summary="Accounts by address", description=examples.ACCOUNTS)
     async def accounts(
@@ -135,7 +134,7 @@ class Books(Controller):
         rows, next_cursor = page.cut(snapshot.rows, snapshot.stamp, lambda row: Key(text=row.address))
         return _positioned(
             answers.AccountList(
-                data=[answers.account(row) for row in rows], next_cursor=next_cursor, **stamped(snapshot.stamp)
+                data=[shaping.account(row) for row in rows], next_cursor=next_cursor, **shaping.stamped(snapshot.stamp)
             )
         )
 
@@ -147,8 +146,8 @@ class Books(Controller):
         snapshot = await handler.ask(questions.ACCOUNT, asked, address=_known(address))
         if not snapshot.rows:
             raise Rejection("account_not_found", account=address)
-        account = answers.account(snapshot.rows[0])
-        return _positioned(answers.AccountAnswer(account=account, **stamped(snapshot.stamp)))
+        account = shaping.account(snapshot.rows[0])
+        return _positioned(answers.AccountAnswer(account=account, **shaping.stamped(snapshot.stamp)))
 
     @get("/accounts/{address:str}/balances", summary="Balances of an account", description=examples.BALANCES)
     async def balances(
@@ -158,8 +157,10 @@ class Books(Controller):
         snapshot = await handler.ask(questions.BALANCES, asked, address=_known(address))
         if not snapshot.rows:
             raise Rejection("account_not_found", account=address)
-        balances = answers.balances(snapshot.rows)
-        return _positioned(answers.BalancesAnswer(account=address, balances=balances, **stamped(snapshot.stamp)))
+        balances = shaping.balances(snapshot.rows)
+        return _positioned(
+            answers.BalancesAnswer(account=address, balances=balances, **shaping.stamped(snapshot.stamp))
+        )
 
     @get("/accounts/{address:str}/entries", summary="Entries of an account", description=examples.ENTRIES)
     async def entries(
@@ -193,7 +194,9 @@ class Books(Controller):
         )
         return _positioned(
             answers.EntryList(
-                data=[answers.account_entry(row) for row in rows], next_cursor=next_cursor, **stamped(snapshot.stamp)
+                data=[shaping.account_entry(row) for row in rows],
+                next_cursor=next_cursor,
+                **shaping.stamped(snapshot.stamp),
             )
         )
 
@@ -229,7 +232,9 @@ class Books(Controller):
         rows, next_cursor = page.cut(snapshot.rows, snapshot.stamp, lambda row: Key(position=row.position))
         return _positioned(
             answers.TransactionList(
-                data=[answers.transaction(row) for row in rows], next_cursor=next_cursor, **stamped(snapshot.stamp)
+                data=[shaping.transaction(row) for row in rows],
+                next_cursor=next_cursor,
+                **shaping.stamped(snapshot.stamp),
             )
         )
 
@@ -243,8 +248,8 @@ class Books(Controller):
         snapshot = await handler.ask(questions.TRANSACTION, asked, transaction=transaction)
         if not snapshot.rows:
             raise Rejection("transaction_not_found", transaction=transaction)
-        found = answers.transaction(snapshot.rows[0])
-        return _positioned(answers.TransactionAnswer(transaction=found, **stamped(snapshot.stamp)))
+        found = shaping.transaction(snapshot.rows[0])
+        return _positioned(answers.TransactionAnswer(transaction=found, **shaping.stamped(snapshot.stamp)))
 
     @get("/trial-balance", summary="Trial balance", description=examples.TRIAL_BALANCE)
     async def trial_balance(
@@ -252,8 +257,8 @@ class Books(Controller):
     ) -> Response[answers.TrialBalanceAnswer]:
         """Debits and credits of all accounts by asset."""
         snapshot = await handler.ask(questions.TRIAL_BALANCE, asked)
-        assets = answers.trial_balance(snapshot.rows)
-        return _positioned(answers.TrialBalanceAnswer(assets=assets, **stamped(snapshot.stamp)))
+        assets = shaping.trial_balance(snapshot.rows)
+        return _positioned(answers.TrialBalanceAnswer(assets=assets, **shaping.stamped(snapshot.stamp)))
 
 
 class Log(Controller):
@@ -293,9 +298,9 @@ class Log(Controller):
             limit=page.rows_max(),
         )
         rows, next_cursor = page.cut(snapshot.rows, snapshot.stamp, lambda row: Key(position=row.position))
-        events = [answers.event(asked.ledger or "", row) for row in rows]
+        events = [shaping.event(asked.ledger or "", row) for row in rows]
         return _positioned(
-            answers.EventList(data=events, next_cursor=next_cursor, as_of=answers.as_of(snapshot.stamp), complete=True)
+            answers.EventList(data=events, next_cursor=next_cursor, as_of=shaping.as_of(snapshot.stamp), complete=True)
         )
 
     @get("/{position:str}", summary="One event", description=examples.EVENT)
@@ -315,8 +320,8 @@ class Log(Controller):
         )
         if not snapshot.rows:
             raise Rejection("event_not_found", position=number)
-        event = answers.event(asked.ledger or "", snapshot.rows[0])
-        return _positioned(answers.EventAnswer(event=event, as_of=answers.as_of(snapshot.stamp), complete=True))
+        event = shaping.event(asked.ledger or "", snapshot.rows[0])
+        return _positioned(answers.EventAnswer(event=event, as_of=shaping.as_of(snapshot.stamp), complete=True))
 
 
 ROUTES = (Ledgers, Books, Log)

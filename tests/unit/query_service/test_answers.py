@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from query_service.application import answers
+from query_service.application import shaping
 from query_service.application.questions import BalanceRow
 from query_service.presentation.parameters import wait_ms
 from query_service.presentation.routes import ROUTES
@@ -19,15 +19,15 @@ totals = st.integers(0, 2**127)
 
 @given(totals, totals, totals, totals)
 def test_balances_of_the_two_normal_sides_mirror_each_other(taken: int, given: int, leaving: int, coming: int) -> None:
-    credit = answers.balance(BalanceRow("a", "credit", "EUR/2", taken, given, leaving, coming))
-    debit = answers.balance(BalanceRow("a", "debit", "EUR/2", given, taken, coming, leaving))
+    credit = shaping.balance(BalanceRow("a", "credit", "EUR/2", taken, given, leaving, coming))
+    debit = shaping.balance(BalanceRow("a", "debit", "EUR/2", given, taken, coming, leaving))
     assert (credit.posted, credit.pending, credit.available) == (debit.posted, debit.pending, debit.available)
 
 
 def test_available_is_posted_less_what_holds_may_take_away() -> None:
-    found = answers.balance(BalanceRow("a", "credit", "EUR/2", 10, 110, 30, 5))
+    found = shaping.balance(BalanceRow("a", "credit", "EUR/2", 10, 110, 30, 5))
     assert (found.posted, found.pending, found.available) == (100, 75, 70)
-    found = answers.balance(BalanceRow("a", "debit", "EUR/2", 110, 10, 5, 30))
+    found = shaping.balance(BalanceRow("a", "debit", "EUR/2", 110, 10, 5, 30))
     assert (found.posted, found.pending, found.available) == (100, 75, 70)
 
 
@@ -65,7 +65,7 @@ def _described() -> list[tuple[str, str, type]]:
 def test_example_in_a_description_is_an_answer_of_that_route(name: str, description: str, answer: type) -> None:
     example = re.search(r"```json\n(.*)\n```", description, re.DOTALL)
     assert example, name
-    read = msgspec.json.decode(example[1], type=answer)
+    read: object = msgspec.json.decode(example[1], type=answer)
     assert json.loads(msgspec.json.encode(read)) == json.loads(example[1])
 
 
