@@ -2,9 +2,11 @@
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ import pytest
 from daybook.client import Target, find_target
 from shared_kernel.errors import DaybookError
 from tests.e2e.bank import ROOT, Books, Row, SteadyLoad, check_books, check_positions, read_rows, source, wait_until
-from tests.services import daybook, open_to_servers
+from tests.services import daybook
 
 YEAR_SECONDS_MAX = 60  # the issue's bound, from the first post to the last balance visible
 UP_SECONDS_MAX = 240  # a first run downloads Kafka
@@ -71,34 +73,41 @@ def load(folder: Path, commands: Path, ledger: str) -> _Summary:
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
-    folder = open_to_servers(tmp_path_factory.mktemp("bank"))
-    converted = folder / "year.ndjson"
-    with converted.open("wb") as lines:
+    """Not below pytest's own folder, which the next pytest closes to the servers' user; the logs are kept there."""
+    with tempfile.TemporaryDirectory(prefix="daybook-bank-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        data = Path(folder) / "data"
+        daybook("up", "--detach", "--owner", str(os.getpid()), data=data, within_s=UP_SECONDS_MAX)
+        try:
+            yield _with_the_year(data)
+        finally:
+            daybook("down", data=data, within_s=120)
+            shutil.copytree(data / "logs", tmp_path_factory.mktemp("bank") / "logs")
+
+
+def _with_the_year(data: Path) -> Bank:
+    commands = data / "year.ndjson"
+    with commands.open("wb") as lines:
         converter = ROOT / "examples" / "berka" / "convert.py"
         subprocess.run([sys.executable, str(converter), str(source())], check=True, stdout=lines, timeout=60)
     rows = read_rows(source())
-    data = folder / "data"
-    daybook("up", "--detach", "--owner", str(os.getpid()), data=data, within_s=UP_SECONDS_MAX)
-    try:
-        target = find_target(data=data, command_url=None, query_url=None, token=None)
-        ledger = f"bank-{secrets.token_hex(4)}"  # of its own, also where the servers are somebody's and keep their data
-        began = time.monotonic()
-        first = load(data, converted, ledger)
-        books = Books(target, ledger, first.position)
-        books.posted(rows[-1].account)
-        visible_seconds = time.monotonic() - began
-        books.close()
-        yield Bank(
-            folder=data,
-            target=target,
-            ledger=ledger,
-            commands=converted,
-            rows=rows,
-            first=first,
-            visible_seconds=visible_seconds,
-        )
-    finally:
-        daybook("down", data=data, within_s=120)
+    target = find_target(data=data, command_url=None, query_url=None, token=None)
+    ledger = f"bank-{secrets.token_hex(4)}"  # of its own, also where the servers are somebody's and keep their data
+    began = time.monotonic()
+    first = load(data, commands, ledger)
+    books = Books(target, ledger, first.position)
+    books.posted(rows[-1].account)
+    visible_seconds = time.monotonic() - began
+    books.close()
+    return Bank(
+        folder=data,
+        target=target,
+        ledger=ledger,
+        commands=commands,
+        rows=rows,
+        first=first,
+        visible_seconds=visible_seconds,
+    )
 
 
 def test_the_year_is_visible_within_a_minute_and_every_balance_is_the_plain_sum_of_its_rows(
