@@ -5,7 +5,7 @@ Bounded. Any doubt (an exception, a gap, too far behind) throws it away whole; P
 
 from collections.abc import Iterable, Sequence
 
-from command_service.domain.state import Account, Terms, evolve_account, evolve_terms, touched
+from command_service.domain.state import Account, Terms, evolve_accounts, evolve_terms
 from shared_kernel.errors import Corruption
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import Event, decode
@@ -44,12 +44,10 @@ class LedgerCache:
     def fold(self, event: Event) -> None:
         """Brings terms and the known accounts past one event."""
         self.terms = evolve_terms(self.terms, event)
-        for address in touched(event):
-            account = self.accounts.get(address)
-            if account is not None:
-                self.accounts[address] = evolve_account(account, event)
-                if account.totals is not None:
-                    self._count(address, 1)
+        for address, account in evolve_accounts(self.accounts.get, event).items():
+            self.accounts[address] = account
+            if account.totals is not None:
+                self._count(address, 1)
 
     def put(self, account: Account, *, folded: int) -> None:
         """Knows an account as of `seen`, folded from that many events after its snapshot."""

@@ -7,7 +7,7 @@ together). Questions give values and change nothing, so a decision stays a pure 
 
 from collections.abc import Iterable, Mapping
 
-from command_service.domain.state import Account, Terms, evolve_account, evolve_terms, touched
+from command_service.domain.state import Account, Terms, evolve_accounts, evolve_terms
 from shared_kernel import events
 from shared_kernel.events import AccountOpened, Event, LedgerOpened, TransactionPosted
 
@@ -72,12 +72,12 @@ class Books:
         writes: set[str] = set()
         for event in decided:
             self.terms_now = evolve_terms(self.terms_now, event)
-            for address in touched(event):
-                account = self.changed[address] = evolve_account(self._get(address), event)
-                if isinstance(event, TransactionPosted) and account.limits:
-                    writes.update(_balance_resource(address, entry.asset) for entry in event.entries)
+            self.changed.update(evolve_accounts(self._get, event))
             match event:
                 case TransactionPosted():
+                    for entry in event.entries:
+                        if self.changed[entry.account].limits:
+                            writes.add(_balance_resource(entry.account, entry.asset))
                     writes.add(events.transaction_tag(event.transaction))
                     if event.reference is not None:
                         writes.add(events.reference_tag(event.reference))

@@ -4,11 +4,11 @@ States are complete as of one position and immutable: `evolve_…` gives the nex
 totals here (None): no rule of the books looks at them, so a hot account costs what a cold one does (ADR 0001).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from shared_kernel.events import AccountOpened, Event, LedgerOpened, Limit, TransactionPosted
+from shared_kernel.events import AccountOpened, Entry, Event, LedgerOpened, Limit, TransactionPosted
 from shared_kernel.words import NormalBalance
 
 FOLD_VERSION = 1
@@ -67,37 +67,38 @@ def evolve_terms(terms: Terms | None, event: Event) -> Terms | None:
 
 def evolve_account(account: Account, event: Event) -> Account:
     """The account after an event that bears its tag. Other events leave it as it is."""
+    return evolve_accounts({account.address: account}.get, event).get(account.address, account)
+
+
+def evolve_accounts(find: Callable[[str], Account | None], event: Event) -> dict[str, Account]:
+    """Every account that the event touches, as it is after it. What `find` does not know is left out."""
     match event:
         case TransactionPosted():
-            return _with_entries(account, event)
-        case AccountOpened() if event.address == account.address:
-            return Account(
-                address=account.address,
+            entries: dict[str, list[Entry]] = {}
+            for entry in event.entries:
+                entries.setdefault(entry.account, []).append(entry)
+            return {
+                address: _with_entries(account, own)
+                for address, own in entries.items()
+                if (account := find(address)) is not None
+            }
+        case AccountOpened() if find(event.address) is not None:
+            opened = Account(
+                address=event.address,
                 is_open=True,
                 normal_balance=event.normal_balance,
                 limits=event.limits,
                 totals={} if event.limits else None,  # nothing can stand before the opening
             )
-    return account
+            return {event.address: opened}
+    return {}
 
 
-def touched(event: Event) -> list[str]:
-    """The accounts that an event changes, without repeats."""
-    match event:
-        case TransactionPosted():
-            return list(dict.fromkeys(entry.account for entry in event.entries))
-        case AccountOpened():
-            return [event.address]
-    return []
-
-
-def _with_entries(account: Account, event: TransactionPosted) -> Account:
+def _with_entries(account: Account, entries: Iterable[Entry]) -> Account:
     if account.totals is None:
         return account
     totals = dict(account.totals)
-    for entry in event.entries:
-        if entry.account != account.address:
-            continue
+    for entry in entries:
         before = totals.get(entry.asset, NO_TOTALS)
         if entry.direction == "debit":
             totals[entry.asset] = Totals(before.posted_debits + entry.amount, before.posted_credits)

@@ -18,7 +18,7 @@ from command_service.domain.commands import (
     fingerprint,
 )
 from command_service.domain.ledgers import open_ledger
-from command_service.domain.state import Account, Terms, evolve_account, evolve_terms, touched
+from command_service.domain.state import Account, Terms, evolve_accounts, evolve_terms
 from command_service.domain.transactions import post_transaction
 from shared_kernel.errors import Refusal, Rejection
 from shared_kernel.events import (
@@ -47,8 +47,7 @@ class Given:
         accounts: dict[str, Account] = {}
         for event in events:
             terms = evolve_terms(terms, event)
-            for address in touched(event):
-                accounts[address] = evolve_account(accounts.get(address, Account(address=address)), event)
+            accounts.update(evolve_accounts(lambda address: accounts.get(address, Account(address=address)), event))
         self.terms, self.accounts = terms, accounts
 
     def books(self, command: Command) -> Books:
@@ -430,7 +429,6 @@ def test_an_account_that_was_not_loaded_is_never_guessed() -> None:
 
 def test_a_refusal_changes_no_balance() -> None:
     refused = CommandRefused(command="post_transaction", code="insufficient_funds", fields={}, asked=msgspec.Raw(b"{}"))
-    assert touched(refused) == []
     assert Given(*FUNDED, refused).accounts == Given(*FUNDED).accounts
 
 

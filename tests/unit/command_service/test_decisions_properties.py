@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from command_service.domain.books import Books
 from command_service.domain.commands import Context, EntrySpec, PostTransaction, canonical, fingerprint
-from command_service.domain.state import Account, Terms, evolve_account, touched
+from command_service.domain.state import Account, Terms, evolve_accounts
 from command_service.domain.transactions import post_transaction
 from shared_kernel import events
 from shared_kernel.errors import Refusal
@@ -194,8 +194,7 @@ def outcome(decision: object) -> object:
 
 def fold(accounts: dict[str, Account], decided: list[Event]) -> None:
     for event in decided:
-        for address in touched(event):
-            accounts[address] = evolve_account(accounts.get(address, Account(address=address)), event)
+        accounts.update(evolve_accounts(lambda address: accounts.get(address, Account(address=address)), event))
 
 
 def limits_of(accounts: dict[str, Account], address: str) -> tuple[str, dict[str, Limit]]:
