@@ -77,7 +77,7 @@ def bench(
     warm_up
         Seconds before each window.
     window
-        Seconds of each window.
+        Seconds of each window, and of each run of plain inserts.
     with_batches
         Measure batches of 100 too.
     """
@@ -111,7 +111,8 @@ async def _measure_all(
     singles: list[Measured] = []
     batches: Measured | None = None
     with yardstick(postgres_url) as stick:
-        before = _tell_inserts(stick.inserts_a_second())
+        seconds = max(1, round(window))
+        before = _tell_inserts(stick.inserts_a_second(seconds))
         for connections in CONNECTIONS:
             workload = workloads.singles(host, token, ledger, secrets.token_hex(4))
             singles.append(
@@ -124,7 +125,7 @@ async def _measure_all(
                 )
             )
             _tell(singles[-1])
-        after = _tell_inserts(stick.inserts_a_second())
+        after = _tell_inserts(stick.inserts_a_second(seconds))
         if with_batches:
             workload = workloads.batches(host, token, ledger, secrets.token_hex(4))
             batches = await measure(

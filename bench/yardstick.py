@@ -40,7 +40,7 @@ class Yardstick:
     def __init__(self, url: str, pgbench: Path, script: Path) -> None:
         self._url, self._pgbench, self._script = url, pgbench, script
 
-    def inserts_a_second(self, seconds: int = 5) -> float:
+    def inserts_a_second(self, seconds: int) -> float:
         """One run of pgbench at 64 connections."""
         parameters = {name: str(value) for name, value in conninfo_to_dict(self._url).items() if value is not None}
         password = parameters.pop("password", "")  # not among the arguments, which everybody on the machine can read

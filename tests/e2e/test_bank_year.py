@@ -156,6 +156,7 @@ def test_every_process_killed_under_load_comes_back_and_nothing_acknowledged_is_
                 lambda name=name, pid=pid: bank.pids().get(name, pid) != pid,  # type: ignore[misc]
                 BACK_SECONDS_MAX,
                 f"{name} did not come back",
+                every_seconds=0.5,  # each look is a process of its own on the machine that has to recover
             )
             steady.wait_for_more(20, BACK_SECONDS_MAX)
             reached = steady.position
