@@ -132,7 +132,7 @@ class DirectRoutes:
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-_DIRECT = re.compile(r"/v1/ledgers/([^/]+)/(transactions$|batches$|commands/(?=.))")
+_DIRECT = re.compile(r"/v1/ledgers/([^/]+)/(transactions\Z|batches\Z|commands/(?=.))")
 
 
 def _response(answer: Answer) -> Response[bytes]:
