@@ -10,6 +10,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -77,13 +78,16 @@ def fresh_database(servers: Servers) -> Iterator[Database]:
         _administer(servers.postgres_url, "drop database if exists {} with (force)", name)
 
 
-def open_to_servers(folder: Path) -> Path:
-    """The folder, which the servers' user can now pass into: pytest makes its own 0700."""
-    for each in (folder, *folder.parents):
-        status = each.stat()
-        if status.st_uid == os.getuid() and not status.st_mode & 0o001:
-            each.chmod(status.st_mode | 0o011)
-    return folder
+@contextmanager
+def folder_for_servers() -> Iterator[Path]:
+    """A new folder that servers of another user can enter, removed at the end.
+
+    Not below pytest's own folder: the start of another pytest makes that 0700 again, under the feet of servers that
+    run as another user.
+    """
+    with tempfile.TemporaryDirectory(prefix="daybook-tests-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
 
 
 def daybook(

@@ -20,6 +20,7 @@ from cyclopts import Parameter, validators
 from daybook.stack.assembly import PART_NAMES, Assembly, PartName, assemble
 from daybook.stack.children import end_leftovers, start_time
 from daybook.stack.layout import Layout, read_tail
+from daybook.stack.processes import unknown_settings
 from daybook.stack.single import lock_holder, take_lock
 from daybook.stack.stack_file import StackState, read_stack_file, read_state
 from daybook.stack.supervisor import Supervisor
@@ -42,6 +43,7 @@ def up(
     detach: bool = False,
     only: Annotated[str, Parameter(negative=())] = "",
     owner: Annotated[int | None, Parameter(validator=validators.Number(gt=0))] = None,
+    is_detached: Annotated[bool, Parameter(show=False)] = False,
 ) -> int:
     """Start everything on this machine: PostgreSQL, Redis, Kafka and Daybook's own processes.
 
@@ -61,6 +63,8 @@ def up(
         Start only these parts, separated by commas.
     owner
         Stop when the process with this pid ends.
+    is_detached
+        Said by `--detach` to the process that it starts: who called gives the welcome.
     """
     layout = Layout.at(data)
     chosen = _chosen_parts(only)
@@ -73,9 +77,11 @@ def up(
     if lock is None:
         return _join(layout, chosen)
     try:
+        for name in unknown_settings(os.environ):
+            talk().print(f"{name} is set, and nothing here reads it")
         end_leftovers(layout, talk().print)
         assembly = assemble(layout, only=chosen, port_base=port_base)
-        asyncio.run(_supervise(layout, assembly, owner))
+        asyncio.run(_supervise(layout, assembly, owner=owner, is_detached=is_detached))
     finally:
         os.close(lock)
     return Exit.DONE
@@ -165,9 +171,9 @@ def token(
     print(mint_from(Layout.at(data), role=role, subject=subject, ledgers=ledgers or ()))
 
 
-async def _supervise(layout: Layout, assembly: Assembly, owner: int | None) -> None:
+async def _supervise(layout: Layout, assembly: Assembly, *, owner: int | None, is_detached: bool) -> None:
     console = talk()
-    view = LiveView(console, layout) if console.is_terminal else PlainView(console, layout)
+    view = LiveView(console, layout) if console.is_terminal else PlainView(console, layout, is_detached=is_detached)
     supervisor = Supervisor(layout, assembly.parts, assembly.stack_file, view, pid=os.getpid())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -190,7 +196,7 @@ def _chosen_parts(only: str) -> frozenset[str]:
 
 def _start_detached(layout: Layout, *, port_base: int | None, only: str, owner: int | None) -> int:
     layout.make()
-    argv = [sys.executable, "-P", "-m", "daybook", "up", "--data", str(layout.root)]
+    argv = [sys.executable, "-P", "-m", "daybook", "up", "--is-detached", "--data", str(layout.root)]
     argv += [] if port_base is None else ["--port-base", str(port_base)]
     argv += ["--only", only] if only else []
     argv += [] if owner is None else ["--owner", str(owner)]
@@ -207,6 +213,7 @@ def _start_detached(layout: Layout, *, port_base: int | None, only: str, owner: 
         state = read_state(layout)
         if state is not None and state.supervisor == child.pid and state.phase == "ready":
             follower.relay()
+            out().print(welcome(read_stack_file(layout), layout), markup=False, soft_wrap=True)
             return Exit.DONE
         holder = lock_holder(layout)
         if holder is not None and holder != child.pid:

@@ -6,6 +6,7 @@ same for theirs, and a test compares the names.
 
 import json
 import os
+import pkgutil
 import sys
 import urllib.error
 import urllib.request
@@ -17,6 +18,7 @@ import msgspec
 from daybook.stack.parts import Launch, Part
 from daybook.stack.ports import LOOPBACK
 from daybook.stack.tokens import AUDIENCE, ISSUER
+from shared_kernel.settings import PREFIX, STACK_NAMES
 
 PROCESSES = ("command", "query", "relay", "projector")
 KAFKA_TOPIC = "daybook.events"
@@ -36,12 +38,12 @@ NEEDS = {
     "projector": ("database", "kafka"),
 }
 
-# What a person may set for a process through the environment of `daybook up`; all else is ours.
-PASSED_ON = {
-    "command": ("DAYBOOK_LOG_LEVEL", "DAYBOOK_LOG_FORMAT", "DAYBOOK_HTTP_BODY_BYTES_MAX", "DAYBOOK_LOCKS"),
-    "query": ("DAYBOOK_LOG_LEVEL", "DAYBOOK_LOG_FORMAT", "DAYBOOK_HTTP_BODY_BYTES_MAX"),
-    "relay": ("DAYBOOK_LOG_LEVEL", "DAYBOOK_LOG_FORMAT"),
-    "projector": ("DAYBOOK_LOG_LEVEL", "DAYBOOK_LOG_FORMAT", "DAYBOOK_KAFKA_GROUP_PREFIX"),
+# What each process can be told, for handing on what a person has set.
+SETTINGS = {
+    "command": "command_service.settings:CommandSettings",
+    "query": "query_service.settings:QuerySettings",
+    "relay": "projections.settings:RelaySettings",
+    "projector": "projections.settings:ProjectorSettings",
 }
 
 
@@ -60,9 +62,12 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def environment(process: str, places: Places, outer: Mapping[str, str]) -> dict[str, str]:
-    """All that one process sees: the machine's own variables, and exactly these DAYBOOK_ ones."""
-    env = {name: value for name, value in outer.items() if not name.startswith("DAYBOOK_")}
-    env |= {name: outer[name] for name in PASSED_ON[process] if outer.get(name)}
+    """All that one process sees: the machine's own variables, what a person set for it, and what we decide.
+
+    What we decide (servers, ports, keys) wins over what was set.
+    """
+    env = {name: value for name, value in outer.items() if not name.startswith(PREFIX)}
+    env |= {name: outer[name] for name in settable(process) if outer.get(name)}
     env["DAYBOOK_POSTGRES_URL"] = places.postgres_urls[process]
     if process in {"command", "query"}:
         env |= {
@@ -85,6 +90,20 @@ def environment(process: str, places: Places, outer: Mapping[str, str]) -> dict[
             "DAYBOOK_HEALTH_PORT": str(places.ports[process]),
         }
     return env
+
+
+def settable(process: str) -> set[str]:
+    """The variables of this process that a person may set: all but those about tokens, which are the stack's own."""
+    fields = msgspec.structs.fields(pkgutil.resolve_name(SETTINGS[process]))
+    names = {PREFIX + field.name.upper() for field in fields}
+    return {name for name in names if not name.startswith(f"{PREFIX}JWT_")}
+
+
+def unknown_settings(outer: Mapping[str, str]) -> list[str]:
+    """The variables with our prefix that no process and no part of the stack reads: misspelt, most likely."""
+    known = STACK_NAMES | {f"{PREFIX}{name}" for name in ("KAFKA_BOOTSTRAP", "REDIS_URL", "POSTGRES_URL")}
+    known = known.union(*(settable(process) for process in PROCESSES))
+    return sorted(name for name in outer if name.startswith(PREFIX) and name not in known)
 
 
 def process_part(process: str, places: Places, folder: Path) -> Part:

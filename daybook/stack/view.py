@@ -34,9 +34,10 @@ STYLES: dict[PartState, str] = {
 class PlainView:
     """One line for each thing that happens; for logs, pipes and `--detach`."""
 
-    def __init__(self, console: Console, layout: Layout) -> None:
+    def __init__(self, console: Console, layout: Layout, *, is_detached: bool) -> None:
         self._console = console
         self._layout = layout
+        self._is_detached = is_detached
         self._states: dict[str, PartState] = {}
         self._said_at: dict[str, float] = {}
 
@@ -57,10 +58,11 @@ class PlainView:
         self._console.print(text, markup=False, soft_wrap=True)
 
     def all_ready(self, stack: StackFile) -> None:
-        out().print(welcome(stack, self._layout), markup=False, soft_wrap=True)
+        if not self._is_detached:
+            out().print(welcome(stack, self._layout), markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        return
+        """Nothing is held open."""
 
 
 class LiveView:

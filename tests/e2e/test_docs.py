@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.services import daybook, open_to_servers
+from tests.services import daybook, folder_for_servers
 
 ROOT = Path(__file__).parents[2]
 MARK = "@@@ block"
@@ -33,21 +33,21 @@ class Block(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def environment() -> Iterator[dict[str, str]]:
     """What a person's shell has: the blocks take COMMAND, QUERY and the data folder from it where they are set."""
-    folder = open_to_servers(tmp_path_factory.mktemp("docs"))
-    shell = {name: value for name, value in os.environ.items() if name not in OTHERS}
-    daybook("up", "--detach", "--owner", str(os.getpid()), data=folder, within_s=START_WITHIN_S, env=shell)
-    try:
-        stack = json.loads((folder / "stack.json").read_text())
-        yield shell | {
-            "COMMAND": stack["command_url"],
-            "QUERY": stack["query_url"],
-            "DAYBOOK_DATA": str(folder),
-            "NO_PROXY": "*",
-        }
-    finally:
-        daybook("down", data=folder, within_s=60)
+    with folder_for_servers() as folder:
+        shell = {name: value for name, value in os.environ.items() if name not in OTHERS}
+        daybook("up", "--detach", "--owner", str(os.getpid()), data=folder, within_s=START_WITHIN_S, env=shell)
+        try:
+            stack = json.loads((folder / "stack.json").read_text())
+            yield shell | {
+                "COMMAND": stack["command_url"],
+                "QUERY": stack["query_url"],
+                "DAYBOOK_DATA": str(folder),
+                "NO_PROXY": "*",
+            }
+        finally:
+            daybook("down", data=folder, within_s=60)
 
 
 @pytest.mark.timeout(START_WITHIN_S + BLOCKS_WITHIN_S)

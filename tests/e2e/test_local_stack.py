@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from daybook.stack.children import start_time
-from tests.services import SERVERS, daybook, open_to_servers
+from tests.services import SERVERS, daybook, folder_for_servers
 
 START_WITHIN_S = 240  # the first run on a machine downloads the jars
 ONLY_SERVERS = ("up", "--only", SERVERS, "--detach")
@@ -31,18 +31,18 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Iterator[Path]:
-    """A data folder that any user may reach; whatever still runs in it is stopped."""
-    folder = open_to_servers(tmp_path) / "data"
-    yield folder
-    daybook("down", data=folder)
-    shutil.rmtree(folder, ignore_errors=True)
+def data() -> Iterator[Path]:
+    """A data folder that any user may reach; whatever still runs in it is stopped, its talk goes to the report."""
+    with folder_for_servers() as folder:
+        yield folder / "data"
+        daybook("down", data=folder / "data")
+        log = folder / "data" / "logs" / "supervisor.log"
+        print(log.read_text() if log.exists() else "no detached supervisor")
 
 
 def up(data: Path, *arguments: str, **more: str) -> dict[str, Any]:
     """The stack is ready; its stack.json."""
-    env = {**environment(), "DAYBOOK_OWNER_OF_TEST": "", **more}
-    del env["DAYBOOK_OWNER_OF_TEST"]
+    env = {**environment(), **more}
     daybook(*arguments, "--owner", str(os.getpid()), data=data, within_s=START_WITHIN_S, env=env)
     return read_stack(data)
 
@@ -145,9 +145,9 @@ def read_ports(data: Path) -> dict[str, str]:
     return {name: str(port) for name, port in json.loads((data / "ports.json").read_bytes()).items()}
 
 
-def test_given_servers_are_used_and_not_started(data: Path, tmp_path: Path) -> None:
+def test_given_servers_are_used_and_not_started(data: Path) -> None:
     first = up(data, *LIGHT)
-    other = tmp_path / "other"
+    other = data.with_name("other")
     try:
         second = up(other, *LIGHT, DAYBOOK_POSTGRES_URL=first["postgres_url"], DAYBOOK_REDIS_URL=first["redis_url"])
         assert set(second["pids"]) == {"supervisor"}
@@ -169,6 +169,41 @@ def test_what_is_asked_for_wrongly_is_a_usage_error(data: Path) -> None:
         outcome = daybook(*arguments, data=data, env=environment(), is_checked=False)
         assert outcome.returncode == 2, outcome.stderr
         assert outcome.stdout == ""
+
+
+def test_the_whole_stack_starts_and_its_first_commands_can_be_pasted(data: Path) -> None:
+    """As `make run` does it: everything, then what the welcome says, word for word."""
+    arguments = ("up", "--detach", "--owner", str(os.getpid()))
+    told = daybook(*arguments, data=data, within_s=START_WITHIN_S, env=environment()).stdout
+    commands = [line.strip() for line in told.splitlines() if line.strip().startswith(("export ", "curl "))]
+    assert len(commands) == 4
+
+    # The balance is asked for until the transaction is visible: the read side follows the write side.
+    script = "\n".join(["set -eu", *commands[:3], "for _ in $(seq 100); do", f"  {commands[3]}; sleep 0.1", "done"])
+    with subprocess.Popen(
+        ["bash", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as shell:
+        assert shell.stdout is not None
+        answers = ""
+        while '"posted":70000' not in answers:
+            more = shell.stdout.read(1)
+            assert more, answers
+            answers += more
+        shell.kill()
+
+    stack = read_stack(data)
+    assert {"command", "query", "relay", "projector"} < set(stack["pids"])
+    assert stack["command_url"] in told
+    assert set(stack["tokens"]) == {"reader", "writer", "operator", "auditor", "admin"}
+    for process in ("command", "query", "relay", "projector"):
+        os.kill(stack["pids"][process], signal.SIGKILL)
+    wait_until(lambda: all(states(data)[name]["restarts"] == 1 for name in ("command", "query", "relay", "projector")))
+    wait_until(lambda: daybook("status", data=data, is_checked=False).returncode == 0)
+    pids = read_stack(data)["pids"]
+
+    daybook("down", data=data)
+
+    assert all(start_time(pid) is None for pid in pids.values())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

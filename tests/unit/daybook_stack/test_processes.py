@@ -1,11 +1,13 @@
 """What each of Daybook's processes is told, and nothing else."""
 
+import pkgutil
 from pathlib import Path
 
 import pytest
 
 from daybook.stack.ports import ports_from
-from daybook.stack.processes import PROCESSES, Places, environment
+from daybook.stack.processes import PROCESSES, SETTINGS, Places, environment, unknown_settings
+from shared_kernel.settings import load
 
 COMMON = {"DAYBOOK_POSTGRES_URL"}
 HTTP = {
@@ -51,6 +53,9 @@ def test_a_process_is_told_exactly_what_it_needs(process: str, places: Places) -
 def test_settings_of_the_stack_and_of_others_do_not_leak_into_a_process(process: str, places: Places) -> None:
     outer = {
         "DAYBOOK_POSTGRES_URL": "postgresql://administrator@127.0.0.1/daybook",
+        "DAYBOOK_HTTP_PORT": "1",
+        "DAYBOOK_HEALTH_PORT": "1",
+        "DAYBOOK_JWT_KEYS_URL": "http://canary",
         "DAYBOOK_RUN_AS": "nobody",
         "DAYBOOK_TOKEN": "canary",
         "DAYBOOK_LOG_LEVEL": "debug",
@@ -60,7 +65,28 @@ def test_settings_of_the_stack_and_of_others_do_not_leak_into_a_process(process:
     given = environment(process, places, outer)
 
     assert set(given) == EXPECTED[process] | {"DAYBOOK_LOG_LEVEL"}
-    assert "canary" not in given.values()
+    assert not {"canary", "http://canary", "1"} & set(given.values())
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_every_process_accepts_what_it_is_told(process: str, places: Places) -> None:
+    load(pkgutil.resolve_name(SETTINGS[process]), environment(process, places, {}))
+
+
+def test_what_a_person_set_reaches_only_the_process_that_knows_it(places: Places) -> None:
+    outer = {"DAYBOOK_LOCKS": "off", "DAYBOOK_KAFKA_GROUP_PREFIX": "mine"}
+
+    told = {process: {name for name in environment(process, places, outer) if name in outer} for process in PROCESSES}
+
+    assert told["command"] == {"DAYBOOK_LOCKS"}
+    assert told["projector"] == {"DAYBOOK_KAFKA_GROUP_PREFIX"}
+    assert told["query"] == told["relay"] == set()
+
+
+def test_a_misspelt_setting_is_found() -> None:
+    outer = {"DAYBOOK_LOG_LEVL": "debug", "DAYBOOK_LOG_LEVEL": "info", "DAYBOOK_RUN_AS": "x", "PATH": "/"}
+
+    assert unknown_settings(outer) == ["DAYBOOK_LOG_LEVL"]
 
 
 def test_no_process_listens_beyond_this_machine(places: Places) -> None:
