@@ -9,6 +9,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App, CycloptsError
+from rich.console import Console
 
 from daybook.terminal import CommandFailed, Exit, talk
 
@@ -58,7 +59,7 @@ def build_app(*, with_help: bool = False) -> App:
         help="A double-entry ledger service: its local stack and its everyday commands.",
         version=_version(),
         suppress_keyboard_interrupt=False,
-        error_console=talk(),
+        error_console=Console(stderr=True),  # not talk(): in a pipe its frames would be as wide as the longest line
         help_format="markdown",
     )
     for name, import_path in COMMANDS.items():

@@ -8,8 +8,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daybook.client import AnsweredProblem, Client, Target, exit_of, find_target
-from daybook.terminal import CommandFailed, talk
+from daybook.cli.decimals import to_text
+from daybook.client import Client, Target, exit_of, find_target
+from daybook.terminal import CommandFailed, Exit, talk
 from shared_kernel.errors import DaybookError
 
 WAIT_TOLD_SECONDS = 1.0  # chosen: shorter waits are nobody's concern
@@ -37,6 +38,15 @@ class Connection:
 HERE = Connection()
 
 
+def _not_an_option(_: object, path: Path | None) -> None:
+    if path is not None and str(path).startswith("-") and str(path) != "-":
+        raise ValueError(f"there is no option {path} (a file of that name is ./{path})")
+
+
+FileOrPipe = Annotated[Path, Parameter(allow_leading_hyphen=True, validator=_not_an_option)]
+"""A file, or `-` for standard input, which cyclopts would take for an option."""
+
+
 def commands(target: Target) -> Client:
     """The command service, as a writer."""
     return Client(target.command_url, target.token("writer"), _tell_wait)
@@ -49,20 +59,24 @@ def queries(target: Target, role: str = "reader") -> Client:
 
 @contextmanager
 def faults_end_the_command(hint: str = "") -> Iterator[None]:
-    """A fault of the service becomes the command's message and exit code. `hint` says what to do next."""
+    """A fault of the service becomes the command's message and exit code. `hint` says how to ask again where that helps."""
     try:
         yield
     except DaybookError as error:
-        raise CommandFailed(" - ".join(filter(None, (describe(error), hint))), exit_of(error)) from error
+        exit_code = exit_of(error)
+        message = describe(error)
+        if hint and exit_code in (Exit.TRY_AGAIN, Exit.UNAVAILABLE):
+            message += f" - {hint}"
+        raise CommandFailed(message, exit_code) from error
 
 
 def describe(error: DaybookError) -> str:
     """One line for people: the code, what the service says of it, and the figures that a refusal gives."""
-    figures = ""
-    if isinstance(error, AnsweredProblem):
-        shown = {name: error.fields[name] for name in ("path", "account", "asset", "missing") if name in error.fields}
-        figures = "".join(f", {name} {value}" for name, value in shown.items())
-    return f"{error}{figures}"
+    told = [str(error), *(f"{name} {error.fields[name]}" for name in ("path", "account") if name in error.fields)]
+    asset, missing = error.fields.get("asset"), error.fields.get("missing")
+    if isinstance(asset, str):
+        told.append(f"missing {to_text(missing, asset)} {asset}" if isinstance(missing, int) else f"asset {asset}")
+    return ", ".join(told)
 
 
 def _tell_wait(why: str, seconds: float) -> None:

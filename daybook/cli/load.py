@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from daybook.cli.commands_file import Command, MalformedLine, Survey, batches, open_plain, read_commands, survey
-from daybook.cli.connection import HERE, Connection, commands, faults_end_the_command
+from daybook.cli.connection import HERE, Connection, FileOrPipe, commands, faults_end_the_command
 from daybook.cli.decimals import to_text
 from daybook.cli.posting import Tally, Trouble, post_batch
 from daybook.client import AnsweredProblem, Client
@@ -52,7 +52,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load(
-    file: Path,
+    file: FileOrPipe,
     /,
     *,
     ledger: str,
@@ -93,6 +93,10 @@ def load(
         tally, began = Tally(), time.monotonic()
         try:
             _post_all(client, ledger, path, found, batch=batch, tally=tally)
+        except AnsweredProblem as problem:
+            if problem.code == "ledger_not_found":
+                raise CommandFailed(f"there is no ledger {ledger} that the token covers: --open opens it") from problem
+            raise
         finally:  # also where the service went away or somebody pressed Ctrl-C: what was posted is posted
             _tell(_summary(ledger, str(file), found, tally, time.monotonic() - began), as_json)
     return tally.exit()
@@ -198,7 +202,7 @@ def _summary(ledger: str, file: str, found: Survey, tally: Tally, seconds: float
         unsettled=tally.unsettled,
         position=tally.position,
         seconds=round(seconds, 3),
-        troubles=tally.troubles,
+        troubles=sorted(tally.troubles, key=lambda trouble: trouble.line),
     )
 
 

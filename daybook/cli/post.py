@@ -10,7 +10,7 @@ import msgspec
 from cyclopts import Parameter
 from rich.table import Table
 
-from daybook.cli.connection import HERE, Connection, commands, faults_end_the_command
+from daybook.cli.connection import HERE, Connection, FileOrPipe, commands, faults_end_the_command
 from daybook.cli.decimals import to_text, to_units
 from daybook.client import Answer, ledger_path
 from daybook.terminal import CommandFailed, Exit, out, talk
@@ -37,7 +37,7 @@ class _Posted(msgspec.Struct):
 
 def post(
     ledger: str,
-    file: Path | None = None,
+    file: FileOrPipe | None = None,
     /,
     *,
     connection: Connection = HERE,

@@ -24,7 +24,7 @@ from shared_kernel.errors import Field
 
 TROUBLES_KEPT_MAX = 10_000  # chosen: a file of refusals only must not fill the memory; beyond it they are counted
 UNSETTLED = (Exit.TRY_AGAIN, Exit.UNAVAILABLE)
-_FAULTY_ELEMENT = re.compile(r"\bcommands\[(\d+)\]")
+_FAULTY_ELEMENT = re.compile(r"^\$\.commands\[(\d+)\]")
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -91,8 +91,8 @@ def post_batch(
 ) -> None:
     """Every command of the batch is posted, replayed or troubled in the tally.
 
-    What the service could not settle is asked again under the same keys, a bounded number of times. A fault of the whole
-    batch that names no line raises, with the batch not in the tally.
+    What the service could not settle is asked again under the same keys, a bounded number of times. A fault that is not
+    of a single line (no such ledger, the wrong role, a fault inside) raises AnsweredProblem.
     """
     waiting = list(batch)
     for attempt in range(ATTEMPTS_MAX):
@@ -105,6 +105,10 @@ def post_batch(
                 continue
             problem = read_problem(result.status, bytes(result.body))
             exit_code = exit_of(problem)
+            if (
+                exit_code is Exit.FAULT
+            ):  # of no single line: a missing ledger, a token that does not fit, a fault inside
+                raise problem
             if exit_code in UNSETTLED and not is_last:
                 again.append(command)
             else:
@@ -146,7 +150,7 @@ def _trouble(command: Command, problem: AnsweredProblem) -> Trouble:
         value = problem.fields.get(name)
         return value if isinstance(value, str) else None
 
-    missing = problem.fields.get("missing")
+    missing, path = problem.fields.get("missing"), text("path")
     return Trouble(
         line=command.line,
         status=problem.status,
@@ -155,5 +159,5 @@ def _trouble(command: Command, problem: AnsweredProblem) -> Trouble:
         account=text("account"),
         asset=text("asset"),
         missing=missing if isinstance(missing, int | str) else None,
-        path=text("path"),
+        path=_FAULTY_ELEMENT.sub("$", path) if path else None,  # from the line's root, not the batch's
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclopts import CycloptsError
 
 from daybook.__main__ import build_app
 from daybook.cli.connection import Connection
@@ -121,9 +122,9 @@ def test_malformed_lines_are_left_out_whoever_notices_them(
     code, summary = run(service, path, capsys)
     assert (code, summary["malformed"]) == (Exit.USAGE, 2)
     assert ledger.posted == ["a", "c"]
-    assert [(trouble["line"], trouble["code"]) for trouble in summary["troubles"]] == [
-        (1, "malformed_line"),
-        (3, "invalid_request"),
+    assert [(trouble["line"], trouble["code"], trouble.get("path")) for trouble in summary["troubles"]] == [
+        (1, "malformed_line", None),
+        (3, "invalid_request", "$.data.entries"),
     ]
 
 
@@ -201,5 +202,25 @@ def test_a_pipe_on_standard_input_is_loaded_like_its_file(
     path.write_bytes(content)
     run(service, path, capsys)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
-    _, summary = run(service, Path("-"), capsys)
+    urls = ["--command-url", service.url, "--query-url", service.url, "--token", "t"]
+    build_app()(["load", "-", "--ledger", "bank", "--json", *urls], exit_on_error=False, result_action="return_value")
+    summary = json.loads(capsys.readouterr().out)
     assert (summary["posted"], summary["replayed"]) == (0, 1)
+
+
+def test_a_mistyped_option_is_not_taken_for_a_file(service: Service) -> None:
+    tokens = ["load", "--opne", "--ledger", "bank", "--command-url", service.url]
+    with pytest.raises(CycloptsError, match="no option --opne"):
+        build_app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    assert service.requests == []
+
+
+def test_a_missing_ledger_ends_the_load_at_once(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = {"results": [{"status": 404, "body": {"code": "ledger_not_found"}}], "position": None}
+    service.script = lambda request: Reply(200, missing)
+    with pytest.raises(CommandFailed, match="--open opens it") as failed:
+        run(service, commands_file(tmp_path, "a", "b"), capsys, batch=1)
+    assert failed.value.exit_code is Exit.FAULT
+    assert len(service.requests) == 1

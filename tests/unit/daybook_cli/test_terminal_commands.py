@@ -84,13 +84,23 @@ def test_a_post_turns_decimals_into_smallest_units(
     assert "position 3" in said.err
 
 
-def test_a_refused_post_says_why_and_how_to_repeat_it(service: Service, daybook: Daybook) -> None:
-    problem = {"code": "insufficient_funds", "detail": "too little", "account": "users:1", "missing": 5}
+def test_a_refused_post_says_why(service: Service, daybook: Daybook) -> None:
+    problem = {"code": "insufficient_funds", "detail": "too little", "account": "users:1", "asset": "JPY", "missing": 5}
     service.script = lambda request: Reply(422, problem)
     sides = ("--debit", "users:1", "--credit", "bank:cash", "--amount", "1", "--asset", "JPY")
-    with pytest.raises(CommandFailed, match=r"insufficient_funds.*users:1.*missing 5.*--key k-7") as failed:
+    with pytest.raises(CommandFailed, match=r"insufficient_funds.*users:1.*missing 5 JPY$") as failed:
         daybook("post", "bank", *sides, "--key", "k-7")
     assert failed.value.exit_code is Exit.REFUSED
+
+
+def test_a_post_whose_outcome_is_unknown_says_how_to_ask_again(service: Service, daybook: Daybook) -> None:
+    service.script = lambda request: Reply(503, {"code": "outcome_unknown"})
+    sides = ("--debit", "users:1", "--credit", "bank:cash", "--amount", "1", "--asset", "JPY")
+    with pytest.raises(CommandFailed, match=r"outcome_unknown.*add --key") as failed:
+        daybook("post", "bank", *sides)
+    assert failed.value.exit_code is Exit.TRY_AGAIN
+    (key,) = {request.key for request in service.requests}
+    assert f"--key {key}" in failed.value.message
 
 
 @pytest.mark.parametrize(
