@@ -24,7 +24,7 @@ from shared_kernel.words import format_time
 
 # Chosen: above the longest event that a command of 4 MiB can make, so that no event is too long to publish.
 MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
-ADMIN_S_MAX: Final = 10.0
+ADMIN_S_MAX: Final = 5.0  # within the time that a process has to end
 POLL_S: Final = 0.1  # how often a waiting publisher looks at its lease
 _QUIET: Final = {"log_level": 3}  # errors only: each lost connection is otherwise told many times
 
@@ -146,7 +146,7 @@ class KafkaSource:
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": 10_000,
+            "session.timeout.ms": 6_000,  # the least that brokers allow by default: a killed worker's partitions wait so long
             "fetch.message.max.bytes": 4 * 1024 * 1024,
             "fetch.wait.max.ms": 100,
             "queued.max.messages.kbytes": 64 * 1024,

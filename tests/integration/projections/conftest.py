@@ -79,11 +79,12 @@ class Kit:
         *,
         generation: Generation | None = None,
         session: Session | None = None,
+        figures: Figures | None = None,
         **bounds: int,
     ) -> tuple[Worker, Figures]:
         """A worker that has started, as one more process would have it."""
         session = session or self.session()
-        figures = Figures()
+        figures = figures or Figures()
         worker = Worker(
             projection,
             model=PostgresReadModel(

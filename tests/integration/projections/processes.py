@@ -1,0 +1,154 @@
+"""Relay and projector as an operator starts them, and a look into the topic."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from tests.integration.projections.conftest import until
+from tests.services import Database, Servers
+
+QUICK = {"DAYBOOK_POLL_MS": "50", "DAYBOOK_RETRY_MS": "20", "DAYBOOK_RETRY_MAX_MS": "200"}
+STOP_WITHIN_S = 30.0
+
+
+class Process:
+    """One process of `projections`, its log in a file."""
+
+    def __init__(self, role: str, environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as out:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-m", "projections", role], env=environment, stdout=out, stderr=subprocess.STDOUT
+            )
+        self.pid = self._child.pid
+
+    def says(self, text: str) -> bool:
+        """True if the log has it by now. The process must be alive, or have said it."""
+        has_ended = self._child.poll() is not None
+        told = self.log.read_text()
+        assert text in told or not has_ended, f"ended without a word of {text}:\n{told}"
+        return text in told
+
+    def started(self) -> "Process":
+        """Waits until its health can be asked for."""
+        until(lambda: self.says('"event":"started"'))
+        return self
+
+    def ready(self) -> bool:
+        """What /health/ready says."""
+        try:
+            with urllib.request.urlopen(self._url("/health/ready"), timeout=10):  # noqa: S310 - loopback
+                return True
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
+
+    def figure(self, name: str) -> float:
+        """One figure of /metrics."""
+        with urllib.request.urlopen(self._url("/metrics"), timeout=10) as page:  # noqa: S310 - loopback
+            found = re.search(rf"^daybook_{name}(?:{{.*}})? (\S+)$", page.read().decode(), re.MULTILINE)
+        assert found is not None, name
+        return float(found.group(1))
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._child.kill()
+        self._child.wait(STOP_WITHIN_S)
+
+    def freeze(self) -> None:
+        """It stands still, as on a host that hangs."""
+        self._child.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on, knowing nothing of the time that passed."""
+        self._child.send_signal(signal.SIGCONT)
+
+    def stop(self) -> int:
+        """SIGTERM; answers the exit code."""
+        self._child.terminate()
+        return self._child.wait(STOP_WITHIN_S)
+
+    def wait(self) -> int:
+        """The exit code of a process that ends by itself."""
+        return self._child.wait(STOP_WITHIN_S)
+
+    def end(self) -> None:
+        """Whatever it does, it is over."""
+        if self._child.poll() is None:
+            self._child.kill()
+            self._child.wait(STOP_WITHIN_S)
+
+    def _url(self, path: str) -> str:
+        found = re.search(r'"port":(\d+)', self.log.read_text())
+        assert found is not None
+        return f"http://127.0.0.1:{found.group(1)}{path}"
+
+
+class Processes:
+    """Starts them with the environment of the contracts; `topic` and group are this test's own."""
+
+    def __init__(self, database: Database, servers: Servers, topic: str, folder: Path) -> None:
+        self.topic = topic
+        self.bootstrap = servers.kafka_bootstrap
+        self._database = database
+        self._folder = folder
+        self._all: list[Process] = []
+
+    def start(self, role: str, **settings: str) -> Process:
+        """A process that has begun."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")}
+        env |= QUICK | {
+            "DAYBOOK_POSTGRES_URL": self._database.urls[role],
+            "DAYBOOK_KAFKA_BOOTSTRAP": self.bootstrap,
+            "DAYBOOK_KAFKA_TOPIC": self.topic,
+            "DAYBOOK_HEALTH_PORT": "0",
+        }
+        if role == "projector":
+            env |= {"DAYBOOK_KAFKA_GROUP_PREFIX": self.topic, "DAYBOOK_HEADS_MS": "200"}
+        process = Process(role, env | settings, self._folder / f"{len(self._all)}-{role}.log")
+        self._all.append(process)
+        return process
+
+    def end(self) -> None:
+        """None is left."""
+        for process in self._all:
+            process.end()
+
+    @contextmanager
+    def admin(self) -> Iterator[AdminClient]:
+        """Kafka's administrator."""
+        yield AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+
+    def partitions(self) -> int:
+        """How many the topic has; 0: there is no topic."""
+        with self.admin() as admin:
+            topics = admin.list_topics(timeout=30).topics
+        return len(topics[self.topic].partitions) if self.topic in topics else 0
+
+    def messages(self) -> list[Message]:
+        """All there are in the topic now, in order within each ledger."""
+        consumer = Consumer(
+            {"bootstrap.servers": self.bootstrap, "group.id": "-", "enable.partition.eof": True, "log_level": 0}
+        )
+        partitions = [TopicPartition(self.topic, number, 0) for number in range(self.partitions())]
+        consumer.assign(partitions)
+        found, open_partitions = [], len(partitions)
+        while open_partitions:
+            for message in consumer.consume(1_000, timeout=0.2):
+                error = message.error()
+                if error is None:
+                    found.append(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    open_partitions -= 1
+        consumer.close()
+        return found

@@ -1,0 +1,314 @@
+"""Relay and projector as processes on real Kafka: killed, frozen, misled, and in the end the read model is the log."""
+
+import secrets
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+from confluent_kafka import Producer
+
+from shared_kernel.event_log.types import RecordedEvent
+from shared_kernel.events import canonical_line
+from tests.integration.projections.conftest import Kit, until
+from tests.integration.projections.processes import Process, Processes
+from tests.services import Database, Servers
+from tests.support.histories import books, transfer
+from tests.support.plain_books import read_books, read_log
+
+
+@pytest.fixture
+def processes(database: Database, stack: Servers, tmp_path: Path) -> Iterator[Processes]:
+    made = Processes(database, stack, f"t.{secrets.token_hex(6)}", tmp_path)
+    yield made
+    made.end()
+
+
+def is_at_head(kit: Kit) -> bool:
+    return kit.positions() == dict(kit.rows("select ledger, position from daybook.ledgers"))
+
+
+def is_published(kit: Kit) -> bool:
+    positions = dict(kit.rows("select ledger, position from projections.relay_positions"))
+    return positions == dict(kit.rows("select ledger, position from daybook.ledgers"))
+
+
+def incarnation(kit: Kit) -> str:
+    return str(kit.rows("select incarnation::text from daybook.incarnation")[0][0])
+
+
+def publish(processes: Processes, events: list[RecordedEvent], *, incarnation: str, value: bytes | None = None) -> None:
+    producer = Producer({"bootstrap.servers": processes.bootstrap, "log_level": 0})
+    for event in events:
+        line = canonical_line(event).encode() if value is None else value
+        producer.produce(processes.topic, key=event.ledger, value=line, headers={"daybook_incarnation": incarnation})
+    assert producer.flush(60) == 0
+
+
+def test_the_relay_makes_the_topic_and_publishes_each_ledger_in_order_with_cloudevents_headers(
+    kit: Kit, processes: Processes
+) -> None:
+    for number in range(5):
+        kit.append(f"acme:{number}", list(books(f"acme:{number}", 30)))
+    relay = processes.start("relay", DAYBOOK_BATCH_EVENTS_MAX="40", DAYBOOK_KAFKA_PARTITIONS="3")
+    until(lambda: is_published(kit))
+    assert processes.partitions() == 3
+    log = read_log(kit.admin)
+    messages = processes.messages()
+    assert len(messages) == len(log)
+    found: dict[str, list[bytes]] = {}
+    for message in messages:
+        found.setdefault((message.key() or b"").decode(), []).append(message.value() or b"")
+    for ledger, lines in found.items():
+        assert lines == [canonical_line(event).encode() for event in log if event.ledger == ledger]
+    first = next(message for message in messages if b'"position":1,' in (message.value() or b""))
+    headers = {name: value.decode() for name, value in dict(first.headers() or []).items()}
+    ledger = (first.key() or b"").decode()
+    assert headers.pop("ce_id") == f"{ledger}/1"
+    assert headers.pop("ce_source") == f"/daybook/{ledger}"
+    assert datetime.fromisoformat(headers.pop("ce_time")) in {event.recorded_at for event in log}
+    assert headers.pop("traceparent").startswith("00-")
+    assert headers == {
+        "ce_specversion": "1.0",
+        "ce_type": "LedgerOpened.v1",
+        "content-type": "application/json",
+        "daybook_incarnation": incarnation(kit),
+    }
+    assert relay.ready()
+    assert relay.figure("relay_published_total") == len(log)
+    assert relay.stop() == 0
+    assert kit.rows("select count(*) from projections.relay_lease where expires_at <= clock_timestamp()") == [(1,)]
+
+
+def test_books_follow_the_log_through_kafka_and_both_processes_end_cleanly(kit: Kit, processes: Processes) -> None:
+    kit.append("bank", list(books("bank", 200)))
+    relay, projector = processes.start("relay"), processes.start("projector")
+    until(lambda: is_at_head(kit))
+    until(lambda: is_published(kit))
+    kit.append("bank", [transfer(f"later-{number}", 5) for number in range(20)])
+    kit.append("late", list(books("late", 20)))
+    until(lambda: is_at_head(kit))
+    kit.assert_complete()
+    assert projector.ready()
+    assert projector.figure("projector_waiting") == 0
+    assert (projector.stop(), relay.stop()) == (0, 0)
+
+
+def test_a_wake_up_brings_an_event_long_before_the_next_look(kit: Kit, processes: Processes) -> None:
+    kit.append("bank", list(books("bank", 1)))
+    relay = processes.start("relay", DAYBOOK_POLL_MS="3600000", DAYBOOK_LEASE_MS="3600000")
+    until(lambda: is_published(kit))
+
+    def wake() -> bool:  # again and again: the relay may not listen yet
+        kit.admin.execute("select pg_notify('daybook_appended', 'bank')")
+        return is_published(kit)
+
+    kit.append("bank", [transfer("later", 5)])
+    until(wake)
+    assert relay.figure("relay_lag_events") == 2 + 20 + 1  # as of the one look that there was
+
+
+def test_a_projector_killed_inside_its_transaction_leaves_nothing_and_the_next_one_goes_on(
+    kit: Kit, processes: Processes
+) -> None:
+    kit.append("bank", list(books("bank", 100)))
+    processes.start("relay")
+    projector = processes.start("projector")
+    until(lambda: is_at_head(kit))
+    before = kit.positions()
+    with psycopg.connect(kit.database.admin_url) as blocker:
+        blocker.execute("lock table books_1.transactions in access exclusive mode")
+        kit.append("bank", [transfer(f"later-{number}", 5) for number in range(50)])
+        until(lambda: is_blocked(kit))
+        projector.kill()
+    until(lambda: not kit.rows("select from pg_stat_activity where application_name = 'daybook projector'"))
+    assert kit.positions() == before
+    processes.start("projector")
+    until(lambda: is_at_head(kit))
+    kit.assert_complete()
+
+
+def is_blocked(kit: Kit) -> bool:
+    return bool(
+        kit.rows(
+            "select from pg_stat_activity where application_name = 'daybook projector' and wait_event_type = 'Lock'"
+            " and query like 'copy%%'"
+        )
+    )
+
+
+def test_a_projector_killed_after_its_commit_applies_nothing_twice(kit: Kit, processes: Processes) -> None:
+    kit.append("bank", list(books("bank", 100)))
+    processes.start("relay")
+    projector = processes.start("projector", DAYBOOK_OFFSETS_MS="3600000", DAYBOOK_HEADS_MS="3600000")
+    until(lambda: is_at_head(kit))
+    projector.kill()
+    again = processes.start("projector", DAYBOOK_HEADS_MS="3600000").started()
+    kit.append("bank", [transfer("later", 5)])
+    until(lambda: is_at_head(kit))  # by Kafka alone: the heads are not looked at again
+    kit.assert_complete()
+    assert again.figure("projector_applied_total") == 1
+
+
+def test_deleting_the_topic_costs_the_read_model_nothing(kit: Kit, processes: Processes) -> None:
+    kit.append("bank", list(books("bank", 100)))
+    relay, projector = processes.start("relay"), processes.start("projector")
+    until(lambda: is_at_head(kit))
+    until(lambda: is_published(kit))
+    with processes.admin() as admin:
+        for future in admin.delete_topics([processes.topic]).values():
+            future.result(60)
+    until(lambda: processes.partitions() == 0)
+    kit.append("bank", [transfer("later", 5)])
+    until(lambda: is_at_head(kit))
+    kit.assert_complete()
+    relay.kill()
+    processes.start("relay", DAYBOOK_LEASE_MS="500")
+    until(lambda: processes.partitions() > 0)
+    until(lambda: is_published(kit))
+    assert projector.stop() == 0
+
+
+def test_foreign_malformed_and_impossible_messages_are_dropped_and_counted(kit: Kit, processes: Processes) -> None:
+    kit.append("bank", list(books("bank", 20)))
+    processes.start("relay")
+    projector = processes.start("projector").started()
+    until(lambda: is_at_head(kit))
+    log = read_log(kit.admin)
+    lie = RecordedEvent(
+        ledger="bank",
+        position=len(log) + 1,
+        type=log[-1].type,
+        data='{"transaction":"a lie","entries":[]}',
+        metadata=log[-1].metadata,
+        recorded_at=log[-1].recorded_at,
+    )
+    publish(processes, [lie], incarnation="6d1cb0d8-4a8e-4b07-8c4e-000000000000")
+    publish(processes, log[:1], incarnation=incarnation(kit), value=b"\xff{]")
+    publish(processes, log, incarnation=incarnation(kit))
+    until(lambda: projector.figure("projector_duplicates_total") >= len(log))
+    assert projector.figure("projector_foreign_total") == 1
+    assert projector.figure("projector_malformed_total") == 1
+    assert projector.says("foreign_message_dropped")
+    kit.assert_complete()
+
+
+def test_a_killed_relay_is_replaced_by_the_one_standing_by(kit: Kit, processes: Processes) -> None:
+    kit.append("bank", list(books("bank", 100)))
+    first = processes.start("relay", DAYBOOK_LEASE_MS="1000").started()
+    until(lambda: first.says("relay_active"))
+    second = processes.start("relay", DAYBOOK_LEASE_MS="1000").started()
+    until(lambda: is_published(kit))
+    assert second.ready()
+    assert second.figure("relay_is_active") == 0
+    first.kill()
+    kit.append("bank", [transfer("later", 5)])
+    until(lambda: is_published(kit))
+    assert second.figure("relay_is_active") == 1
+    assert_each_ledger_is_published(kit, processes)
+
+
+def test_a_relay_that_was_frozen_past_its_lease_is_fenced(kit: Kit, processes: Processes) -> None:
+    kit.append("bank", list(books("bank", 50)))
+    first = processes.start("relay", DAYBOOK_LEASE_MS="500").started()
+    until(lambda: is_published(kit))
+    first.freeze()
+    second = processes.start("relay", DAYBOOK_LEASE_MS="500").started()
+    until(lambda: second.says("relay_active"))
+    kit.append("bank", [transfer("later", 5)])
+    until(lambda: is_published(kit))
+    [(epoch,)] = kit.rows("select epoch from projections.relay_lease")
+    first.thaw()
+    until(lambda: first.says("lease_lost"))
+    kit.append("bank", [transfer("last", 5)])
+    until(lambda: is_published(kit))
+    assert kit.rows("select epoch from projections.relay_positions") == [(epoch,)]
+    assert_each_ledger_is_published(kit, processes)
+
+
+def assert_each_ledger_is_published(kit: Kit, processes: Processes) -> None:
+    """Every event is there at least once, and its first copies are in order."""
+    firsts = list(dict.fromkeys(message.value() for message in processes.messages()))
+    assert firsts == [canonical_line(event).encode() for event in read_log(kit.admin)]
+
+
+def test_a_relay_after_a_restore_publishes_the_new_incarnation_from_its_first_event(
+    kit: Kit, processes: Processes
+) -> None:
+    kit.append("bank", list(books("bank", 10)))
+    relay = processes.start("relay")
+    until(lambda: is_published(kit))
+    assert relay.stop() == 0
+    kit.admin.execute("select daybook.restored()")
+    processes.start("relay")
+    until(lambda: len(processes.messages()) == 2 * len(read_log(kit.admin)))
+    last = processes.messages()[-1]
+    assert dict(last.headers() or [])["daybook_incarnation"].decode() == incarnation(kit)
+
+
+@pytest.mark.parametrize("role", ["relay", "projector"])
+def test_a_log_that_went_back_stops_the_process_with_an_alert_that_names_the_remedy(
+    kit: Kit, processes: Processes, role: str
+) -> None:
+    kit.append("bank", list(books("bank", 10)))
+    relay, projector = processes.start("relay"), processes.start("projector")
+    until(lambda: is_at_head(kit))
+    until(lambda: is_published(kit))
+    projector.kill()
+    relay.kill()
+    for table in ("relay_positions", "positions"):
+        kit.admin.execute(f"update projections.{table} set position = position + 7".encode())
+    kit.admin.execute("update projections.relay_lease set expires_at = '-infinity'")
+    process = processes.start(role)
+    assert process.wait() == 1
+    assert process.says("daybook restored")
+    assert process.says("position_beyond_head")
+
+
+def test_without_kafka_the_read_model_still_follows_the_log_and_the_relay_says_it_is_not_ready(
+    kit: Kit, processes: Processes
+) -> None:
+    processes.bootstrap = "127.0.0.1:9"
+    kit.append("bank", list(books("bank", 20)))
+    relay, projector = processes.start("relay").started(), processes.start("projector").started()
+    until(lambda: is_at_head(kit))
+    kit.assert_complete()
+    assert not relay.ready()
+    assert kit.rows("select count(*) from projections.relay_positions") == [(0,)]
+    assert (relay.stop(), projector.stop()) == (0, 0)
+
+
+def test_processes_wait_for_postgres_and_say_so(processes: Processes) -> None:
+    gone = {"DAYBOOK_POSTGRES_URL": "postgresql://nobody@127.0.0.1:9/none"}
+    both: list[Process] = [processes.start(role, **gone).started() for role in ("relay", "projector")]
+    for process in both:
+        until(lambda process=process: process.says("postgres_unavailable"))  # type: ignore[misc]
+        assert not process.ready()
+        assert process.stop() == 0
+
+
+def test_wrong_settings_are_all_named_and_the_exit_code_is_2(processes: Processes) -> None:
+    wrong = processes.start("projector", DAYBOOK_HEADS_MS="soon", DAYBOOK_HEALTH_PORT="", DAYBOOK_NONSENSE="1")
+    assert wrong.wait() == 2
+    for name in ("DAYBOOK_HEADS_MS", "DAYBOOK_HEALTH_PORT", "DAYBOOK_NONSENSE"):
+        assert wrong.says(name)
+
+
+def test_many_ledgers_with_a_poisoned_one_reach_their_heads(kit: Kit, processes: Processes) -> None:
+    for number in range(30):
+        kit.append(f"ledger:{number:02}", list(books(f"ledger:{number:02}", 10)))
+    kit.append("poisoned", list(books("poisoned", 3)))
+    kit.admin.execute("set session_replication_role = replica")
+    kit.admin.execute("update daybook.events set type = 'Nobody.v7' where ledger = 'poisoned' and position = 5")
+    processes.start("relay")
+    projector = processes.start("projector").started()
+    healthy = "select ledger, position from daybook.ledgers where ledger <> 'poisoned'"
+    until(lambda: kit.positions() == {**dict(kit.rows(healthy)), "poisoned": 4})
+    until(lambda: projector.figure("projector_waiting") == 1)
+    assert projector.ready()
+    kit.admin.execute("update daybook.events set type = 'AccountOpened.v1' where ledger = 'poisoned' and position = 5")
+    until(lambda: is_at_head(kit))
+    kit.assert_complete()
+    assert kit.waiting() == []
+    assert read_books(kit.admin, "books_1")["ledgers"]
