@@ -214,10 +214,8 @@ def _stack(data: Path | None) -> Iterator[Path]:
 def _check_log(postgres_url: str, ledger: str, expected: int) -> None:
     with psycopg.connect(postgres_url) as connection:
         row = connection.execute(
-            "select count(*), count(distinct tag.tag) from daybook.events event"
-            " left join daybook.event_tags tag on tag.ledger = event.ledger and tag.position = event.position"
-            " and tag.tag like 'key:%%'"
-            " where event.ledger = %s and event.type = 'TransactionPosted.v1'",
+            "select count(*), count(distinct metadata::jsonb ->> 'key') from daybook.events"
+            " where ledger = %s and type = 'TransactionPosted.v1'",
             (ledger,),
         ).fetchone()
     if row != (expected, expected):
