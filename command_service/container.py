@@ -1,7 +1,6 @@
 """The parts of the command process and how they fit together. The only place that names concrete classes; no logic."""
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import cast
 
 from dependency_injector import containers, providers
@@ -23,10 +22,9 @@ from shared_kernel.event_log.types import Tail
 from shared_kernel.health import Health
 from shared_kernel.http import create_app
 from shared_kernel.http_edge import Edge
-from shared_kernel.keys import FileKeys, Keys, UrlKeys
+from shared_kernel.keys import open_keys
 from shared_kernel.metrics import new_registry
 from shared_kernel.security import TokenVerifier
-from shared_kernel.settings import SettingsError
 
 TITLE = "Daybook commands"
 DESCRIPTION = """The write side: what is to be done, done at most once, and answered the same each time.
@@ -34,16 +32,6 @@ DESCRIPTION = """The write side: what is to be done, done at most once, and answ
 Send every command with an `Idempotency-Key` and repeat it with the same key until it is answered: it is applied once. What the
 rules turn down is a 422 with a stable `code`, recorded like any other event. `Daybook-Position` says where in its ledger's log
 the command stands: give it to a query, and the answer knows the command."""
-
-
-def _keys(settings: CommandSettings) -> Keys:
-    try:
-        if settings.jwt_keys_file is not None:
-            return FileKeys(Path(settings.jwt_keys_file))
-        return UrlKeys(settings.jwt_keys_url or "")
-    except (OSError, ValueError) as fault:
-        name = "DAYBOOK_JWT_KEYS_FILE" if settings.jwt_keys_file is not None else "DAYBOOK_JWT_KEYS_URL"
-        raise SettingsError([f"{name}: {fault}"]) from None
 
 
 def _pool(settings: CommandSettings, connections_max: int) -> LogPool:
@@ -117,7 +105,7 @@ class Container(containers.DeclarativeContainer):
     registry = providers.Singleton(new_registry)
     health = providers.Singleton(Health)
     metrics = providers.Singleton(CommandMetrics, registry)
-    keys = providers.Singleton(_keys, settings)
+    keys = providers.Singleton(open_keys, settings)
     verifier = providers.Singleton(
         TokenVerifier,
         keys,

@@ -1,13 +1,12 @@
 """`python -m query_service`: one query process, from its environment to SIGTERM."""
 
 import os
-import sys
 
 from query_service.container import Container
 from query_service.settings import QuerySettings
 from shared_kernel import logs
 from shared_kernel.serve import serve_or_exit
-from shared_kernel.settings import SettingsError, load_or_exit
+from shared_kernel.settings import SettingsError, exit_with, load_or_exit
 
 
 def main() -> None:
@@ -18,8 +17,7 @@ def main() -> None:
     try:
         app = container.app()
     except SettingsError as error:
-        print(f"Daybook cannot start: its settings are wrong.\n  {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        exit_with(error)
     serve_or_exit(app, settings, container.health())
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from dependency_injector import containers, providers
 from litestar import Litestar
@@ -19,10 +18,9 @@ from query_service.settings import QuerySettings
 from shared_kernel.health import Health
 from shared_kernel.http import Lifespan, create_app
 from shared_kernel.http_edge import Edge
-from shared_kernel.keys import FileKeys, Keys, UrlKeys
+from shared_kernel.keys import Keys, open_keys
 from shared_kernel.metrics import new_registry
 from shared_kernel.security import TokenVerifier
-from shared_kernel.settings import SettingsError
 
 TITLE = "Daybook queries"
 DESCRIPTION = """The read side: what the books say, and as of which position.
@@ -30,15 +28,6 @@ DESCRIPTION = """The read side: what the books say, and as of which position.
 Every answer says `as_of` and carries the same position in the header `Daybook-Position`. Give a query the
 `Daybook-Position` that a command answered with, and the answer knows that command: it waits up to `Prefer: wait=` seconds
 for it. Lists come in pages that hold still while others post: give `next_cursor` as `cursor`."""
-
-
-def _keys(settings: QuerySettings) -> Keys:
-    try:
-        if settings.jwt_keys_file is not None:
-            return FileKeys(Path(settings.jwt_keys_file))
-        return UrlKeys(settings.jwt_keys_url or "")
-    except (OSError, ValueError) as error:
-        raise SettingsError([f"DAYBOOK_JWT_KEYS_{'FILE' if settings.jwt_keys_file else 'URL'}: {error}"]) from error
 
 
 def _app(
@@ -89,7 +78,7 @@ class Container(containers.DeclarativeContainer):
     registry = providers.Singleton(new_registry)
     health = providers.Singleton(Health)
     figures = providers.Singleton(QueryFigures, registry)
-    keys = providers.Singleton(_keys, settings)
+    keys = providers.Singleton(open_keys, settings)
     verifier = providers.Singleton(
         TokenVerifier,
         keys,

@@ -137,7 +137,7 @@ def docs_routes(title: str, swagger_dir: Path | None) -> list[ControllerRouterHa
     @get("/docs", include_in_schema=False, sync_to_thread=False)
     def docs() -> Response[bytes]:
         headers = {"content-security-policy": CONTENT_POLICY, "referrer-policy": "no-referrer"}
-        return Response(page_bytes, media_type="text/html; charset=utf-8", headers=headers)
+        return Response(page_bytes, media_type="text/html", headers=headers)
 
     routes: list[ControllerRouterHandler] = [document, docs]
     if swagger_dir is not None:

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 from msgspec import Meta, inspect
@@ -127,10 +127,13 @@ def load_or_exit(struct_type: type[StructT], environ: Mapping[str, str], prefix:
     try:
         return load(struct_type, environ, prefix)
     except SettingsError as error:
-        print("Daybook cannot start: its settings are wrong.", file=sys.stderr)
-        for fault in error.faults:
-            print(f"  {fault}", file=sys.stderr)
-        raise SystemExit(2) from None
+        exit_with(error)
+
+
+def exit_with(error: SettingsError) -> NoReturn:
+    """All faults on standard error and exit code 2."""
+    print("Daybook cannot start: its settings are wrong.", *error.faults, sep="\n  ", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def describe(struct_type: type[msgspec.Struct], prefix: str = PREFIX) -> list[SettingDoc]:
