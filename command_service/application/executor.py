@@ -39,6 +39,13 @@ class Executor:
         Rejection (404, 409), Contention `overloaded`, Unavailable: `deadline_passed` (not applied), `outcome_unknown` (ask again
         with the same key), `shutting_down`. A caller who stops waiting does not stop the command.
         """
+        return await asyncio.shield(self.enqueue(decide, command, context))
+
+    def enqueue(self, decide: Decide, command: Command, context: Context) -> "asyncio.Future[Outcome]":
+        """As `submit`, for callers with many commands: queued in the order of the calls, without a task for each.
+
+        The future is the command's own: wait for it, never cancel it. `overloaded` and `shutting_down` are raised at once.
+        """
         if self._is_stopping:
             raise Unavailable("shutting_down")
         loop = asyncio.get_running_loop()
@@ -48,7 +55,7 @@ class Executor:
         self._writer(context.ledger).submit(ticket)
         self._in_flight += 1
         self._is_idle.clear()
-        return await asyncio.shield(future)
+        return future
 
     async def find(self, *, ledger: str, actor: str, key: str) -> Outcome:
         """What became of a caller's command. Rejection `command_not_found` with the head looked at: not in the log yet."""

@@ -75,11 +75,11 @@ class Commands:
         _require_writer(scope, ledger)
         asked = read_batch(body_of(scope), _key(scope))
         caller = self._caller(scope)
-        outcomes = await asyncio.gather(
-            *(self._one(one, ledger, caller) for one in asked if isinstance(one, Asked)), return_exceptions=True
-        )
-        given = iter(outcomes)
-        results = [_settled(next(given)) if isinstance(one, Asked) else one for one in asked]
+        queued = [self._enqueue(one, ledger, caller) if isinstance(one, Asked) else one for one in asked]
+        for one in queued:  # one after the other: when the first is answered, so are most
+            if isinstance(one, asyncio.Future) and not one.done():
+                await asyncio.wait((one,))  # unlike `await one`, leaves the command alone if the client goes away
+        results = [_settled(one) if isinstance(one, asyncio.Future) else one for one in queued]
         return batch_answer(results, ledger=ledger, trace_id=context_of(scope).trace_id)
 
     async def find(self, scope: Scope, ledger: str) -> Answer:
@@ -97,10 +97,13 @@ class Commands:
         outcome = await self._executor.submit(cast("Decide", decide), command, asked)
         return self._answer(outcome, ledger, scope)
 
-    async def _one(self, asked: Asked, ledger: str, caller: Caller) -> Outcome:
+    def _enqueue(self, asked: Asked, ledger: str, caller: Caller) -> "asyncio.Future[Outcome] | DaybookError":
         decide = open_account if isinstance(asked.command, OpenAccount) else post_transaction
         made = context(asked.command, ledger=ledger, key=asked.key, caller=caller)
-        return await self._executor.submit(cast("Decide", decide), asked.command, made)
+        try:
+            return self._executor.enqueue(cast("Decide", decide), asked.command, made)
+        except DaybookError as error:  # overloaded, or stopping: this one's, not the batch's
+            return error
 
     def _caller(self, scope: Scope) -> Caller:
         request = context_of(scope)
@@ -131,11 +134,10 @@ def _key(scope: Scope) -> str | None:
     return read_key(found[0].decode("latin-1")) if found else None
 
 
-def _settled(outcome: Outcome | BaseException) -> Outcome | DaybookError:
+def _settled(future: "asyncio.Future[Outcome]") -> Outcome | DaybookError:
     """What an element is answered: its outcome, its error, or `internal_error` where the fault is ours."""
-    if isinstance(outcome, Outcome):
-        return outcome
-    if not isinstance(outcome, Exception):  # cancelled: there is nobody left to answer
-        raise outcome
-    log_error(outcome)
-    return outcome if isinstance(outcome, DaybookError) else DaybookError("internal_error")
+    error = future.exception()
+    if error is None:
+        return future.result()
+    log_error(error if isinstance(error, Exception) else DaybookError("internal_error"))
+    return error if isinstance(error, DaybookError) else DaybookError("internal_error")
