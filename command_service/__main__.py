@@ -1,5 +1,6 @@
 """`python -m command_service`: one command process, from its environment to SIGTERM."""
 
+import gc
 import os
 
 from command_service.container import Container
@@ -21,6 +22,9 @@ def main() -> None:
         app = container.app()
     except SettingsError as error:
         exit_with(error)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     serve_or_exit(app, settings, container.health())
 
 
