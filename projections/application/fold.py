@@ -96,8 +96,8 @@ def fold(
             except Exception as error:  # as above; it stands before any fault found in decoding
                 faults[ledger] = fault_of(each.recorded, error)
                 break
-            for table, row in change.rows:
-                rows[table].append(row)
+            for table, more in change.rows.items():
+                rows[table] += more
             totals.update(change.totals)
             last = each.recorded
         if last is not None:

@@ -34,20 +34,20 @@ def project(read: Read, state: State) -> Change:
         case TransactionPosted():
             return _transaction_posted(read.recorded, read.event, read.metadata, state)
         case AccountOpened():
-            return Change([("accounts", _account_opened(read.recorded, read.event))], {})
+            return Change({"accounts": [_account_opened(read.recorded, read.event)]}, {})
         case LedgerOpened():
-            return Change([("ledgers", _ledger_opened(read.recorded, read.event))], {})
+            return Change({"ledgers": [_ledger_opened(read.recorded, read.event)]}, {})
         case CommandRefused():
-            return Change([], {})
+            return Change({}, {})
 
 
 def _transaction_posted(recorded: RecordedEvent, event: TransactionPosted, metadata: Metadata, state: State) -> Change:
-    ledger, position, recorded_at = recorded.ledger, recorded.position, recorded.recorded_at
+    ledger, position, recorded_at = recorded.ledger, recorded.position, recorded.recorded_at.isoformat()
     transaction = event.transaction
-    effective_at = recorded_at if event.effective_at is None else parse_time(event.effective_at)
+    effective_at = recorded_at if event.effective_at is None else parse_time(event.effective_at).isoformat()
     totals: dict[Key, Totals] = {}
     answered: list[dict[str, str | int]] = []
-    rows: list[tuple[str, Row]] = []
+    entries: list[Row] = []
     for index, entry in enumerate(event.entries):
         account, direction, amount, asset = entry.account, entry.direction, entry.amount, entry.asset
         key = (ledger, account, asset)
@@ -56,9 +56,25 @@ def _transaction_posted(recorded: RecordedEvent, event: TransactionPosted, metad
             debited += amount
         else:
             credited += amount
-        totals[key] = after = (debited, credited, held_debits, held_credits)
-        at = (ledger, account, asset, position, index)
-        rows.append(("entries", (*at, direction, amount, transaction, recorded_at, effective_at, *after)))
+        totals[key] = (debited, credited, held_debits, held_credits)
+        entries.append(
+            (
+                ledger,
+                account,
+                asset,
+                position,
+                index,
+                direction,
+                amount,
+                transaction,
+                recorded_at,
+                effective_at,
+                debited,
+                credited,
+                held_debits,
+                held_credits,
+            )
+        )
         answered.append({"account": account, "direction": direction, "amount": amount, "asset": asset})
     row: Row = (
         ledger,
@@ -74,8 +90,7 @@ def _transaction_posted(recorded: RecordedEvent, event: TransactionPosted, metad
         metadata.actor,
         metadata.correlation_id,
     )
-    rows.append(("transactions", row))
-    return Change(rows, totals)
+    return Change({"entries": entries, "transactions": [row]}, totals)
 
 
 def _account_opened(recorded: RecordedEvent, event: AccountOpened) -> Row:
@@ -83,7 +98,7 @@ def _account_opened(recorded: RecordedEvent, event: AccountOpened) -> Row:
         recorded.ledger,
         event.address,
         recorded.position,
-        recorded.recorded_at,
+        recorded.recorded_at.isoformat(),
         event.normal_balance,
         "open",
         event.on_first_use,
@@ -96,7 +111,7 @@ def _ledger_opened(recorded: RecordedEvent, event: LedgerOpened) -> Row:
     return (
         recorded.ledger,
         recorded.position,
-        recorded.recorded_at,
+        recorded.recorded_at.isoformat(),
         event.accounts,
         _json(
             [{"pattern": d.pattern, "normal_balance": d.normal_balance, "limits": d.limits} for d in event.defaults]

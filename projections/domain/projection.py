@@ -5,7 +5,6 @@ never knows whether an event came from Kafka or from the log.
 """
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 
 import msgspec
 
@@ -13,8 +12,9 @@ from shared_kernel import events
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import Event, Metadata
 
-Value = str | int | bool | datetime | None
+Value = str | int | bool | None
 Row = tuple[Value, ...]
+"""Values in the order of a table's columns; times as RFC 3339 text (the driver takes three times as long for datetimes)."""
 Key = tuple[str, ...]
 """What a running state belongs to; the first part is always the ledger."""
 Totals = tuple[int, ...]
@@ -32,7 +32,7 @@ class Read(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """What one event does to a read model: rows to add, by table, and the state after it."""
 
-    rows: list[tuple[str, Row]]
+    rows: dict[str, list[Row]]
     totals: dict[Key, Totals]
 
 

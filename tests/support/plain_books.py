@@ -105,6 +105,8 @@ def read_log(connection: psycopg.Connection[Any]) -> list[RecordedEvent]:
 def _value(name: str, value: Any) -> Any:
     if name in JSON_COLUMNS:
         return json.loads(value)
+    if name.endswith("_at") and isinstance(value, str):
+        return datetime.fromisoformat(value).astimezone(UTC)
     if isinstance(value, Decimal):
         return int(value)
     return value.astimezone(UTC) if isinstance(value, datetime) else value
