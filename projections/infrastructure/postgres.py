@@ -12,8 +12,7 @@ from psycopg import Connection
 
 from projections.application.ports import Unwritable
 from shared_kernel.errors import Contention, DaybookError, Unavailable
-from shared_kernel.event_log.reader import SESSION_OPTIONS
-from shared_kernel.event_log.statements import load_statements
+from shared_kernel.event_log.statements import SESSION_OPTIONS, load_statements
 
 Row = tuple[Any, ...]
 STATEMENTS: Final = load_statements("projections.infrastructure", "projections.sql")

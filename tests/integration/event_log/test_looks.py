@@ -1,12 +1,11 @@
-"""Consistent looks: the load of the command side, its snapshots, and the statements of everybody else."""
+"""Consistent looks: the load of the command side, its snapshots, and times as positions."""
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, timedelta
+from datetime import timedelta
 
 import psycopg
 import pytest
 
-from shared_kernel.event_log import reader
 from shared_kernel.event_log.fast import LogConnection
 from shared_kernel.event_log.types import Snapshot, SnapshotKey, Tail
 from tests.integration.event_log.words import ALL, decision, event, whole
@@ -87,35 +86,6 @@ async def test_a_snapshot_of_another_incarnation_is_never_used(
     assert (await after.load(busy, seen=None, tags=[], snapshots=[key], tail=ALL)).snapshots == {}
 
 
-# Reading by statement -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("role", ["query", "relay", "projector"])
-async def test_readers_find_events_by_position_and_tag(
-    database: Database, connection: LogConnection, busy: str, role: str
-) -> None:
-    events = await whole(connection, busy)
-    with psycopg.connect(database.urls[role], options=reader.SESSION_OPTIONS + " -c timezone=Asia/Tokyo") as session:
-
-        def rows(statement: str, **parameters: object) -> list[object]:
-            found = session.execute(statement.encode(), {"ledger": busy, **parameters}).fetchall()
-            return [reader.recorded(busy, row) for row in found]
-
-        assert rows(reader.EVENTS_AFTER, after=0, events_max=100) == events
-        assert rows(reader.EVENTS_AFTER, after=2, events_max=2) == events[2:4]
-        assert rows(reader.TAGGED_EVENTS_AFTER, tag="account:a", after=2, events_max=1) == events[3:4]
-        assert rows(reader.EVENT_AT, position=3) == events[2:3]
-        assert rows(reader.EVENT_AT, position=7) == []
-        head = session.execute(reader.HEAD.encode(), {"ledger": busy}).fetchone()
-        heads = session.execute(reader.HEADS.encode()).fetchall()
-        incarnation = session.execute(reader.INCARNATION.encode()).fetchone()
-    assert head is not None
-    assert (head[0], head[1].astimezone(UTC)) == (6, events[-1].recorded_at)
-    assert (busy, *head) in heads
-    assert [row[0] for row in heads] == sorted(row[0] for row in heads)
-    assert incarnation == (connection.incarnation,)
-
-
 async def test_a_time_is_a_position(database: Database, connection: LogConnection, ledger: str) -> None:
     for _ in range(20):
         await connection.append(ledger, seen=None, decisions=[decision(event(), event())], tail=ALL)
@@ -123,7 +93,7 @@ async def test_a_time_is_a_position(database: Database, connection: LogConnectio
     with psycopg.connect(database.urls["query"]) as session:
 
         def as_of(at: object, name: str = ledger) -> object:
-            row = session.execute(reader.POSITION_AS_OF.encode(), {"ledger": name, "at": at}).fetchone()
+            row = session.execute("select daybook.position_as_of(%s, %s)", [name, at]).fetchone()
             assert row is not None
             return row[0]
 

@@ -15,7 +15,6 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from shared_kernel.event_log import reader
 from tests.integration.event_log.words import Admin
 from tests.services import Database
 
@@ -132,19 +131,3 @@ def test_plans_are_the_same_on_empty_and_on_large_tables(
         GOLDEN.write_text(on_large)
     assert on_empty == on_large
     assert on_large == GOLDEN.read_text()
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [reader.HEAD, reader.EVENTS_AFTER, reader.TAGGED_EVENTS_AFTER, reader.EVENT_AT],
-    ids=lambda text: text[-30:],
-)
-def test_readers_with_our_session_options_never_scan_a_table(database: Database, statement: str) -> None:
-    parameters = {"ledger": "l", "tag": "hot", "after": 5, "events_max": 10, "position": 7}
-    with psycopg.connect(database.admin_url, options=reader.SESSION_OPTIONS) as session:
-        session.execute("set plan_cache_mode = force_generic_plan")
-        text = re.sub(r"%\((\w+)\)s", lambda found: f"%({found[1]})s", statement)
-        explained = session.execute(f"explain {text}".encode(), parameters).fetchall()
-    lines = "\n".join(line for (line,) in explained)
-    assert "Seq Scan" not in lines
-    assert "Sort" not in lines
