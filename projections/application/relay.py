@@ -86,7 +86,7 @@ class Relay:
                     failures += 1
                     self._figures.failures += 1
                     self._figures.is_ready, self._figures.trouble = False, error.code
-                    self._step_down()  # memory and producer may disagree with what is stored: begin again from there
+                    self._leave()  # memory and producer may disagree with what is stored; another relay may do better
                     self._stop.wait(self._back_off(error, failures))
         finally:
             self._leave()

@@ -108,12 +108,12 @@ class Processes:
         """A process that has begun."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")}
         env |= QUICK | {
-            "DAYBOOK_POSTGRES_URL": self._database.urls[role],
+            "DAYBOOK_POSTGRES_URL": self._database.urls["relay" if role == "relay" else "projector"],
             "DAYBOOK_KAFKA_BOOTSTRAP": self.bootstrap,
             "DAYBOOK_KAFKA_TOPIC": self.topic,
             "DAYBOOK_HEALTH_PORT": "0",
         }
-        if role == "projector":
+        if role != "relay":
             env |= {"DAYBOOK_KAFKA_GROUP_PREFIX": self.topic, "DAYBOOK_HEADS_MS": "200"}
         process = Process(role, env | settings, self._folder / f"{len(self._all)}-{role}.log")
         self._all.append(process)

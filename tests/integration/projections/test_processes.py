@@ -288,6 +288,31 @@ def test_processes_wait_for_postgres_and_say_so(processes: Processes) -> None:
         assert process.stop() == 0
 
 
+def test_a_restore_is_followed_by_a_rebuild_that_an_operator_asks_for(kit: Kit, processes: Processes) -> None:
+    kit.append("bank", list(books("bank", 20)))
+    projector = processes.start("projector").started()
+    until(lambda: is_at_head(kit))
+    needless = processes.start("rebuild")
+    assert needless.wait() == 1
+    assert needless.says("rebuild_not_needed")
+    assert projector.stop() == 0
+    kit.admin.execute("select daybook.restored()")
+    projector = processes.start("projector").started()
+    until(lambda: projector.figure("projector_is_stopped") == 1)
+    assert projector.says("python -m projections rebuild")
+    assert not projector.ready()
+    assert processes.start("rebuild").wait() == 0
+    until(lambda: kit.live() == 2)
+    until(projector.ready)
+    kit.assert_complete("books_2")
+
+
+def test_an_unknown_argument_is_told_the_usage(processes: Processes) -> None:
+    unknown = processes.start("projectr")
+    assert unknown.wait() == 2
+    assert unknown.says("usage:")
+
+
 def test_wrong_settings_are_all_named_and_the_exit_code_is_2(processes: Processes) -> None:
     wrong = processes.start("projector", DAYBOOK_HEADS_MS="soon", DAYBOOK_HEALTH_PORT="", DAYBOOK_NONSENSE="1")
     assert wrong.wait() == 2
