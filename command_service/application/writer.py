@@ -5,13 +5,13 @@ synchronous, all-or-nothing step; any doubt throws the cached states away, and t
 """
 
 import asyncio
-import logging
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
+import structlog
 
 from command_service.application.batch import DecidedBatch, Ticket, Verdict, decide_batch
 from command_service.application.cache import LedgerCache
@@ -25,7 +25,7 @@ from shared_kernel.event_log.errors import LedgerNotFound, OutcomeUnknown
 from shared_kernel.event_log.types import Appended, RecordedEvent, Tail
 
 UNKNOWN_IDLE_S = 1.0  # chosen: a ledger that does not exist keeps nothing in memory
-_log = logging.getLogger(__name__)
+_logger = structlog.get_logger(__name__)
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +146,7 @@ class LedgerWriter:
         except DaybookError as error:
             await self._recover(batch, error)
         except Exception:
-            _log.exception("writer_fault")
+            _logger.exception("writer_fault", ledger=self.ledger)
             await self._recover(batch, OutcomeUnknown("writer_fault"))
         except BaseException:  # the process ends: the callers hear that they have to ask again
             for ticket in batch:
@@ -170,7 +170,7 @@ class LedgerWriter:
         books = Books(terms=cache.terms, accounts=cache.accounts)
         decided = decide_batch(books, batch, seen=cache.seen or 0)
         for fault in decided.faults:
-            _log.error("decision_fault", exc_info=fault)
+            _logger.error("decision_fault", ledger=self.ledger, exc_info=fault)
         if cache.seen == 0 and books.terms_now is None:  # no such ledger, so no key in it either
             for verdict in decided.verdicts:
                 self._fail(verdict.ticket, verdict.error or Unavailable("outcome_unknown"))
@@ -193,7 +193,7 @@ class LedgerWriter:
         try:
             repeated = self._take_over(decided, appended)
         except Corruption as error:  # committed, but not understood: only the log can say what became of each command
-            _log.error("completion_fault", extra={"ledger": self.ledger, "code": error.code})
+            _logger.error("completion_fault", ledger=self.ledger, code=error.code)
             raise OutcomeUnknown(error.code) from error
         if repeated:
             await self._answer_repeats(session, repeated)

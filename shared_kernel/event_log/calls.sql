@@ -24,7 +24,8 @@ on conflict (ledger, address, fold_version, incarnation)
 do update set position = excluded.position, state = excluded.state where s.position < excluded.position
 
 -- name: notify
-select pg_notify($1, n.payload) from unnest($2::text[]) as n(payload)
+-- NOTIFY gives its transaction an id, so its commit would wait for the disk like an append: nobody needs that of a hint.
+select set_config('synchronous_commit', 'off', true), pg_notify($1, n.payload) from unnest($2::text[]) as n(payload)
 
 -- name: start_session
 -- What a session must hold before it may write, and what identifies its backend afterwards. Asynchronous commit would make
