@@ -102,6 +102,7 @@ class RelayContainer(containers.DeclarativeContainer):
             ledgers_max=settings.provided.batch_ledgers_max,
             lease_ms=settings.provided.lease_ms,
             stop_ms=settings.provided.stop_ms,
+            round_ms=settings.provided.round_ms,
             poll_ms=settings.provided.poll_ms,
             retry_ms=settings.provided.retry_ms,
             retry_max_ms=settings.provided.retry_max_ms,
@@ -168,6 +169,8 @@ class ProjectorContainer(containers.DeclarativeContainer):
         figures=figures,
         pace=providers.Singleton(
             Pace,
+            batch_events_max=settings.provided.batch_events_max,
+            round_ms=settings.provided.round_ms,
             poll_ms=settings.provided.poll_ms,
             heads_ms=settings.provided.heads_ms,
             commit_ms=settings.provided.offsets_ms,

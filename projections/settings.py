@@ -22,6 +22,9 @@ class KafkaSettings(ProcessSettings, frozen=True, kw_only=True):
         int, Meta(ge=1024, description="Most bytes of events read from the log at once (one event always fits)")
     ] = 16_000_000
     batch_ledgers_max: Annotated[int, Meta(ge=1, description="Most ledgers read from the log at once")] = 500
+    round_ms: Annotated[
+        int, Meta(ge=0, description="Shortest time from one batch to the next, so that a busy log makes larger ones")
+    ] = 20
     retry_ms: Annotated[Milliseconds, Meta(description="First wait after a failure; it doubles each time")] = 200
     retry_max_ms: Annotated[Milliseconds, Meta(description="Longest wait after failures")] = 10_000
 

@@ -22,6 +22,8 @@ from shared_kernel.event_log.types import RecordedEvent
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How often, and how long."""
 
+    round_ms: int
+    batch_events_max: int
     poll_ms: int
     heads_ms: int
     commit_ms: int
@@ -100,8 +102,12 @@ class Projector:
         if self._source.was_assigned():
             worker.start()
         if self._arrived:
+            began = time.monotonic()
             worker.apply(self._arrived)
+            is_full = len(self._arrived) >= self._pace.batch_events_max
             self._arrived = []
+            if not is_full:  # the first event is seen at once, those behind it together
+                self._stop.wait(max(began + self._pace.round_ms / 1_000 - time.monotonic(), 0.0))
         now = time.monotonic()
         if now - self._committed_at >= self._pace.commit_ms / 1_000:
             self._source.commit()

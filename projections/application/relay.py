@@ -26,6 +26,7 @@ class RelayPace(msgspec.Struct, frozen=True, kw_only=True):
     ledgers_max: int
     lease_ms: int
     stop_ms: int
+    round_ms: int
     poll_ms: int
     retry_ms: int
     retry_max_ms: int
@@ -105,6 +106,7 @@ class Relay:
             return
         ledgers = list(self._news)[: self._pace.ledgers_max]
         after = {ledger: self._positions.get(ledger, 0) for ledger in ledgers}
+        began = self._monotonic()
         events = self._log.read(after, events_max=self._pace.batch_events_max, bytes_max=self._pace.batch_bytes_max)
         if events:
             self._publish(events, after)
@@ -114,6 +116,8 @@ class Relay:
         for ledger in answered:
             del self._news[ledger]
         self._news.update(served)  # until a read finds nothing more
+        if 0 < len(events) < self._pace.batch_events_max:  # the first event goes at once, those behind it together
+            self._stop.wait(max(began + self._pace.round_ms / 1_000 - self._monotonic(), 0.0))
 
     def _publish(self, events: Sequence[RecordedEvent], after: Mapping[str, int]) -> None:
         began = self._monotonic()

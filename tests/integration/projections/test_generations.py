@@ -21,7 +21,16 @@ from tests.support.histories import books, opened, transfer
 from tests.support.plain_books import plain_books, read_books, read_log
 
 NEXT = msgspec.structs.replace(BOOKS, version=2)
-PACE = Pace(poll_ms=10, heads_ms=20, commit_ms=1_000, retry_ms=5, retry_max_ms=20, swap_behind_max=0)
+PACE = Pace(
+    round_ms=0,
+    batch_events_max=1_000,
+    poll_ms=10,
+    heads_ms=20,
+    commit_ms=1_000,
+    retry_ms=5,
+    retry_max_ms=20,
+    swap_behind_max=0,
+)
 
 
 class Silence:
