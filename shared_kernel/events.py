@@ -163,9 +163,10 @@ def tags(event: Event, metadata: Metadata) -> list[str]:
     found: list[str] = []
     match event:
         case TransactionPosted():
-            found += dict.fromkeys(f"account:{entry.account}" for entry in event.entries)
-            found += dict.fromkeys(f"draws:{e.account}:{e.asset}" for e in event.entries if e.draws)
-            found += dict.fromkeys(f"fills:{e.account}:{e.asset}" for e in event.entries if e.fills)
+            # Lists, not generators: this runs for every posted transaction.
+            found += dict.fromkeys([f"account:{entry.account}" for entry in event.entries])
+            found += dict.fromkeys([f"draws:{e.account}:{e.asset}" for e in event.entries if e.draws])
+            found += dict.fromkeys([f"fills:{e.account}:{e.asset}" for e in event.entries if e.fills])
             found.append(transaction_tag(event.transaction))
             if event.reference is not None:
                 found.append(reference_tag(event.reference))

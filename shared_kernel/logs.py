@@ -42,6 +42,7 @@ correlation_id: ContextVar[str | None] = ContextVar("correlation_id", default=No
 
 CREDENTIALS_LENGTH_MIN = 12  # the shortest text that can hold a URL with a password, `password=` or a token
 
+_SPELLED = {"warn": "warning", "err": "error", "exception": "error"}
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@]+@|(?<=Bearer )\S+|(?i:(?<=password=))[^\s&]+")
 
@@ -135,7 +136,7 @@ def configure(
     atexit.register(writer.close)
     renderer: Callable[..., Any] = _render_json if format == "json" else _ConsoleRenderer()
     structlog.configure(
-        processors=[_Stamp(process), structlog.stdlib.add_log_level, _shorten_exception, _only_listed, renderer],
+        processors=[_shorten_exception, _only_listed, _Stamp(process), renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=_Factory(writer),
         cache_logger_on_first_use=True,
@@ -157,14 +158,19 @@ class _Factory:
 
 
 class _Stamp:
-    """Puts time, process and correlation first in the line."""
+    """Puts time, level, process and correlation first in the line. Ours, or bounded by the edge: nothing to look through."""
 
     def __init__(self, process: str) -> None:
         self._process = process
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         now = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
-        stamped: EventDict = {"timestamp": now + "Z", "event": event.pop("event"), "process": self._process}
+        stamped: EventDict = {
+            "timestamp": now + "Z",
+            "level": _SPELLED.get(method, method),
+            "event": event.pop("event"),
+            "process": self._process,
+        }
         correlation = correlation_id.get()
         if correlation is not None:
             stamped["correlation_id"] = correlation
