@@ -123,7 +123,7 @@ class Edge:
         except DaybookError as error:
             log_error(error)
             await _send_problem(send_stamped, error, context)
-        except asyncio.CancelledError:  # Granian cancels what waits for the bytes of a client that left
+        except asyncio.CancelledError:  # the client left before its body was whole, or the time to stop is up
             status = CLIENT_GONE
         except Exception as error:
             log.error("request_failed", exc_info=error)

@@ -144,7 +144,7 @@ def configure(
     root = logging.getLogger()
     root.handlers[:] = [_StandardHandler()]
     root.setLevel(_LEVELS[level])
-    for chatty in ("httpx", "httpcore", "asyncio", "_granian", "granian"):
+    for chatty in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(chatty).setLevel(max(_LEVELS[level], logging.WARNING))
     return writer
 

@@ -1,7 +1,7 @@
-"""Runs an ASGI application under Granian inside this process: one event loop for the server, the routes and what they use.
+"""Runs an ASGI application under uvicorn inside this process: one event loop for the server, the routes and what they use.
 
-Embedded rather than as a worker of Granian's own supervisor, because group commit needs handlers and executor on one loop and
-signals, exit codes and logs stay ours; it is as fast (docs/dependencies.md). More cores: start more processes.
+Embedded, because group commit needs handlers and executor on one loop, and because signals, exit codes, lifespan and logs stay
+ours. What one connection may do is in http_protocol.py. More cores: start more processes.
 """
 
 import asyncio
@@ -9,23 +9,20 @@ import logging
 import signal
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import structlog
+import uvicorn
 import uvloop
-from granian.constants import HTTPModes, Interfaces
-from granian.errors import FatalError
-from granian.http import HTTP1Settings, HTTP2Settings
-from granian.log import LogLevels
-from granian.server.embed import Server
 
 from shared_kernel.health import Health
 from shared_kernel.http_edge import Edge
+from shared_kernel.http_protocol import KEEP_ALIVE_SECONDS, Connection
 from shared_kernel.settings import HttpSettings
 
-BACKLOG = 1024  # connections the system holds before they are accepted; Granian's own default
-HEADER_BYTES_MAX = 64 * 1024  # chosen: a token of 8 KiB and the rest many times over
-HEADER_MS_MAX = 10_000  # chosen: a client that dribbles its headers for longer is cut off
+BACKLOG = 1024  # chosen: connections the system holds before they are accepted
+TICK_SECONDS = 1  # how often the date header is made anew, which counts seconds, and slow connections are looked for
 
 log = structlog.get_logger(__name__)
 
@@ -54,67 +51,101 @@ def serve_or_exit(app: Edge, settings: HttpSettings, health: Health) -> None:
 
 
 async def _serve(app: Edge, settings: HttpSettings, health: Health) -> None:
-    host, port, stop_seconds_max = settings.http_host, settings.http_port, settings.http_stop_seconds_max
-    if not settings.http_port_shared:
-        _require_free(host, port)
-    lifespan = _Lifespan(app)
-    await lifespan.start()
-    server = Server(
-        app,
-        address=host,
-        port=port,
-        interface=Interfaces.ASGINL,  # the lifespan is ours to run: its faults are our exit code
-        http=HTTPModes.auto,
-        websockets=False,
-        backlog=BACKLOG,
-        http1_settings=HTTP1Settings(header_read_timeout=HEADER_MS_MAX, max_buffer_size=HEADER_BYTES_MAX),
-        http2_settings=HTTP2Settings(max_headers_size=HEADER_BYTES_MAX),
-        log_enabled=False,
-        log_level=LogLevels.error,
-    )
-    logging.getLogger("_granian").setLevel(logging.CRITICAL)  # it reports a client that left as an error
-    server.workers_kill_timeout = stop_seconds_max
-    loop = asyncio.get_running_loop()
-    stop_at = loop.time() + stop_seconds_max
+    host, port = settings.http_host, settings.http_port
+    with _bind(host, port, is_shared=settings.http_port_shared) as listener:
+        lifespan = _Lifespan(app)
+        await lifespan.start()
+        server = _Server(app, settings)
 
-    def stop(name: str) -> None:
-        nonlocal stop_at
-        stop_at = loop.time() + stop_seconds_max
-        log.info("stopping", signal=name)
-        health.stop()
-        server.stop()  # type: ignore[no-untyped-call]
+        def stop(name: str) -> None:
+            log.info("stopping", signal=name)
+            health.stop()
+            server.stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number.name)
-    try:
-        log.info("listening", host=host, port=port)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number.name)
         try:
-            await server.serve()
-        except (OSError, RuntimeError, FatalError) as error:  # Granian could not listen, or its worker died
-            raise CannotServeError(f"{host}:{port}: {error}") from None
-        await _drain(app, stop_at)
-    finally:
-        await lifespan.stop()
+            await server.serve(sockets=[listener])
+        except OSError as error:
+            raise CannotServeError(_cannot_listen(host, port, error)) from None
+        finally:
+            await lifespan.stop()
     log.info("stopped")
 
 
-def _require_free(host: str, port: int) -> None:
-    """Granian listens with SO_REUSEPORT, so a second process started by mistake would silently take half the requests."""
+def _bind(host: str, port: int, *, is_shared: bool) -> socket.socket:
+    """A socket that has the address and does not listen yet: before the start-up is over a client is better refused than left waiting."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if is_shared:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
     except OSError as error:
-        raise CannotServeError(f"{host}:{port} cannot be listened on: {error.strerror}") from None
+        raise CannotServeError(_cannot_listen(host, port, error)) from None
+    return listener
 
 
-async def _drain(app: Edge, until: float) -> None:
-    """Waits until the application has answered everything it took, at most until that time of the loop."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout_at(until):
-            while app.in_flight:
-                await asyncio.sleep(0.01)
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
+    return f"{host}:{port} cannot be listened on: {error.strerror}"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its own signals, lifespan, logs and environment."""
+
+    def __init__(self, app: Edge, settings: HttpSettings) -> None:
+        self._address = {"host": settings.http_host, "port": settings.http_port}
+        self._stopping = asyncio.Event()
+        config = uvicorn.Config(
+            app,
+            http=Connection,
+            ws="none",
+            lifespan="off",  # the lifespan is ours to run: its faults are our exit code
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            workers=1,  # not given, they come from the environment; so do the addresses
+            forwarded_allow_ips=[],
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=settings.http_stop_seconds_max,
+        )
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each client that does not speak HTTP
+        super().__init__(config)
+
+    def stop(self) -> None:
+        """`serve` will return once the requests in flight are answered, or after http_stop_seconds_max."""
+        self.should_exit = True
+        self._stopping.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Takes none: the signal handlers of this process are `_serve`'s."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; says so once connections are accepted."""
+        await super().startup(sockets)
+        log.info("listening", **self._address)
+
+    async def main_loop(self) -> None:
+        """Ticks until it is to stop; uvicorn's own looks ten times a second whether it is."""
+        now = asyncio.get_running_loop().time
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._stopping.wait()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.end_if_overdue(now())
 
 
 class _Lifespan:

@@ -22,7 +22,7 @@ import asyncio, os, sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 from litestar import get
-from shared_kernel import logs
+from shared_kernel import http_protocol, logs
 from shared_kernel.health import Health
 from shared_kernel.http import create_app
 from shared_kernel.keys import FileKeys
@@ -34,12 +34,14 @@ from shared_kernel.settings import HttpSettings, load_or_exit
 settings = load_or_exit(HttpSettings, os.environ)
 writer = logs.configure("test", level=settings.log_level)
 gate = Path(os.environ["GATE"])
+http_protocol.HEADER_SECONDS_MAX = float(os.environ.get("HEADER_SECONDS", http_protocol.HEADER_SECONDS_MAX))
 
 @get("/docs/wait", include_in_schema=False)
 async def wait() -> str:
     print("waiting", flush=True)
     while not gate.exists():
         await asyncio.sleep(0.01)
+    print("let go", flush=True)
     return "answered"
 
 @asynccontextmanager
@@ -58,6 +60,10 @@ app = create_app(
 serve_or_exit(app, settings, health)
 writer.close()
 """
+
+
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+WAIT = b"GET /docs/wait HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def free_port() -> int:
@@ -104,9 +110,28 @@ class Served:
         return self.process.returncode, out, err
 
     def get(self, path: str) -> httpx.Response:
-        transport = httpx.HTTPTransport(retries=20)  # it has said "listening" just before it does
-        with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{self.port}", timeout=SECONDS_MAX) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=SECONDS_MAX) as client:
             return client.get(path)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS_MAX)
+
+
+def read_until_closed(connection: socket.socket) -> bytes:
+    received = b""
+    while part := connection.recv(4096):
+        received += part
+    return received
+
+
+def read_answer(connection: socket.socket, end: bytes) -> bytes:
+    """What comes up to those bytes, which are the last of an answer."""
+    received = b""
+    while not received.endswith(end):
+        part = connection.recv(4096)
+        assert part, received
+        received += part
+    return received
 
 
 @pytest.fixture
@@ -126,18 +151,15 @@ def test_sigterm_answers_what_is_in_flight_then_ends_with_0(tmp_path: Path, star
     served.get("/health/live")
     assert idle.get("/health/live").status_code == 200  # keeps its connection open: that must not hold up the end
 
-    with socket.create_connection(("127.0.0.1", served.port), timeout=SECONDS_MAX) as connection:
-        connection.sendall(b"GET /docs/wait HTTP/1.1\r\nHost: x\r\n\r\n")
+    with served.connect() as connection:
+        connection.sendall(WAIT)
         served.read_until("waiting")
         served.process.send_signal(signal.SIGTERM)
         served.read_until("stopping")
         served.gate.touch()
-        answer = b""
-        while not answer.endswith(b"answered"):
-            part = connection.recv(4096)
-            assert part, answer
-            answer += part
+        answer = read_until_closed(connection)
 
+    assert answer.endswith(b"answered")
     assert answer.startswith(b"HTTP/1.1 200")
     code, out, err = served.end()
     idle.close()
@@ -192,3 +214,111 @@ def test_wrong_settings_end_with_2(tmp_path: Path, started: list[Served]) -> Non
     assert code == 2
     assert "DAYBOOK_HTTP_PORT" in err
     assert "DAYBOOK_TYPO" in err
+
+
+@pytest.fixture
+def served(tmp_path: Path, started: list[Served]) -> Served:
+    """A process that listens."""
+    return start(tmp_path, started)
+
+
+def start(folder: Path, started: list[Served], **environ: str) -> Served:
+    served = Served(folder, free_port(), **environ)
+    started.append(served)
+    served.read_until("listening")
+    return served
+
+
+def test_requests_on_one_connection_are_answered_in_their_order(served: Served) -> None:
+    with served.connect() as connection:
+        connection.sendall(LIVE)
+        assert read_answer(connection, b"}").startswith(b"HTTP/1.1 200")
+        connection.sendall(WAIT + LIVE + LIVE.replace(b"live", b"none"))  # sent before the first is answered
+        served.read_until("waiting")
+        served.gate.touch()
+        answers = read_answer(connection, b"}")
+        while answers.count(b"HTTP/1.1 ") < 3:
+            answers += read_answer(connection, b"}")
+
+    assert [part[:3] for part in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"401"]
+    assert answers.index(b"answered") < answers.index(b'"status"')
+    assert b"server:" not in answers.lower()
+
+
+def test_a_head_that_does_not_end_in_time_is_cut_off_and_an_idle_connection_is_not(
+    tmp_path: Path, started: list[Served]
+) -> None:
+    served = start(tmp_path, started, HEADER_SECONDS="0.5")
+    with served.connect() as idle, served.connect() as silent, served.connect() as slow, served.connect() as later:
+        idle.sendall(LIVE)
+        read_answer(idle, b"}")
+        later.sendall(LIVE)
+        read_answer(later, b"}")
+        later.sendall(LIVE[:-2])  # a second request whose head does not end
+        slow.sendall(LIVE[:-2])
+
+        assert read_until_closed(slow) == b""
+        assert read_until_closed(later) == b""
+        assert read_until_closed(silent) == b""
+        idle.sendall(LIVE)
+        assert read_answer(idle, b"}").startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [b"X-Long: " + b"x" * 200_000, b"X: y\r\n" * 40_000, b"\r\n" * 100_000],
+    ids=["one long value", "many headers", "nothing but empty lines"],
+)
+def test_a_head_past_its_bound_is_refused_with_431(served: Served, part: bytes) -> None:
+    with served.connect() as connection:
+        try:
+            connection.sendall((b"" if part.startswith(b"\r") else LIVE[:-2]) + part)
+            answer = read_until_closed(connection)
+        except ConnectionError:  # it was closed while we were still sending, so that the answer may be lost
+            answer = b"HTTP/1.1 431"
+
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert served.get("/health/live").status_code == 200
+
+
+def test_a_head_within_its_bound_is_taken(served: Served) -> None:
+    with served.connect() as connection:
+        connection.sendall(LIVE[:-2] + b"X-Long: " + b"x" * 40_000 + b"\r\n\r\n")
+        assert read_answer(connection, b"}").startswith(b"HTTP/1.1 200")
+
+
+def test_what_is_not_http_is_refused_after_the_answers_that_are_owed(served: Served) -> None:
+    with served.connect() as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        assert read_until_closed(connection).startswith(b"HTTP/1.1 400")
+    with served.connect() as connection:
+        connection.sendall(WAIT + b"nonsense\r\n\r\n")
+        served.read_until("waiting")
+        served.gate.touch()
+        answer = read_until_closed(connection)
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"answered")
+
+
+def test_a_client_that_leaves_cancels_nothing(served: Served) -> None:
+    with served.connect() as connection:
+        connection.sendall(WAIT)
+        served.read_until("waiting")
+    assert served.get("/health/live").status_code == 200  # the server has looked at its sockets since
+    served.gate.touch()
+
+    served.read_until("let go")
+
+
+def test_a_request_that_does_not_end_holds_up_the_end_no_longer_than_set(tmp_path: Path, started: list[Served]) -> None:
+    served = start(tmp_path, started, DAYBOOK_HTTP_STOP_SECONDS_MAX="1")
+    with served.connect() as connection:
+        connection.sendall(WAIT)
+        served.read_until("waiting")
+        served.process.send_signal(signal.SIGTERM)
+        code, out, _ = served.end()
+
+    assert code == 0
+    assert "ended" in out
+    assert "let go" not in out

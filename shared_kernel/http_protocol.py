@@ -1,0 +1,100 @@
+"""One HTTP/1.1 connection: uvicorn's, with the bounds on heads, trailers and waiting that it leaves to a proxy.
+
+Its neighbours are serve.py, which makes it and asks once a second whether it is overdue, and http_edge.py, which bounds bodies.
+It stands on names inside uvicorn (`cycle`, `pipeline`, `timeout_keep_alive_task`), so uvicorn is pinned to one minor version.
+"""
+
+from http import HTTPStatus
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+HEADER_BYTES_MAX = 64 * 1024  # chosen: a token of 8 KiB and the rest many times over; held to within one slice
+HEADER_SECONDS_MAX = 10  # chosen: a client that dribbles its head for longer is cut off
+KEEP_ALIVE_SECONDS = 75  # chosen: longer than the 60 s after which common load balancers give an idle connection up
+
+_SLICE_BYTES = 16 * 1024  # chosen: what is handed to the parser at once; uvloop reads up to 256 KiB
+
+
+class Connection(HttpToolsProtocol):
+    """Serves the requests of one connection in their order.
+
+    It ends with 431 when a head, trailers or the framing of chunks grow past HEADER_BYTES_MAX, and with 400 when what comes is
+    not HTTP. Requests that were whole before that are answered first, so that no answer is taken for another's.
+    """
+
+    _unread_bytes = 0  # received, and neither the end of a head nor part of a body since
+    _ended = False  # nothing that comes is read any more
+    _waits_after: RequestResponseCycle | None = None  # the last request before this wait, and since when
+    _waits_since = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        """Parses what came; never in larger pieces than a slice, because the parser keeps heads without a bound."""
+        if len(data) <= _SLICE_BYTES:
+            self._parse(data)
+        else:
+            for start in range(0, len(data), _SLICE_BYTES):
+                self._parse(data[start : start + _SLICE_BYTES])
+
+    def on_headers_complete(self) -> None:
+        """A request begins. Trailers will go where nobody takes them for headers."""
+        self._unread_bytes = 0
+        super().on_headers_complete()
+        self.headers = []
+
+    def on_body(self, body: bytes) -> None:
+        self._unread_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unread_bytes = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's way to refuse what is not HTTP; it would write it before the answers that are still owed."""
+        self._end(HTTPStatus.BAD_REQUEST)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """An upgrade was asked for: the request is answered as it is, and what follows it belongs to no protocol we speak."""
+        self._end(HTTPStatus.BAD_REQUEST)
+
+    def end_if_overdue(self, now: float) -> None:
+        """Closes a connection that for too long has neither served a request nor idled under uvicorn's keep-alive timer.
+
+        It has not finished a head, or not got rid of a body nobody wants, or has been closed and its peer does not read. `now` is
+        the loop's time. Asking once a second costs less than a timer a request, and makes the bounds exact to that second.
+        """
+        cycle = self.cycle
+        if self.timeout_keep_alive_task is not None or not _is_over(cycle):
+            return
+        if self._waits_since == 0.0 or self._waits_after is not cycle:
+            self._waits_after, self._waits_since = cycle, now
+        elif self.transport.is_closing():
+            if now - self._waits_since >= KEEP_ALIVE_SECONDS:
+                self.transport.abort()
+        elif now - self._waits_since >= HEADER_SECONDS_MAX:
+            self.transport.close()
+
+    def _parse(self, data: bytes) -> None:
+        if self._ended:
+            return
+        self._unread_bytes += len(data)
+        super().data_received(data)
+        if self._unread_bytes > HEADER_BYTES_MAX:
+            self._end(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def _end(self, status: HTTPStatus) -> None:
+        """Reads no more; answers what was asked, or with this status if nothing is owed, and closes."""
+        if self._ended:
+            return
+        self._ended = True
+        cycle = self.cycle
+        if not _is_over(cycle) and not cycle.more_body:
+            cycle.keep_alive = False  # uvicorn closes after its answer
+            return
+        if _is_over(cycle) or not (cycle.response_started or self.pipeline):
+            self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.close()
+
+
+def _is_over(cycle: RequestResponseCycle | None) -> bool:
+    return cycle is None or cycle.response_complete
