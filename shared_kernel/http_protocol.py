@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection: uvicorn's, with the bounds on heads, trailers and waiting that it leaves to a proxy.
 
 Its neighbours are serve.py, which makes it and asks once a second whether it is overdue, and http_edge.py, which bounds bodies.
-It stands on names inside uvicorn (`cycle`, `pipeline`, `timeout_keep_alive_task`), so uvicorn is pinned to one minor version.
+It stands on names inside uvicorn (`cycle`, `pipeline`, `flow`), so uvicorn is pinned to one minor version.
 """
 
 from http import HTTPStatus
@@ -24,30 +24,43 @@ class Connection(HttpToolsProtocol):
 
     _unread_bytes = 0  # received, and neither the end of a head nor part of a body since
     _ended = False  # nothing that comes is read any more
-    _waits_after: RequestResponseCycle | None = None  # the last request before this wait, and since when
+    _wait: tuple[RequestResponseCycle | None, bool] | None = None  # the last request, and whether nothing came since
     _waits_since = 0.0
 
     def data_received(self, data: bytes) -> None:
         """Parses what came; never in larger pieces than a slice, because the parser keeps heads without a bound."""
-        if len(data) <= _SLICE_BYTES:
-            self._parse(data)
-        else:
-            for start in range(0, len(data), _SLICE_BYTES):
-                self._parse(data[start : start + _SLICE_BYTES])
+        for start in range(0, len(data), _SLICE_BYTES):
+            if self._ended:
+                return
+            part = data[start : start + _SLICE_BYTES]  # the same object if it is all
+            self._unread_bytes += len(part)
+            HttpToolsProtocol.data_received(self, part)
+            if self._unread_bytes > HEADER_BYTES_MAX:
+                self._end(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """A request begins. Trailers will go where nobody takes them for headers."""
         self._unread_bytes = 0
-        super().on_headers_complete()
+        HttpToolsProtocol.on_headers_complete(self)
         self.headers = []
 
     def on_body(self, body: bytes) -> None:
+        """Part of a body; the bound of bodies is the application's."""
         self._unread_bytes = 0
-        super().on_body(body)
+        HttpToolsProtocol.on_body(self, body)
 
     def on_message_complete(self) -> None:
+        """A request is whole, perhaps after its answer: then uvicorn would take no notice."""
         self._unread_bytes = 0
-        super().on_message_complete()
+        HttpToolsProtocol.on_message_complete(self)
+        self.cycle.more_body = False
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, but without its keep-alive timer: `end_if_overdue` does that work."""
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's way to refuse what is not HTTP; it would write it before the answers that are still owed."""
@@ -58,29 +71,22 @@ class Connection(HttpToolsProtocol):
         self._end(HTTPStatus.BAD_REQUEST)
 
     def end_if_overdue(self, now: float) -> None:
-        """Closes a connection that for too long has neither served a request nor idled under uvicorn's keep-alive timer.
+        """Closes a connection that has waited for its next request, or for the end of one's head, for too long.
 
-        It has not finished a head, or not got rid of a body nobody wants, or has been closed and its peer does not read. `now` is
-        the loop's time. Asking once a second costs less than a timer a request, and makes the bounds exact to that second.
+        To be called once a second with the loop's time: that costs less than a timer a request, and makes the bounds exact to a
+        second. One that is closing, but whose peer does not read, is cut off.
         """
         cycle = self.cycle
-        if self.timeout_keep_alive_task is not None or not _is_over(cycle):
+        if not _is_over(cycle):
             return
-        if self._waits_since == 0.0 or self._waits_after is not cycle:
-            self._waits_after, self._waits_since = cycle, now
+        is_idle = _is_read(cycle) and not self._unread_bytes
+        if self._wait != (cycle, is_idle):
+            self._wait, self._waits_since = (cycle, is_idle), now
         elif self.transport.is_closing():
             if now - self._waits_since >= KEEP_ALIVE_SECONDS:
                 self.transport.abort()
-        elif now - self._waits_since >= HEADER_SECONDS_MAX:
+        elif now - self._waits_since >= (KEEP_ALIVE_SECONDS if is_idle else HEADER_SECONDS_MAX):
             self.transport.close()
-
-    def _parse(self, data: bytes) -> None:
-        if self._ended:
-            return
-        self._unread_bytes += len(data)
-        super().data_received(data)
-        if self._unread_bytes > HEADER_BYTES_MAX:
-            self._end(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def _end(self, status: HTTPStatus) -> None:
         """Reads no more; answers what was asked, or with this status if nothing is owed, and closes."""
@@ -98,3 +104,8 @@ class Connection(HttpToolsProtocol):
 
 def _is_over(cycle: RequestResponseCycle | None) -> bool:
     return cycle is None or cycle.response_complete
+
+
+def _is_read(cycle: RequestResponseCycle | None) -> bool:
+    """The last request came whole. False before the first, and while a body still comes that was refused unread."""
+    return cycle is not None and not cycle.more_body

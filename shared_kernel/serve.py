@@ -18,11 +18,11 @@ import uvloop
 
 from shared_kernel.health import Health
 from shared_kernel.http_edge import Edge
-from shared_kernel.http_protocol import KEEP_ALIVE_SECONDS, Connection
+from shared_kernel.http_protocol import Connection
 from shared_kernel.settings import HttpSettings
 
 BACKLOG = 1024  # chosen: connections the system holds before they are accepted
-TICK_SECONDS = 1  # how often the date header is made anew, which counts seconds, and slow connections are looked for
+TICK_SECONDS = 1  # how often the date header is made anew, which counts seconds, and overdue connections are looked for
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +115,6 @@ class _Server(uvicorn.Server):
             workers=1,  # not given, they come from the environment; so do the addresses
             forwarded_allow_ips=[],
             backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.http_stop_seconds_max,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each client that does not speak HTTP

@@ -35,6 +35,7 @@ settings = load_or_exit(HttpSettings, os.environ)
 writer = logs.configure("test", level=settings.log_level)
 gate = Path(os.environ["GATE"])
 http_protocol.HEADER_SECONDS_MAX = float(os.environ.get("HEADER_SECONDS", http_protocol.HEADER_SECONDS_MAX))
+http_protocol.KEEP_ALIVE_SECONDS = float(os.environ.get("KEEP_ALIVE", http_protocol.KEEP_ALIVE_SECONDS))
 
 @get("/docs/wait", include_in_schema=False)
 async def wait() -> str:
@@ -262,6 +263,31 @@ def test_a_head_that_does_not_end_in_time_is_cut_off_and_an_idle_connection_is_n
         assert read_until_closed(silent) == b""
         idle.sendall(LIVE)
         assert read_answer(idle, b"}").startswith(b"HTTP/1.1 200")
+
+
+def test_an_idle_connection_is_closed_in_time_and_a_busy_one_is_not(tmp_path: Path, started: list[Served]) -> None:
+    served = start(tmp_path, started, KEEP_ALIVE="0.5", HEADER_SECONDS="0.5")
+    with served.connect() as idle, served.connect() as busy:
+        busy.sendall(WAIT)
+        served.read_until("waiting")
+        idle.sendall(LIVE)
+        assert read_until_closed(idle).startswith(b"HTTP/1.1 200")
+        served.gate.touch()
+        assert read_answer(busy, b"answered").startswith(b"HTTP/1.1 200")
+
+
+def test_trailers_are_no_headers(served: Served) -> None:
+    head = (
+        b"POST /docs/wait HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    with served.connect() as connection:
+        connection.sendall(head + b"2\r\n{}\r\n0\r\nX-Request-Id: smuggled\r\n\r\n" + LIVE)
+        answers = read_answer(connection, b"}")
+        while answers.count(b"HTTP/1.1 ") < 2:
+            answers += read_answer(connection, b"}")
+
+    assert answers.startswith(b"HTTP/1.1 405")
+    assert b"smuggled" not in answers
 
 
 @pytest.mark.parametrize(
