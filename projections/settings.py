@@ -22,9 +22,6 @@ class KafkaSettings(ProcessSettings, frozen=True, kw_only=True):
         int, Meta(ge=1024, description="Most bytes of events read from the log at once (one event always fits)")
     ] = 16_000_000
     batch_ledgers_max: Annotated[int, Meta(ge=1, description="Most ledgers read from the log at once")] = 500
-    round_ms: Annotated[
-        int, Meta(ge=0, description="Shortest time from one batch to the next, so that a busy log makes larger ones")
-    ] = 20
     retry_ms: Annotated[Milliseconds, Meta(description="First wait after a failure; it doubles each time")] = 200
     retry_max_ms: Annotated[Milliseconds, Meta(description="Longest wait after failures")] = 10_000
 
@@ -35,6 +32,9 @@ class RelaySettings(KafkaSettings, frozen=True, kw_only=True):
     kafka_partitions: Annotated[int, Meta(ge=1, description="Partitions of the topic where the relay makes it")] = 6
     kafka_replicas: Annotated[int, Meta(ge=1, description="Replicas of the topic where the relay makes it")] = 1
     batch_events_max: Annotated[int, Meta(ge=1, le=100_000, description="Most events published at once")] = 5_000
+    round_ms: Annotated[
+        int, Meta(ge=0, description="Shortest time between batches, so that a busy log makes larger ones")
+    ] = 20
     lease_ms: Annotated[Milliseconds, Meta(description="How long a silent relay keeps others from taking over")] = 6_000
     stop_ms: Annotated[Milliseconds, Meta(description="How long a batch may still take after SIGTERM")] = 5_000
     poll_ms: Annotated[Milliseconds, Meta(description="Longest wait before all ledgers are looked at")] = 1_000
@@ -51,6 +51,9 @@ class ProjectorSettings(KafkaSettings, frozen=True, kw_only=True):
     tries_max: Annotated[int, Meta(ge=1, description="Tries of a batch before what cannot go on is set aside")] = 3
     waiting_retry_ms: Annotated[Milliseconds, Meta(description="First wait of a ledger that stands still")] = 500
     waiting_retry_max_ms: Annotated[Milliseconds, Meta(description="Longest wait of such a ledger")] = 60_000
+    round_ms: Annotated[
+        int, Meta(ge=0, description="Shortest time between batches, so that a busy log makes larger ones")
+    ] = 40
     poll_ms: Annotated[Milliseconds, Meta(description="Longest wait for Kafka at once")] = 200
     heads_ms: Annotated[Milliseconds, Meta(description="How often positions are compared with all heads")] = 2_000
     offsets_ms: Annotated[Milliseconds, Meta(description="How often offsets are committed to Kafka")] = 1_000

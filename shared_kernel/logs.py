@@ -138,7 +138,7 @@ def configure(
     structlog.configure(
         processors=[_shorten_exception, _only_listed, _Stamp(process), renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=_Factory(writer),
+        logger_factory=_Factory(writer, process if format == "json" and level in {"debug", "info"} else None),
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
@@ -149,12 +149,59 @@ def configure(
     return writer
 
 
+class RequestLine(msgspec.Struct, kw_only=True):
+    """The line of an answered request, fields in the order of every other line. Whoever writes it stamps it."""
+
+    timestamp: str = ""
+    level: str = "info"
+    event: str = "request"
+    process: str = ""
+    correlation_id: str
+    method: str
+    route: str
+    status: int
+    ms: float
+    subject: str | None
+
+
 class _Factory:
-    def __init__(self, writer: LineWriter) -> None:
+    """Makes loggers; `direct` names the process if lines at info need no more than JSON."""
+
+    def __init__(self, writer: LineWriter, direct: str | None) -> None:
+        self.writer = writer
+        self.direct = direct
         self._logger = _BufferedLogger(writer)
 
     def __call__(self, *names: str) -> _BufferedLogger:
         return self._logger
+
+
+def request_logger() -> Callable[[RequestLine], None]:
+    """Writes the line of a request.
+
+    Its fields are ours or were bounded by the edge, so they need not pass the processors, which cost more than encoding the
+    line: for JSON it goes straight to the writer (a twentieth of the command process's time, measured).
+    """
+    factory = structlog.get_config()["logger_factory"]
+    if isinstance(factory, _Factory) and factory.direct is not None:
+        write, process = factory.writer.write, factory.direct
+
+        def direct(line: RequestLine) -> None:
+            line.timestamp, line.process = _now(), process
+            write(_encoder.encode(line))
+
+        return direct
+    log = structlog.get_logger(__name__)
+
+    def processed(line: RequestLine) -> None:
+        said = (line.method, line.route, line.status, line.ms, line.subject)
+        log.info(line.event, **dict(zip(("method", "route", "status", "ms", "subject"), said, strict=True)))
+
+    return processed
+
+
+def _now() -> str:
+    return datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 class _Stamp:
@@ -164,9 +211,8 @@ class _Stamp:
         self._process = process
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        now = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
         stamped: EventDict = {
-            "timestamp": now + "Z",
+            "timestamp": _now(),
             "level": _SPELLED.get(method, method),
             "event": event.pop("event"),
             "process": self._process,

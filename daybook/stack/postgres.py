@@ -33,7 +33,10 @@ SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",  # TCP only: a socket path has a length limit and a lock of its own
     "max_connections": "200",
-    "shared_buffers": "128MB",
+    "shared_buffers": "512MB",
+    "wal_buffers": "16MB",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "15min",
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from shared_kernel.errors import Refusal
-from shared_kernel.logs import LINES_BUFFERED_MAX, LineWriter, configure, correlation_id
+from shared_kernel.logs import LINES_BUFFERED_MAX, LineWriter, RequestLine, configure, correlation_id, request_logger
 from shared_kernel.settings import Secret
 
 Read = Callable[[], list[dict[str, Any]]]
@@ -100,6 +100,31 @@ def test_standard_loggers_come_the_same_way(lines: Read) -> None:
     (line,) = lines()
     assert line["event"] == "connection to broker refused"
     assert line["level"] == "warning"
+
+
+def test_a_request_has_the_same_line_on_its_short_way(lines: Read) -> None:
+    said = {"method": "POST", "route": "/v1/ledgers", "status": 201, "ms": 1.5, "subject": "local-writer"}
+    token = correlation_id.set("abc")
+    try:
+        structlog.get_logger().info("request", **said)
+        request_logger()(RequestLine(correlation_id="abc", **said))  # type: ignore[arg-type]
+    finally:
+        correlation_id.reset(token)
+
+    usual, short = lines()
+    assert list(usual) == list(short)
+    del usual["timestamp"], short["timestamp"]
+    assert usual == short
+
+
+@pytest.mark.parametrize(("level", "format_", "count"), [("info", "console", 1), ("warning", "json", 0)])
+def test_the_short_way_keeps_to_level_and_format(restored: None, level: str, format_: str, count: int) -> None:
+    with tempfile.TemporaryFile() as file:
+        writer = configure("test", level=level, format=format_, fd=file.fileno())  # type: ignore[arg-type]
+        request_logger()(RequestLine(correlation_id="a", method="GET", route="/", status=200, ms=1.0, subject=None))
+        writer.close()
+        file.seek(0)
+        assert file.read().count(b"\n") == count
 
 
 def test_console_lines_are_text(restored: None) -> None:
