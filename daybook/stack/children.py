@@ -36,8 +36,10 @@ class Recorded(msgspec.Struct, frozen=True):
     stop_signal: int
 
 
-async def start_child(part: Part, launch: Launch, *, log: int) -> asyncio.subprocess.Process:
-    """A running child of the part, its output appended to the descriptor `log`.
+async def start_child(
+    part: Part, launch: Launch, *, log: int, cores: frozenset[int] | None = None
+) -> asyncio.subprocess.Process:
+    """A running child of the part on these cores (None: all), its output appended to the descriptor `log`.
 
     Must be called on the main thread: the kernel ends a child when the *thread* that forked it ends.
     """
@@ -52,7 +54,7 @@ async def start_child(part: Part, launch: Launch, *, log: int) -> asyncio.subpro
         group=None if launch.user is None else launch.user.gid,
         extra_groups=None if launch.user is None else [],
         start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor only
-        preexec_fn=_die_with_parent(part.stop_signal),
+        preexec_fn=_in_the_child(part.stop_signal, cores),
     )
 
 
@@ -109,7 +111,8 @@ def _send(pid: int, number: int) -> None:
         return  # it ended by itself in between
 
 
-def _die_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
+def _in_the_child(stop_signal: signal.Signals, cores: frozenset[int] | None) -> Callable[[], None] | None:
+    """What the child does before its program starts: die with its parent, keep to its cores."""
     if _LIBC is None:
         return None
     prctl, number, parent = _LIBC.prctl, int(stop_signal), os.getpid()
@@ -118,5 +121,7 @@ def _die_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
         prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
         if os.getppid() != parent:  # it died between the fork and the call above
             os._exit(1)
+        if cores is not None:
+            os.sched_setaffinity(0, cores)
 
     return in_the_child

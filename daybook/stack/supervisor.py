@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar, cast
 import msgspec
 
 from daybook.stack.children import record_children, start_child, start_time
+from daybook.stack.cores import cores_of
 from daybook.stack.layout import Layout, read_tail
 from daybook.stack.parts import EXIT_SETTINGS_WRONG, Part
 from daybook.stack.restarts import CRASHES_MAX, CrashHistory
@@ -133,7 +134,7 @@ class Supervisor:
         log = self._layout.open_log(part.name)
         offset = path.stat().st_size
         try:
-            child = await start_child(part, part.launch(), log=log)
+            child = await start_child(part, part.launch(), log=log, cores=cores_of(part.name, self._parts))
         except OSError as error:
             raise PartFailed(f"{part.name} could not be started: {error}") from error
         finally:
@@ -253,11 +254,13 @@ class Supervisor:
 
     def _publish(self) -> None:
         """The files of the data folder say what is so now."""
-        write_state(self._layout, StackState(self._phase, self._pid, list(self._statuses.values())))
         children = {name: (child.pid, self._parts[name].stop_signal) for name, child in self._children.items()}
         record_children(self._layout, children)
-        if self._phase == "ready":  # its readers take its presence for that
+        if (
+            self._phase == "ready"
+        ):  # its readers take its presence for that, and whoever waits for that state then reads it
             write_stack_file(self._layout, self._with_pids())
+        write_state(self._layout, StackState(self._phase, self._pid, list(self._statuses.values())))
 
     def _with_pids(self) -> StackFile:
         pids = {"supervisor": self._pid} | {name: child.pid for name, child in self._children.items()}
