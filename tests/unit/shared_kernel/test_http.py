@@ -1,5 +1,6 @@
 """What every HTTP request of both processes meets: tokens, bounds, problem documents, ids, health, documents."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -81,13 +82,16 @@ async def fail(name: FromPath[str]) -> None:
     raise ERRORS[name]
 
 
-def make_app(tmp_path: Path, swagger_dir: Path | None = None, health: Health | None = None) -> Edge:
+def make_app(
+    tmp_path: Path, swagger_dir: Path | None = None, health: Health | None = None, body_seconds_max: float = 10.0
+) -> Edge:
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"keys": [KEY.as_dict(private=False)]}))
     settings = HttpSettings(
         postgres_url=Secret(""),
         http_port=1,
         http_body_bytes_max=BODY_BYTES_MAX,
+        http_body_seconds_max=body_seconds_max,
         jwt_issuer="i",
         jwt_audience="a",
         jwt_keys_file=str(keys),
@@ -332,6 +336,31 @@ async def test_requests_are_counted_by_route_template(client: httpx.AsyncClient)
     assert f'daybook_http_request_seconds_count{{method="POST",route="{route}"}} 1.0' in text
     assert 'daybook_http_requests_total{method="GET",route="unmatched",status="404"} 1.0' in text
     assert "acme" not in text
+
+
+async def test_a_body_that_does_not_come_is_408(tmp_path: Path) -> None:
+    app = make_app(tmp_path, body_seconds_max=0.01)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/ledgers/acme:main/things",
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {token()}".encode()), (b"content-type", b"application/json")],
+    }
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"])["code"] == "request_timeout"
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
 
 
 async def test_a_client_that_leaves_is_no_error(app: Edge) -> None:
