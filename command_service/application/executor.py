@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextvars
 
 from command_service.application.batch import Decide, Ticket
 from command_service.application.log import Locks, Log
@@ -89,7 +90,10 @@ class Executor:
             writer = self._writers[ledger] = LedgerWriter(
                 ledger, log=self._log, locks=self._locks, bounds=self._bounds, metrics=self._metrics
             )
-            task = self._tasks[ledger] = asyncio.create_task(writer.run(), name=f"writer {ledger}")
+            # A context of its own: it outlives the request that happened to come first.
+            task = self._tasks[ledger] = asyncio.create_task(
+                writer.run(), name=f"writer {ledger}", context=contextvars.Context()
+            )
             task.add_done_callback(lambda ended: self._ended(ledger, ended))
         return writer
 

@@ -184,7 +184,17 @@ class LedgerWriter:
         appended = await session.append(
             self.ledger, seen=cache.seen, decisions=decided.decisions(), tail=self._bounds.tail
         )
-        self._metrics.appended(commands=len(decided.verdicts), seconds=self._loop.time() - started)
+        elapsed_s = self._loop.time() - started
+        self._metrics.appended(commands=len(decided.verdicts), seconds=elapsed_s)
+        _logger.info(
+            "batch_appended",
+            ledger=self.ledger,
+            commands=len(decided.verdicts),
+            events=appended.head - appended.base,
+            failed=len(appended.failed),
+            position=appended.head,
+            elapsed_ms=round(elapsed_s * 1_000, 3),
+        )
         return decided, appended
 
     async def _complete(self, session: LogSession, decided: DecidedBatch, appended: Appended) -> None:

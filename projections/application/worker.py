@@ -208,7 +208,11 @@ class Worker:
         if is_written:
             self._totals.keep(folded.totals)
             self._figures.batches += 1
-            self._figures.batch_seconds += self._monotonic() - began
+            elapsed_s = self._monotonic() - began
+            self._figures.batch_seconds += elapsed_s
+            applied = sum(move.position - move.previous for move in batch.moves)
+            elapsed_ms = round(elapsed_s * 1_000, 3)
+            self._logger.info("batch_applied", ledgers=len(batch.moves), events=applied, elapsed_ms=elapsed_ms)
             self._written(batch)
         return is_written
 
