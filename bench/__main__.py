@@ -25,7 +25,7 @@ from cyclopts import App, Parameter
 
 from bench import workloads
 from bench.generator import Measured, measure
-from bench.yardstick import OPTIONS, Server, server, yardstick
+from bench.yardstick import OPTIONS, Server, all_cores, server, yardstick
 from daybook.client import Client, Target, find_target
 from daybook.terminal import CommandFailed, Exit, out, talk
 
@@ -54,8 +54,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     gate: float
 
 
-class _Stack(msgspec.Struct):
+class _Stack(msgspec.Struct, frozen=True):
     postgres_url: str
+    pids: dict[str, int]
 
 
 def bench(
@@ -83,9 +84,9 @@ def bench(
     """
     with _stack(data) as folder:
         target = find_target(data=folder, command_url=None, query_url=None, token=None)
-        postgres_url = msgspec.json.decode((folder / "stack.json").read_bytes(), type=_Stack).postgres_url
+        stack = msgspec.json.decode((folder / "stack.json").read_bytes(), type=_Stack)
         report = uvloop.run(
-            _measure_all(target, postgres_url, name=name, warm_up=warm_up, window=window, with_batches=with_batches)
+            _measure_all(target, stack, name=name, warm_up=warm_up, window=window, with_batches=with_batches)
         )
     table = to_markdown(report)
     stem = RESULTS / f"{report.measured_at[:10]}-{name}"
@@ -98,8 +99,9 @@ def bench(
 
 
 async def _measure_all(
-    target: Target, postgres_url: str, *, name: str, warm_up: float, window: float, with_batches: bool
+    target: Target, stack: _Stack, *, name: str, warm_up: float, window: float, with_batches: bool
 ) -> Report:
+    postgres_url, postgres_pid = stack.postgres_url, stack.pids.get("postgres")
     measured_by = server(postgres_url)
     if not measured_by.is_durable():
         raise CommandFailed(f"Postgres is not set to be durable: {measured_by}")
@@ -112,7 +114,8 @@ async def _measure_all(
     batches: Measured | None = None
     with yardstick(postgres_url) as stick:
         seconds = max(1, round(window))
-        before = _tell_inserts(stick.inserts_a_second(seconds))
+        with all_cores(postgres_pid):
+            before = _tell_inserts(stick.inserts_a_second(seconds))
         for connections in CONNECTIONS:
             workload = workloads.singles(host, token, ledger, secrets.token_hex(4))
             singles.append(
@@ -125,7 +128,8 @@ async def _measure_all(
                 )
             )
             _tell(singles[-1])
-        after = _tell_inserts(stick.inserts_a_second(seconds))
+        with all_cores(postgres_pid):
+            after = _tell_inserts(stick.inserts_a_second(seconds))
         if with_batches:
             workload = workloads.batches(host, token, ledger, secrets.token_hex(4))
             batches = await measure(
@@ -179,7 +183,7 @@ def to_markdown(report: Report) -> str:
         f"Postgres {report.postgres.version}, fsync {report.postgres.fsync}, synchronous_commit "
         f"{report.postgres.synchronous_commit}; {report.cores} cores ({report.machine}) for generator, servers and all "
         f"processes; Python {report.python}; commit {report.commit}. `{report.pgbench}`, one insert of 300 bytes into a table "
-        f"without an index. Transfers among {workloads.ACCOUNTS:,} accounts, each with a minimum of 0; a token, an idempotency "
+        f"without an index, Postgres on all cores meanwhile. Transfers among {workloads.ACCOUNTS:,} accounts, each with a minimum of 0; a token, an idempotency "
         "key, a description and metadata on every request; every answer was a 201, and the log held each acknowledged "
         "transaction once.",
         "",
