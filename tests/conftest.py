@@ -1,11 +1,18 @@
 """Fixtures for tests on real servers. A unit test asks for none of them, and then nothing starts."""
 
+import os
 import secrets
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.services import Database, Servers, folder_for_servers, fresh_database, running_servers
+
+# CI looks at the same examples every time; a person's run, and a nightly one, look at new ones.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("person", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "person")
 
 
 @pytest.fixture(scope="session")

@@ -69,11 +69,14 @@ class Verdict(msgspec.Struct, kw_only=True, eq=False):
 
 
 class DecidedBatch(msgspec.Struct, kw_only=True, eq=False):
-    """`deferred` could not be decided beside the others and comes first in the next batch; `missing` names accounts to load.
+    """`books` holds what the verdicts make of the state, if all of them stand.
+
+    `deferred` could not be decided beside the others and comes first in the next batch; `missing` names accounts to load.
 
     `faults`: exceptions that no decision should raise; those tickets are answered `internal_error`.
     """
 
+    books: Books
     verdicts: list[Verdict]
     deferred: list[Ticket]
     missing: set[str]
@@ -88,7 +91,7 @@ class DecidedBatch(msgspec.Struct, kw_only=True, eq=False):
 
 def decide_batch(books: Books, tickets: Sequence[Ticket], *, seen: int) -> DecidedBatch:
     """Decides the tickets in order on books that are complete as of position `seen`."""
-    batch = DecidedBatch(verdicts=[], deferred=[], missing=set(), faults=[])
+    batch = DecidedBatch(books=books, verdicts=[], deferred=[], missing=set(), faults=[])
     groups = _Groups()
     written: dict[str, list[int]] = {}
     for ticket in tickets:

@@ -5,6 +5,7 @@ Bounded. Any doubt (an exception, a gap, too far behind) throws it away whole; P
 
 from collections.abc import Iterable, Sequence
 
+from command_service.domain.books import Books
 from command_service.domain.state import Account, Terms, evolve_accounts, evolve_terms
 from shared_kernel.errors import Corruption
 from shared_kernel.event_log.types import RecordedEvent
@@ -48,6 +49,14 @@ class LedgerCache:
             self.accounts[address] = account
             if account.totals is not None:
                 self._count(address, 1)
+
+    def adopt(self, books: Books) -> None:
+        """Takes over what a batch made of exactly this state, now that all of it is in the log: the same as folding it again."""
+        self.terms = books.terms_now
+        self.accounts.update(books.changed)
+        for address, folds in books.folds.items():
+            if books.changed[address].totals is not None:
+                self._count(address, folds)
 
     def put(self, account: Account, *, folded: int) -> None:
         """Knows an account as of `seen`, folded from that many events after its snapshot."""

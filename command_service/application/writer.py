@@ -214,27 +214,15 @@ class LedgerWriter:
 
     def _take_over(self, decided: DecidedBatch, appended: Appended) -> list[Ticket]:
         """One synchronous step: fold what others did, fold what we did, then answer. Gives the tickets whose key was in the log."""
-        cache = self._cache
         if appended.is_behind:
-            cache.drop()
+            self._cache.drop()
             self._requeue([*decided.deferred, *(verdict.ticket for verdict in decided.verdicts)])
             return []
         fell = {decided.verdicts[index].group for index, _ in appended.failed}
         failed: dict[int, list[str]] = {}
         for index, fence in appended.failed:
             failed.setdefault(index, []).append(decided.verdicts[index].fences[fence].tag)
-        cache.follow(appended.tail, upto=appended.base)
-        position = appended.base
-        answers: list[tuple[Verdict, int]] = []
-        for verdict in decided.verdicts:
-            if verdict.group not in fell:
-                for event in verdict.decided:
-                    cache.fold(event)
-                position += len(verdict.decided)
-                answers.append((verdict, position))
-        if position != appended.head:
-            raise OutcomeUnknown("head_differs")  # cannot be; if it is, the log knows better
-        cache.seen = appended.head
+        answers = self._fold(decided, appended, fell)
 
         repeated: list[Ticket] = []
         again: list[Ticket] = []
@@ -246,9 +234,29 @@ class LedgerWriter:
         if again:
             self._metrics.conflicted(commands=len(again))
         self._requeue([*again, *decided.deferred])
-        if position > appended.base:
+        if appended.head > appended.base:
             self._log.announce(self.ledger)
         return repeated
+
+    def _fold(self, decided: DecidedBatch, appended: Appended, fell: set[int]) -> list[tuple[Verdict, int]]:
+        """The cache is as of the new head. Gives the verdicts that stand, each with the position of its last event."""
+        cache = self._cache
+        cache.follow(appended.tail, upto=appended.base)
+        is_whole = not fell and not appended.tail  # nothing came between, nothing fell: the batch's books are the state
+        position = appended.base
+        stand: list[tuple[Verdict, int]] = []
+        for verdict in decided.verdicts:
+            if verdict.group not in fell:
+                for event in () if is_whole else verdict.decided:
+                    cache.fold(event)
+                position += len(verdict.decided)
+                stand.append((verdict, position))
+        if is_whole:
+            cache.adopt(decided.books)
+        if position != appended.head:
+            raise OutcomeUnknown("head_differs")  # cannot be; if it is, the log knows better
+        cache.seen = appended.head
+        return stand
 
     def _settle_fallen(
         self, verdict: Verdict, failed: list[str], *, repeated: list[Ticket], again: list[Ticket]

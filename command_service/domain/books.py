@@ -28,6 +28,8 @@ class Books:
         self._base = accounts
         self.terms_now = terms
         self.changed: dict[str, Account] = {}
+        self.folds: dict[str, int] = {}
+        """How many of the batch's events each changed account has seen."""
         self.begin()
 
     def begin(self) -> None:
@@ -72,7 +74,9 @@ class Books:
         writes: set[str] = set()
         for event in decided:
             self.terms_now = evolve_terms(self.terms_now, event)
-            self.changed.update(evolve_accounts(self._get, event))
+            for address, account in evolve_accounts(self._get, event).items():
+                self.changed[address] = account
+                self.folds[address] = self.folds.get(address, 0) + 1
             match event:
                 case TransactionPosted():
                     for entry in event.entries:

@@ -335,18 +335,26 @@ async def test_nobody_is_told_what_nobody_knows(bank: Bank, fate: str) -> None:
     assert bank.refold().balances["x", "EUR/2"] == 90
 
 
+@pytest.mark.parametrize("step", ["adopt", "fold"])
 async def test_a_fault_in_completion_throws_the_states_away_and_nothing_is_applied_twice(
-    bank: Bank, monkeypatch: pytest.MonkeyPatch
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    client = bank.worker()
+    client, other = bank.worker(), bank.worker()
     await funded(client)
-    fold = cache_module.LedgerCache.fold
+    sound = getattr(cache_module.LedgerCache, step)
 
     def failing(*_: object) -> None:
-        monkeypatch.setattr(cache_module.LedgerCache, "fold", fold)
-        raise RuntimeError("a bug in the fold")
+        monkeypatch.setattr(cache_module.LedgerCache, step, sound)
+        raise RuntimeError("a bug in the completion")
 
-    monkeypatch.setattr(cache_module.LedgerCache, "fold", failing)
+    async def meanwhile() -> None:
+        await other.send(transfer("world", "y", 1))
+        monkeypatch.setattr(cache_module.LedgerCache, step, failing)
+
+    if step == "fold":  # only what another worker did makes this one fold its own events again
+        bank.log.before_append = meanwhile
+    else:
+        monkeypatch.setattr(cache_module.LedgerCache, step, failing)
     outcome = await client.send(transfer("x", "world", 60))
     assert outcome.is_replay  # found in the log
     assert code(await client.send(transfer("x", "world", 60))) == "insufficient_funds"

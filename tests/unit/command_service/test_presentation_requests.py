@@ -233,8 +233,11 @@ def test_no_bytes_whatever_are_a_fault_of_ours(content: bytes) -> None:
             read(content)
 
 
+TEXT = st.text(
+    st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=5
+)  # NUL is the body's affair
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(("data", "key", "x")), inner, max_size=3)
     ),
