@@ -194,8 +194,7 @@ def request_logger() -> Callable[[RequestLine], None]:
     log = structlog.get_logger(__name__)
 
     def processed(line: RequestLine) -> None:
-        said = (line.method, line.route, line.status, line.ms, line.subject)
-        log.info(line.event, **dict(zip(("method", "route", "status", "ms", "subject"), said, strict=True)))
+        log.info(line.event, method=line.method, route=line.route, status=line.status, ms=line.ms, subject=line.subject)
 
     return processed
 

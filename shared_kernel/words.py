@@ -73,10 +73,6 @@ class Pattern(msgspec.Struct, frozen=True):
         """True if the whole address fits."""
         return _compiled(self.text).fullmatch(address) is not None
 
-    def is_literal(self) -> bool:
-        """True if it can fit one address only: itself."""
-        return "*" not in self.text
-
     def prefix(self) -> str:
         """The longest text that every fitting address begins with, for index ranges."""
         return self.text.split("*", 1)[0]

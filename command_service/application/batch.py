@@ -34,6 +34,7 @@ class Ticket:
         "followers",
         "future",
         "is_doubtful",
+        "is_queued",
         "key_tag",
     )
 
@@ -48,6 +49,7 @@ class Ticket:
         self.key_tag = events.key_tag(context.actor, context.key)
         self.conflicts = 0  # how often it fell with a failed fence
         self.faults = 0  # how often the log failed under it
+        self.is_queued = False  # it waits in its ledger's queue, and must not stand there twice
         self.is_doubtful = False  # an append of it was lost, and nobody saw the old backend end
         self.followers: list[Ticket] = []
 

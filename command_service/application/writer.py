@@ -83,6 +83,7 @@ class LedgerWriter:
         """Queues a command. Contention `overloaded` where the queue is full."""
         if len(self._waiting) >= self._bounds.queue_commands_max:
             raise Contention("overloaded", retry_after_ms=1_000)
+        ticket.is_queued = True
         self._waiting.append(ticket)
         self._wake.set()
 
@@ -116,6 +117,7 @@ class LedgerWriter:
             if batch and entries >= self._bounds.batch_entries_max:
                 break
             ticket = self._waiting.popleft()
+            ticket.is_queued = False
             if ticket.deadline < now:
                 self._fail(ticket, Unavailable("outcome_unknown" if ticket.is_doubtful else "deadline_passed"))
                 continue
@@ -297,7 +299,8 @@ class LedgerWriter:
         self._cache.drop()
         if isinstance(error, OutcomeUnknown):
             self._metrics.outcome_unknown()
-        pending = [ticket for ticket in batch if not ticket.future.done()]
+        # What the completion put back before the fault is decided again anyway: once, not twice.
+        pending = [ticket for ticket in batch if not (ticket.future.done() or ticket.is_queued)]
         for ticket in pending:
             ticket.faults += 1
             ticket.is_doubtful |= isinstance(error, OutcomeUnknown) and not error.is_settled
@@ -329,7 +332,9 @@ class LedgerWriter:
 
     def _requeue(self, tickets: Sequence[Ticket]) -> None:
         """To the front, in order."""
-        self._waiting.extendleft(reversed(tickets))
+        for ticket in reversed(tickets):
+            ticket.is_queued = True
+            self._waiting.appendleft(ticket)
 
     def _answer_verdict(self, verdict: Verdict, *, position: int, appended: Appended) -> None:
         if verdict.error is not None:

@@ -10,7 +10,6 @@ from functools import lru_cache
 from itertools import chain, repeat
 from typing import Final
 
-BOOL: Final = 16
 INT8: Final = 20
 INT4: Final = 23
 TEXT: Final = 25

@@ -33,6 +33,7 @@ class MemoryLog:
         self.transactions = 0
         self.before_append: Callable[[], Awaitable[None]] | None = None
         self.lose: str | None = None  # "applied" or "not applied"
+        self.loses_snapshots = False  # with the next write of them
         self.is_down = False  # nobody can look
         self.goes_down = False  # with the next lost append
 
@@ -49,6 +50,9 @@ class MemoryLog:
         yield
 
     async def write_snapshots(self, ledger: str, snapshots: Sequence[Snapshot]) -> None:
+        if self.loses_snapshots:
+            self.loses_snapshots = False
+            raise LogUnavailable("connection_lost")
         for snapshot in snapshots:
             self.snapshots[ledger, snapshot.address, snapshot.fold_version] = snapshot
 

@@ -361,6 +361,29 @@ async def test_a_fault_in_completion_throws_the_states_away_and_nothing_is_appli
     assert bank.refold().balances["x", "EUR/2"] == 40
 
 
+async def test_a_fault_after_the_answers_puts_nothing_into_the_queue_twice(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "SNAPSHOT_EVERY", 1)
+    a, b = bank.worker(Bounds(batch_commands_max=1)), bank.worker()
+    await funded(a)
+    await a.send(wallet("y", minimum=0))
+    await a.send(transfer("world", "y", 50))
+
+    async def draw_x() -> None:
+        await b.send(transfer("x", "world", 10))
+        bank.log.loses_snapshots = True
+        bank.counts.answers.clear()
+
+    bank.log.before_append = draw_x
+    await asyncio.gather(a.send(transfer("x", "world", 10)), a.send(transfer("y", "world", 10)))
+    await a.send(transfer("world", "y", 1))  # whatever stood in the queue besides has had its turn by now
+    assert bank.log.loses_snapshots is False
+    assert len(bank.counts.answers) == 3
+    refold = bank.refold()
+    assert (refold.balances["x", "EUR/2"], refold.balances["y", "EUR/2"]) == (80, 41)
+
+
 async def test_a_bug_in_one_decision_is_its_own_affair(bank: Bank) -> None:
     client = bank.worker()
     await funded(client)
