@@ -1,6 +1,6 @@
 """The parts of the command process and how they fit together. The only place that names concrete classes; no logic."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from dependency_injector import containers, providers
@@ -126,7 +126,10 @@ class Container(containers.DeclarativeContainer):
     )
     commands = providers.Singleton(
         lambda executor, settings: Commands(
-            executor, query_url=settings.query_public_url.rstrip("/"), clock=lambda: datetime.now(UTC)
+            executor,
+            query_url=settings.query_public_url.rstrip("/"),
+            clock=lambda: datetime.now(UTC),
+            effective_ahead=timedelta(days=settings.effective_ahead_days_max),
         ),
         executor,
         settings,

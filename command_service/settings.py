@@ -37,6 +37,9 @@ class CommandSettings(HttpSettings, frozen=True, kw_only=True):
         int, Meta(ge=1, le=60_000, description="Longest wait for Redis, never in a command's way")
     ] = 500
 
+    effective_ahead_days_max: Annotated[
+        int, Meta(ge=0, le=36_500, description="How far in the future an effective or scheduled time may lie")
+    ] = 366
     command_seconds_max: Annotated[
         int, Meta(ge=1, le=600, description="Longest a command may wait to be decided; then it is turned away")
     ] = 10

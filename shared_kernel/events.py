@@ -1,14 +1,12 @@
-"""What happened: the events of the log, their bytes, their tags, and their canonical line.
+"""What happened: the events of the log, their bytes and their canonical line.
 
 Wire names are fixed here and never derived from Python. A released version keeps its bytes for ever (tests/golden);
-a new version gets a new struct and an upcaster. Tags are a pure function of type, data and metadata (design §4).
+a new version gets a new struct and an upcaster. Their tags are in `tags.py`.
 """
 
-import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated
-from urllib.parse import quote
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -17,7 +15,7 @@ from shared_kernel.errors import Corruption
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.words import Direction, NormalBalance, format_time
 
-LEDGER_TERMS = "ledger-terms"
+FreezeScope = Literal["all", "debits", "credits"]
 
 
 class Limit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -53,13 +51,36 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LedgerOpened(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A ledger was opened: always position 1. `accounts`: "explicit" (must be opened) or "on-first-use"."""
+    """A ledger was opened: always position 1. `accounts`: "explicit" (must be opened) or "on-first-use".
+
+    `time_zone`: an IANA name, for what counts as a day in this ledger; absent means UTC. It never changes.
+    """
 
     ledger: str
     accounts: str
     defaults: list[AccountDefaults] = []
     records_refusals: bool = True
     metadata: dict[str, str] = {}
+    time_zone: str | None = None
+
+
+class LedgerArchived(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The ledger is read-only: nothing but the end of holds, and its reopening, is taken."""
+
+    ledger: str
+
+
+class LedgerReopened(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The archived ledger takes commands again."""
+
+    ledger: str
+
+
+class LedgerMetadataChanged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Metadata of the ledger: each named key has this value from now on, or (null) is gone."""
+
+    ledger: str
+    changes: dict[str, str | None]
 
 
 class AccountOpened(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -72,8 +93,64 @@ class AccountOpened(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     on_first_use: bool = False
 
 
+class LimitsSet(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """These are the account's limits from now on, all of them. `breached`: assets whose balance was beyond the new limit already."""
+
+    address: str
+    limits: dict[str, Limit]
+    breached: list[str] = []
+
+
+class AccountFrozen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Nothing of this scope is posted to the account or held on it from now on."""
+
+    address: str
+    scope: FreezeScope
+
+
+class AccountUnfrozen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The account is open again in both directions."""
+
+    address: str
+
+
+class AccountClosed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The account is closed: zero balances in every asset, and no holds."""
+
+    address: str
+
+
+class AccountReopened(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The closed account is open again, under the terms it had."""
+
+    address: str
+
+
+class AccountMetadataChanged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Metadata of an account: each named key has this value from now on, or (null) is gone."""
+
+    address: str
+    changes: dict[str, str | None]
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Totals of one account and asset as a decision knew them, its own effect included. Smallest units, never negative.
+
+    `pending_…` count posted and held entries, as in every balance.
+    """
+
+    posted_debits: int = 0
+    posted_credits: int = 0
+    pending_debits: int = 0
+    pending_credits: int = 0
+
+
 class TransactionPosted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A transaction was posted. An absent `effective_at` is the recorded time. For each asset debits equal credits."""
+    """A transaction was posted. An absent `effective_at` is the recorded time. For each asset debits equal credits.
+
+    `reverses`: the transaction whose entries these turn round, wholly or in part. `forced`: by an admin, whatever the limits said.
+    `scheduled`: a scheduled transaction of this id has come due. `known`: totals by account and asset, where they were asked for.
+    """
 
     transaction: str
     entries: list[Entry]
@@ -81,6 +158,85 @@ class TransactionPosted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     description: str | None = None
     effective_at: str | None = None
     metadata: dict[str, str] = {}
+    reverses: str | None = None
+    forced: bool = False
+    scheduled: bool = False
+    known: dict[str, dict[str, Known]] = {}
+
+
+class TransactionHeld(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A transaction is pending: its amounts are held until it is posted, voided or expired. Fields as in TransactionPosted."""
+
+    transaction: str
+    entries: list[Entry]
+    expires_at: str | None = None
+    reference: str | None = None
+    description: str | None = None
+    effective_at: str | None = None
+    metadata: dict[str, str] = {}
+    known: dict[str, dict[str, Known]] = {}
+
+
+class HoldPosted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Part or all of a pending transaction was posted.
+
+    `entries` moved from held to posted, for each asset debits equal credits; `released` are held no more and were not posted.
+    Without `released` and with something left, the rest stays held. An absent `effective_at` is the hold's, else the recorded time.
+    """
+
+    transaction: str
+    entries: list[Entry]
+    released: list[Entry] = []
+    is_final: bool = True
+    effective_at: str | None = None
+    known: dict[str, dict[str, Known]] = {}
+
+
+class HoldVoided(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A pending transaction was called off; what was still held is released."""
+
+    transaction: str
+    released: list[Entry]
+
+
+class HoldExpired(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A pending transaction ran out of time; what was still held is released."""
+
+    transaction: str
+    released: list[Entry]
+
+
+class TransactionScheduled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A transaction is to be posted at `effective_at`, if the rules allow it then. Nothing is held; entries bear no marks."""
+
+    transaction: str
+    entries: list[Entry]
+    effective_at: str
+    reference: str | None = None
+    description: str | None = None
+    metadata: dict[str, str] = {}
+
+
+class ScheduledCancelled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A scheduled transaction was called off before its time."""
+
+    transaction: str
+
+
+class ScheduledRefused(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A scheduled transaction came due, and the rules turned it down: its end. Fields as in CommandRefused."""
+
+    transaction: str
+    code: str
+    fields: dict[str, str | int | bool | None]
+    accounts: list[str] = []
+
+
+class TransactionMetadataChanged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Metadata of a transaction: each named key has this value from now on, or (null) is gone."""
+
+    transaction: str
+    changes: dict[str, str | None]
 
 
 class CommandRefused(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -98,13 +254,36 @@ class CommandRefused(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     judged_at: int | None = None
 
 
-Event = LedgerOpened | AccountOpened | TransactionPosted | CommandRefused
+Event = (
+    LedgerOpened
+    | LedgerArchived
+    | LedgerReopened
+    | LedgerMetadataChanged
+    | AccountOpened
+    | LimitsSet
+    | AccountFrozen
+    | AccountUnfrozen
+    | AccountClosed
+    | AccountReopened
+    | AccountMetadataChanged
+    | TransactionPosted
+    | TransactionHeld
+    | HoldPosted
+    | HoldVoided
+    | HoldExpired
+    | TransactionScheduled
+    | ScheduledCancelled
+    | ScheduledRefused
+    | TransactionMetadataChanged
+    | CommandRefused
+)
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who asked, and how to find the rest of the story.
 
     `actor`: token subject. `key` and `fingerprint` stand only on the one event that answers a command. `trace`: W3C traceparent.
+    `system`: Daybook itself asked (the clock); `actor` is then the process, and its keys are apart from every caller's.
     """
 
     actor: str
@@ -113,12 +292,30 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     trace: str | None = None
     key: str | None = None
     fingerprint: str | None = None
+    system: bool = False
 
 
 TYPES: dict[str, type[Event]] = {
     "LedgerOpened.v1": LedgerOpened,
+    "LedgerArchived.v1": LedgerArchived,
+    "LedgerReopened.v1": LedgerReopened,
+    "LedgerMetadataChanged.v1": LedgerMetadataChanged,
     "AccountOpened.v1": AccountOpened,
+    "LimitsSet.v1": LimitsSet,
+    "AccountFrozen.v1": AccountFrozen,
+    "AccountUnfrozen.v1": AccountUnfrozen,
+    "AccountClosed.v1": AccountClosed,
+    "AccountReopened.v1": AccountReopened,
+    "AccountMetadataChanged.v1": AccountMetadataChanged,
     "TransactionPosted.v1": TransactionPosted,
+    "TransactionHeld.v1": TransactionHeld,
+    "HoldPosted.v1": HoldPosted,
+    "HoldVoided.v1": HoldVoided,
+    "HoldExpired.v1": HoldExpired,
+    "TransactionScheduled.v1": TransactionScheduled,
+    "ScheduledCancelled.v1": ScheduledCancelled,
+    "ScheduledRefused.v1": ScheduledRefused,
+    "TransactionMetadataChanged.v1": TransactionMetadataChanged,
     "CommandRefused.v1": CommandRefused,
 }
 """Wire name to struct, newest versions only; older names stand in UPCASTERS."""
@@ -132,7 +329,6 @@ _DECODERS: dict[str, Callable[[str], Event]] = {
     **UPCASTERS,
 }
 _ENCODER = msgspec.json.Encoder()
-_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch  # RFC 3986
 _decode_metadata = msgspec.json.Decoder(Metadata).decode
 
 
@@ -156,69 +352,6 @@ def decode(type_name: str, data: str) -> Event:
 def decode_metadata(metadata: str) -> Metadata:
     """Reads an event's metadata text."""
     return _decode_metadata(metadata)
-
-
-def tags(event: Event, metadata: Metadata) -> list[str]:
-    """The tags an event bears, without repeats, in a fixed order."""
-    found: list[str] = []
-    match event:
-        case TransactionPosted():
-            # Lists, not generators: this runs for every posted transaction.
-            found += dict.fromkeys([f"account:{entry.account}" for entry in event.entries])
-            found += dict.fromkeys([f"draws:{e.account}:{e.asset}" for e in event.entries if e.draws])
-            found += dict.fromkeys([f"fills:{e.account}:{e.asset}" for e in event.entries if e.fills])
-            found.append(transaction_tag(event.transaction))
-            if event.reference is not None:
-                found.append(reference_tag(event.reference))
-        case AccountOpened():
-            found += (f"account:{event.address}", terms_tag(event.address))
-        case LedgerOpened():
-            found.append(LEDGER_TERMS)
-        case CommandRefused():
-            found += dict.fromkeys(f"refused:{address}" for address in event.accounts)
-    if metadata.key is not None:
-        found.append(key_tag(metadata.actor, metadata.key))
-    return found
-
-
-def account_tag(address: str) -> str:
-    """Everything about an account."""
-    return f"account:{address}"
-
-
-def terms_tag(address: str) -> str:
-    """What an account may do: opened, limits and the like."""
-    return f"terms:{address}"
-
-
-def draws_tag(address: str, asset: str) -> str:
-    """What takes from an account's limited balance."""
-    return f"draws:{address}:{asset}"
-
-
-def fills_tag(address: str, asset: str) -> str:
-    """What adds to an account's limited balance."""
-    return f"fills:{address}:{asset}"
-
-
-def transaction_tag(transaction: str) -> str:
-    """A transaction's birth and everything that later becomes of it."""
-    return f"transaction:{_escaped(transaction)}"
-
-
-def reference_tag(reference: str) -> str:
-    """The transaction that took a reference."""
-    return f"reference:{_escaped(reference)}"
-
-
-def key_tag(subject: str, key: str) -> str:
-    """The event that answered a caller's command. Percent-encoded parts, so that no two pairs share a tag."""
-    return f"key:{_escaped(subject)}:{_escaped(key)}"
-
-
-def _escaped(text: str) -> str:
-    """Percent-encoded but for unreserved characters. Most ids need nothing, and finding that out is seven times cheaper."""
-    return text if _UNRESERVED(text) else quote(text, safe="")
 
 
 def canonical_line(event: RecordedEvent) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from command_service.application.outcome import Outcome
+from command_service.domain.asking import Context
 from command_service.domain.books import Books, NotLoaded
-from command_service.domain.commands import TYPE_OF_COMMAND, Command, Context
-from shared_kernel import events
+from command_service.domain.commands import TYPE_OF_COMMAND, Command
+from shared_kernel import events, tags
 from shared_kernel.errors import DaybookError, Refusal, Rejection
 from shared_kernel.event_log.types import Decision, Fence, NewEvent
 from shared_kernel.events import CommandRefused, Event, Metadata
@@ -46,7 +47,7 @@ class Ticket:
         self.context = context
         self.future = future
         self.deadline = deadline
-        self.key_tag = events.key_tag(context.actor, context.key)
+        self.key_tag = tags.key_tag(context.actor, context.key)
         self.conflicts = 0  # how often it fell with a failed fence
         self.faults = 0  # how often the log failed under it
         self.is_queued = False  # it waits in its ledger's queue, and must not stand there twice
@@ -156,7 +157,7 @@ def _refused(books: Books, ticket: Ticket, refusal: Refusal, *, seen: int, on_ow
     account = refusal.fields.get("account")
     accounts = [account] if isinstance(account, str) else []
     stands = ticket.conflicts > 0 and on_own_state
-    fences = [] if stands else [Fence(tag=events.account_tag(address), after=seen) for address in accounts]
+    fences = [] if stands else [Fence(tag=tags.account_tag(address), after=seen) for address in accounts]
     terms = books.terms_now
     if terms is None or not terms.opened.records_refusals:
         return _unrecorded(ticket, refusal, fences)
@@ -204,7 +205,7 @@ def _new_event(event: Event, metadata: Metadata) -> NewEvent:
         type=type_name(type(event)),
         data=events.encode(event),
         metadata=events.encode(metadata),
-        tags=events.tags(event, metadata),
+        tags=tags.of(event, metadata),
     )
 
 

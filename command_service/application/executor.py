@@ -10,8 +10,9 @@ from command_service.application.batch import Decide, Ticket
 from command_service.application.log import Locks, Log
 from command_service.application.outcome import Outcome
 from command_service.application.writer import Bounds, LedgerWriter, Metrics
-from command_service.domain.commands import Command, Context
-from shared_kernel import events
+from command_service.domain.asking import Context
+from command_service.domain.commands import Command
+from shared_kernel import tags
 from shared_kernel.errors import Contention, Rejection, Unavailable
 
 LEDGERS_MAX = 10_000  # chosen: writers at a time; beyond it commands to further ledgers are turned away as overload
@@ -60,7 +61,7 @@ class Executor:
 
     async def find(self, *, ledger: str, actor: str, key: str) -> Outcome:
         """What became of a caller's command. Rejection `command_not_found` with the head looked at: not in the log yet."""
-        tag = events.key_tag(actor, key)
+        tag = tags.key_tag(actor, key)
         async with self._log.borrow() as session:
             loaded = await session.load(ledger, seen=None, tags=[tag], tail=self._bounds.tail)
         found = loaded.events.get(tag)

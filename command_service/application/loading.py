@@ -12,7 +12,7 @@ import msgspec
 from command_service.application.cache import LedgerCache
 from command_service.application.log import LogSession
 from command_service.domain.state import FOLD_VERSION, Account, evolve_account, evolve_terms
-from shared_kernel import events
+from shared_kernel import events, tags
 from shared_kernel.errors import Contention
 from shared_kernel.event_log.errors import LedgerNotFound
 from shared_kernel.event_log.types import Loaded, RecordedEvent, Snapshot, SnapshotKey, Tail
@@ -60,15 +60,15 @@ class Loader:
 
     async def _load_terms(self, session: LogSession, cache: LedgerCache, unknown: list[str]) -> bool:
         """Knows the terms of the ledger and of these accounts. False where there is no such ledger."""
-        tags = [events.terms_tag(address) for address in unknown]
-        loaded = await self._look(session, cache, [*tags, events.LEDGER_TERMS])
+        sought = [tags.terms_tag(address) for address in unknown]
+        loaded = await self._look(session, cache, [*sought, tags.LEDGER_TERMS])
         if loaded is None:
             for address in unknown:
                 cache.put(Account(address=address), folded=0)
             return False
-        for recorded in loaded.events.get(events.LEDGER_TERMS, ()):
+        for recorded in loaded.events.get(tags.LEDGER_TERMS, ()):
             cache.terms = evolve_terms(cache.terms, events.decode(recorded.type, recorded.data))
-        for address, tag in zip(unknown, tags, strict=True):
+        for address, tag in zip(unknown, sought, strict=True):
             account = _folded(Account(address=address), loaded.events.get(tag, ()))
             # The terms alone do not tell what a limited account holds: its totals are still to be loaded.
             cache.put(msgspec.structs.replace(account, totals=None), folded=0)
@@ -76,11 +76,11 @@ class Loader:
 
     async def _load_totals(self, session: LogSession, cache: LedgerCache, addresses: list[str]) -> None:
         keys = [SnapshotKey(address=address, fold_version=FOLD_VERSION) for address in addresses]
-        tags = [events.account_tag(address) for address in addresses]
-        loaded = await self._look(session, cache, tags, keys)
+        sought = [tags.account_tag(address) for address in addresses]
+        loaded = await self._look(session, cache, sought, keys)
         if loaded is None:
             return
-        for address, tag in zip(addresses, tags, strict=True):
+        for address, tag in zip(addresses, sought, strict=True):
             history = loaded.events.get(tag, ())
             cache.put(_folded(_from_snapshot(address, loaded.snapshots), history), folded=len(history))
 

@@ -1,7 +1,8 @@
 """Decisions about accounts, and the terms an account gets when its first use opens it."""
 
+from command_service.domain.asking import Context
 from command_service.domain.books import Books
-from command_service.domain.commands import Context, OpenAccount
+from command_service.domain.commands import OpenAccount
 from command_service.domain.ledgers import limits_of
 from command_service.domain.state import Terms
 from shared_kernel.errors import Rejection

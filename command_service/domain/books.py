@@ -8,7 +8,7 @@ together). Questions give values and change nothing, so a decision stays a pure 
 from collections.abc import Iterable, Mapping
 
 from command_service.domain.state import Account, Terms, evolve_accounts, evolve_terms
-from shared_kernel import events
+from shared_kernel import tags
 from shared_kernel.events import AccountOpened, Event, LedgerOpened, TransactionPosted
 
 
@@ -43,31 +43,31 @@ class Books:
 
     def terms(self) -> Terms | None:
         """The ledger's terms, None if it is not open."""
-        self._note(events.LEDGER_TERMS)
+        self._note(tags.LEDGER_TERMS)
         return self.terms_now
 
     def account(self, address: str) -> Account:
         """The account's terms (its totals through the questions below). Not open is an answer, not an error."""
-        self._note(events.terms_tag(address))
+        self._note(tags.terms_tag(address))
         return self._get(address)
 
     def balance_to_draw(self, address: str, asset: str) -> int:
         """Balance that a minimum is judged on. Draws by others must not come between; credits may."""
-        self.fresh[events.draws_tag(address, asset)] = None
+        self.fresh[tags.draws_tag(address, asset)] = None
         return self._balance(address, asset)
 
     def balance_to_fill(self, address: str, asset: str) -> int:
         """Balance that a maximum is judged on. What fills by others must not come between; draws may."""
-        self.fresh[events.fills_tag(address, asset)] = None
+        self.fresh[tags.fills_tag(address, asset)] = None
         return self._balance(address, asset)
 
     def claim_transaction(self, transaction: str) -> None:
         """This id must be new in the ledger."""
-        self._claim(events.transaction_tag(transaction))
+        self._claim(tags.transaction_tag(transaction))
 
     def claim_reference(self, reference: str) -> None:
         """This reference must be new in the ledger."""
-        self._claim(events.reference_tag(reference))
+        self._claim(tags.reference_tag(reference))
 
     def apply(self, decided: Iterable[Event]) -> set[str]:
         """Lets the next decisions of the batch see these events. Gives the resources they wrote."""
@@ -82,13 +82,13 @@ class Books:
                     for entry in event.entries:
                         if self.changed[entry.account].limits:
                             writes.add(_balance_resource(entry.account, entry.asset))
-                    writes.add(events.transaction_tag(event.transaction))
+                    writes.add(tags.transaction_tag(event.transaction))
                     if event.reference is not None:
-                        writes.add(events.reference_tag(event.reference))
+                        writes.add(tags.reference_tag(event.reference))
                 case AccountOpened():
-                    writes.add(events.terms_tag(event.address))
+                    writes.add(tags.terms_tag(event.address))
                 case LedgerOpened():
-                    writes.add(events.LEDGER_TERMS)
+                    writes.add(tags.LEDGER_TERMS)
         return writes
 
     def _note(self, tag: str) -> None:

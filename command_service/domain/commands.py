@@ -1,18 +1,18 @@
 """What clients may ask for: the commands, their shapes, and the checks that need no state.
 
-A field that the client left out is UNSET, so that the fingerprint covers exactly what was sent. Decisions live beside
-their subject (`ledgers.py`, `accounts.py`, `transactions.py`); this module never looks at a state or a clock.
+A field that the client left out is UNSET, so that the fingerprint (`asking.py`) covers exactly what was sent. Decisions live
+beside their subject (`ledgers.py`, `accounts.py`, `transactions.py`, `holds.py`); this module never looks at a state or a clock.
 """
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from shared_kernel.errors import Rejection
+from shared_kernel.events import FreezeScope
 from shared_kernel.words import (
     AMOUNT_MAX,
     END,
@@ -28,8 +28,8 @@ from shared_kernel.words import (
 ENTRIES_MAX = 500  # design §8 and the rule book: bounds one event and the accounts one decision may touch
 DEFAULTS_MAX = 100
 ASSETS_MAX = 100
+CONDITIONS_MAX = 100  # chosen: as many accounts as one decision can be expected to weigh
 METADATA_MAX = 50
-FINGERPRINT_VERSION = "01"
 
 Key = Annotated[
     str, Meta(pattern=rf"^[\x21-\x7e]+{END}", max_length=200, description="An idempotency key: visible ASCII, 1 to 200")
@@ -42,8 +42,13 @@ Description = Annotated[str, Meta(max_length=1000)]
 MetadataKey = Annotated[str, Meta(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, Meta(max_length=500)]
 ClientMetadata = Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=METADATA_MAX)]
+MetadataPatch = Annotated[
+    dict[MetadataKey, MetadataValue | None],
+    Meta(min_length=1, max_length=METADATA_MAX, description="New values by key; null removes a key"),
+]
 SignedAmount = int | Annotated[str, Meta(pattern=rf"^(0|-?[1-9][0-9]{{0,38}}){END}")]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with a zone")]
+TimeZone = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_+/-]+{END}", max_length=64, description="An IANA time zone name")]
 
 
 class LimitSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,7 +69,61 @@ class DefaultsSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     limits: Limits | UnsetType = UNSET
 
 
-class OpenLedger(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ConditionSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One condition, in one of three forms.
+
+    A balance: `account`, `asset`, `balance` and any of `gte`, `lte`, `eq` (smallest units, normal side positive). An account
+    that nobody changed since: `account` and `last_position` (0: nothing ever touched it). The whole ledger: `head`.
+    """
+
+    account: Address | UnsetType = UNSET
+    asset: Asset | UnsetType = UNSET
+    balance: Literal["posted", "pending", "available"] | UnsetType = UNSET
+    gte: SignedAmount | UnsetType = UNSET
+    lte: SignedAmount | UnsetType = UNSET
+    eq: SignedAmount | UnsetType = UNSET
+    last_position: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    head: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+
+    @property
+    def bounds(self) -> dict[str, int]:
+        """The comparisons asked for, by name, as integers."""
+        given = {"gte": self.gte, "lte": self.lte, "eq": self.eq}
+        return {name: int(value) for name, value in given.items() if value is not UNSET}
+
+    def check(self, path: str) -> None:
+        """Raises Rejection where it is none of the three forms."""
+        is_set = {name for name in self.__struct_fields__ if getattr(self, name) is not UNSET}
+        compared = is_set & {"gte", "lte", "eq"}
+        if is_set in ({"head"}, {"account", "last_position"}):
+            return
+        if not compared or is_set - compared != {"account", "asset", "balance"}:
+            detail = "A condition has account, asset, balance and gte, lte or eq; or account and last_position; or head"
+            raise Rejection("invalid_request", detail=detail, path=path)
+
+
+Conditions = Annotated[list[ConditionSpec], Meta(min_length=1, max_length=CONDITIONS_MAX)]
+
+
+class Asking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all commands share: what they say about themselves before any state is read."""
+
+    needs_lock: ClassVar[bool] = False
+    """Decided under the head's lock, because it looks at what no fence watches cheaply (design §4, slow path)."""
+
+    def check(self) -> None:
+        """Raises Rejection where the command is malformed in a way that its shape cannot say."""
+
+    def addresses(self) -> Iterable[str]:
+        """The accounts a decision will look at, as far as the command itself tells."""
+        return ()
+
+    def originals(self) -> Iterable[str]:
+        """The transactions whose state a decision will look at."""
+        return ()
+
+
+class OpenLedger(Asking, frozen=True, kw_only=True):
     """Open a ledger. `accounts`: on-first-use (the default) or explicit."""
 
     ledger: LedgerName
@@ -72,18 +131,30 @@ class OpenLedger(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     defaults: Annotated[list[DefaultsSpec], Meta(max_length=DEFAULTS_MAX)] | UnsetType = UNSET
     records_refusals: bool | UnsetType = UNSET
     metadata: ClientMetadata | UnsetType = UNSET
+    time_zone: TimeZone | UnsetType = UNSET
 
     def check(self) -> None:
-        """Raises Rejection where the command is malformed in a way that its shape cannot say."""
         for index, defaults in enumerate(self.defaults or ()):
-            _check_limits(defaults.limits, f"$.defaults[{index}].limits")
-
-    def addresses(self) -> Iterable[str]:
-        """The accounts a decision will look at."""
-        return ()
+            check_limits(defaults.limits, f"$.defaults[{index}].limits")
 
 
-class OpenAccount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ArchiveLedger(Asking, frozen=True, kw_only=True):
+    """Make the ledger read-only."""
+
+
+class ReopenLedger(Asking, frozen=True, kw_only=True):
+    """Let the archived ledger take commands again."""
+
+
+class PatchLedgerMetadata(Asking, frozen=True, kw_only=True):
+    """Change what is noted on the ledger."""
+
+    needs_lock: ClassVar[bool] = True
+
+    metadata: MetadataPatch
+
+
+class OpenAccount(Asking, frozen=True, kw_only=True):
     """Open an account under terms of its own."""
 
     address: Address
@@ -92,12 +163,69 @@ class OpenAccount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     metadata: ClientMetadata | UnsetType = UNSET
 
     def check(self) -> None:
-        """As in OpenLedger."""
-        _check_limits(self.limits, "$.limits")
+        check_limits(self.limits, "$.limits")
 
     def addresses(self) -> Iterable[str]:
-        """As in OpenLedger."""
         return (self.address,)
+
+
+class _OfAccount(Asking, frozen=True, kw_only=True):
+    address: Address
+
+    def addresses(self) -> Iterable[str]:
+        return (self.address,)
+
+
+class SetLimits(_OfAccount, frozen=True, kw_only=True):
+    """Give the account these limits and no others."""
+
+    needs_lock: ClassVar[bool] = True
+
+    limits: Limits
+    conditions: Conditions | UnsetType = UNSET
+
+    def check(self) -> None:
+        check_limits(self.limits, "$.limits")
+        check_conditions(self.conditions)
+
+    def addresses(self) -> Iterable[str]:
+        return {self.address, *accounts_of(self.conditions)}
+
+
+class FreezeAccount(_OfAccount, frozen=True, kw_only=True):
+    """Take no more debits, credits, or (the default) either."""
+
+    scope: FreezeScope | UnsetType = UNSET
+
+
+class UnfreezeAccount(_OfAccount, frozen=True, kw_only=True):
+    """Take debits and credits again."""
+
+
+class CloseAccount(_OfAccount, frozen=True, kw_only=True):
+    """Close the account: zero balances, no holds."""
+
+    needs_lock: ClassVar[bool] = True
+
+    conditions: Conditions | UnsetType = UNSET
+
+    def check(self) -> None:
+        check_conditions(self.conditions)
+
+    def addresses(self) -> Iterable[str]:
+        return {self.address, *accounts_of(self.conditions)}
+
+
+class ReopenAccount(_OfAccount, frozen=True, kw_only=True):
+    """Open the closed account again, under the terms it had."""
+
+
+class PatchAccountMetadata(_OfAccount, frozen=True, kw_only=True):
+    """Change what is noted on the account."""
+
+    needs_lock: ClassVar[bool] = True
+
+    metadata: MetadataPatch
 
 
 class EntrySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,108 +237,231 @@ class EntrySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     asset: Asset
 
 
-class PostTransaction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Post a transaction: two or more entries, and for each asset debits equal credits."""
+Entries = Annotated[list[EntrySpec], Meta(min_length=2, max_length=ENTRIES_MAX)]
+BalancesAsked = Annotated[
+    Literal["known"], Meta(description="Answer with the balances that the decision knew, as of its position")
+]
 
-    entries: Annotated[list[EntrySpec], Meta(min_length=2, max_length=ENTRIES_MAX)]
+
+class PostTransaction(Asking, frozen=True, kw_only=True):
+    """Post a transaction: two or more entries, and for each asset debits equal credits.
+
+    `status`: posted (the default); pending holds the amounts until they are posted, voided or (`expires_at`) expired;
+    scheduled posts by itself at `effective_at`.
+    """
+
+    entries: Entries
     id: ClientId | UnsetType = UNSET
+    status: Literal["posted", "pending", "scheduled"] | UnsetType = UNSET
+    expires_at: Moment | UnsetType | None = UNSET
     reference: Reference | UnsetType | None = UNSET
     description: Description | UnsetType | None = UNSET
     effective_at: Moment | UnsetType | None = UNSET
     metadata: ClientMetadata | UnsetType = UNSET
+    conditions: Conditions | UnsetType = UNSET
+    balances: BalancesAsked | UnsetType = UNSET
 
     def check(self) -> None:
-        """As in OpenLedger: a time without a place in UTC, amounts beyond the bound, debits that differ from credits."""
-        if self.effective_at and not _is_in_utc(self.effective_at):
-            raise Rejection(
-                "invalid_request", detail="The time is outside the years 1 to 9999 of UTC", path="$.effective_at"
-            )
-        surplus: dict[str, int] = {}
-        for index, entry in enumerate(self.entries):
-            amount = int(entry.amount)
-            if amount > AMOUNT_MAX:
-                raise Rejection(
-                    "invalid_request", detail="The amount is above 2^127-1", path=f"$.entries[{index}].amount"
-                )
-            signed = amount if entry.direction == "debit" else -amount
-            surplus[entry.asset] = surplus.get(entry.asset, 0) + signed
-        for asset, difference in surplus.items():
-            if difference:
-                raise Rejection(
-                    "unbalanced",
-                    detail=f"Debits less credits of {asset} are {difference}, and must be 0",
-                    path="$.entries",
-                    asset=asset,
-                    difference=difference,
-                )
+        check_moment(self.effective_at, "$.effective_at")
+        if self.status is not UNSET or self.expires_at is not UNSET:
+            self._check_status()
+        if self.conditions is not UNSET:
+            check_conditions(self.conditions)
+        check_entries(self.entries)
 
     def addresses(self) -> Iterable[str]:
-        """As in OpenLedger."""
-        return {entry.account for entry in self.entries}
+        named = {entry.account for entry in self.entries}
+        return named if self.conditions is UNSET else named.union(accounts_of(self.conditions))
+
+    def _check_status(self) -> None:
+        check_moment(self.expires_at, "$.expires_at")
+        if self.expires_at and self.status != "pending":
+            raise _misplaced("Only a pending transaction expires", "$.expires_at")
+        if self.status == "scheduled":
+            if not self.effective_at:
+                raise _misplaced("A scheduled transaction needs the time at which it is posted", "$.effective_at")
+            if self.conditions is not UNSET or self.balances is not UNSET:
+                name = "conditions" if self.conditions is not UNSET else "balances"
+                raise _misplaced("Nothing is decided before a scheduled transaction comes due", f"$.{name}")
 
 
-Command = OpenLedger | OpenAccount | PostTransaction
+class _OfTransaction(Asking, frozen=True, kw_only=True):
+    transaction: ClientId
+
+    def originals(self) -> Iterable[str]:
+        return (self.transaction,)
+
+
+class PostHold(_OfTransaction, frozen=True, kw_only=True):
+    """Post a pending transaction: wholly, or these entries (accounts, directions and assets as held, amounts up to the held ones).
+
+    What is left is released, or with `keep_remainder` stays held for another time.
+    """
+
+    entries: Entries | UnsetType = UNSET
+    keep_remainder: bool | UnsetType = UNSET
+    effective_at: Moment | UnsetType | None = UNSET
+    conditions: Conditions | UnsetType = UNSET
+    balances: BalancesAsked | UnsetType = UNSET
+
+    def check(self) -> None:
+        check_moment(self.effective_at, "$.effective_at")
+        check_conditions(self.conditions)
+        if self.entries is not UNSET:
+            check_entries(self.entries)
+
+    def addresses(self) -> Iterable[str]:
+        return accounts_of(self.conditions)
+
+
+class VoidHold(_OfTransaction, frozen=True, kw_only=True):
+    """Call a pending transaction off."""
+
+
+class ExpireHold(_OfTransaction, frozen=True, kw_only=True):
+    """End a pending transaction whose time is over. Asked by the clock, not by clients."""
+
+
+class ReverseTransaction(_OfTransaction, frozen=True, kw_only=True):
+    """Turn a posted transaction round: wholly, or these entries (accounts, directions and assets as posted, amounts up to those not yet reversed).
+
+    `effective_at`: a time, "original" for that of the original, absent for now. `force`: whatever the limits say (role admin).
+    """
+
+    entries: Entries | UnsetType = UNSET
+    id: ClientId | UnsetType = UNSET
+    effective_at: Moment | Literal["original"] | UnsetType | None = UNSET
+    reference: Reference | UnsetType | None = UNSET
+    description: Description | UnsetType | None = UNSET
+    metadata: ClientMetadata | UnsetType = UNSET
+    force: bool | UnsetType = UNSET
+    conditions: Conditions | UnsetType = UNSET
+    balances: BalancesAsked | UnsetType = UNSET
+
+    def check(self) -> None:
+        if isinstance(self.effective_at, datetime):
+            check_moment(self.effective_at, "$.effective_at")
+        check_conditions(self.conditions)
+        if self.entries is not UNSET:
+            check_entries(self.entries)
+
+    def addresses(self) -> Iterable[str]:
+        return accounts_of(self.conditions)
+
+
+class PostScheduled(_OfTransaction, frozen=True, kw_only=True):
+    """Post a scheduled transaction that has come due. Asked by the clock, not by clients."""
+
+
+class CancelScheduled(_OfTransaction, frozen=True, kw_only=True):
+    """Call a scheduled transaction off before its time."""
+
+
+class PatchTransactionMetadata(_OfTransaction, frozen=True, kw_only=True):
+    """Change what is noted on the transaction."""
+
+    metadata: MetadataPatch
+
+
+Command = (
+    OpenLedger
+    | ArchiveLedger
+    | ReopenLedger
+    | PatchLedgerMetadata
+    | OpenAccount
+    | SetLimits
+    | FreezeAccount
+    | UnfreezeAccount
+    | CloseAccount
+    | ReopenAccount
+    | PatchAccountMetadata
+    | PostTransaction
+    | PostHold
+    | VoidHold
+    | ExpireHold
+    | ReverseTransaction
+    | PostScheduled
+    | CancelScheduled
+    | PatchTransactionMetadata
+)
 
 COMMAND_TYPES: dict[str, type[Command]] = {
     "open_ledger": OpenLedger,
+    "archive_ledger": ArchiveLedger,
+    "reopen_ledger": ReopenLedger,
+    "patch_ledger_metadata": PatchLedgerMetadata,
     "open_account": OpenAccount,
+    "set_limits": SetLimits,
+    "freeze_account": FreezeAccount,
+    "unfreeze_account": UnfreezeAccount,
+    "close_account": CloseAccount,
+    "reopen_account": ReopenAccount,
+    "patch_account_metadata": PatchAccountMetadata,
     "post_transaction": PostTransaction,
+    "post_hold": PostHold,
+    "void_hold": VoidHold,
+    "expire_hold": ExpireHold,
+    "reverse_transaction": ReverseTransaction,
+    "post_scheduled": PostScheduled,
+    "cancel_scheduled": CancelScheduled,
+    "patch_transaction_metadata": PatchTransactionMetadata,
 }
 """Wire name (in batches, refusals and fingerprints) to command."""
 
 TYPE_OF_COMMAND: dict[type, str] = {struct: name for name, struct in COMMAND_TYPES.items()}
 
-
-class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about one request that is not the command itself. Fixed before the first decision, kept over retries.
-
-    `now` is the clock of the edge (UTC), for bounds on effective times only. `transaction_id` is used where a new
-    transaction needs an id and the client gave none. `asked` is the canonical JSON of what the client sent.
-    """
-
-    ledger: str
-    actor: str
-    key: str
-    correlation_id: str
-    now: datetime
-    transaction_id: str
-    fingerprint: str
-    asked: bytes
-    trace: str | None = None
+SYSTEM_COMMANDS = frozenset({ExpireHold, PostScheduled})
+"""What only Daybook's own processes ask for."""
 
 
-def canonical(command: Command) -> bytes:
-    """What the client sent as canonical JSON: keys sorted, amounts as integers, absent fields absent."""
-    plain = command
-    if isinstance(command, PostTransaction):
-        if any(isinstance(entry.amount, str) for entry in command.entries):
-            entries = [msgspec.structs.replace(entry, amount=int(entry.amount)) for entry in command.entries]
-            plain = msgspec.structs.replace(command, entries=entries)
-    else:
-        plain = _plain_limits(command)
-    return _ENCODER.encode(plain)
+def needs_lock(command: Command) -> bool:
+    """True if the command is decided under the head's lock: what it asks about is not watched by a narrow fence."""
+    return command.needs_lock or getattr(command, "conditions", UNSET) is not UNSET
 
 
-def fingerprint(ledger: str, command_type: str, asked: bytes) -> str:
-    """Version byte and SHA-256 in hexadecimal: equal exactly if the same thing is asked of the same ledger.
-
-    `asked` is `canonical(command)`, which holds the path parameters too where a command has them.
-    """
-    return FINGERPRINT_VERSION + hashlib.sha256(b"\n".join((ledger.encode(), command_type.encode(), asked))).hexdigest()
+def bound(value: SignedAmount | UnsetType | None) -> int | None:
+    """A bound as an integer, whichever way the client wrote it; None where there is none."""
+    return None if value is None or value is UNSET else int(value)
 
 
-_ENCODER = msgspec.json.Encoder(order="sorted")
+def check_entries(entries: Sequence[EntrySpec]) -> None:
+    """Raises Rejection: amounts beyond the bound, debits that differ from credits."""
+    surplus: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        amount = int(entry.amount)
+        if amount > AMOUNT_MAX:
+            raise Rejection("invalid_request", detail="The amount is above 2^127-1", path=f"$.entries[{index}].amount")
+        signed = amount if entry.direction == "debit" else -amount
+        surplus[entry.asset] = surplus.get(entry.asset, 0) + signed
+    for asset, difference in surplus.items():
+        if difference:
+            raise Rejection(
+                "unbalanced",
+                detail=f"Debits less credits of {asset} are {difference}, and must be 0",
+                path="$.entries",
+                asset=asset,
+                difference=difference,
+            )
 
 
-def _is_in_utc(time: datetime) -> bool:
-    try:
-        time.astimezone(UTC)
-    except OverflowError:
-        return False
-    return True
+def check_conditions(conditions: Conditions | UnsetType) -> None:
+    """Raises Rejection where a condition has none of its forms."""
+    for index, condition in enumerate(conditions or ()):
+        condition.check(f"$.conditions[{index}]")
 
 
-def _check_limits(limits: Limits | UnsetType, path: str) -> None:
+def check_moment(moment: Moment | UnsetType | None, path: str) -> None:
+    """Raises Rejection for a time without a place in UTC."""
+    if moment:
+        try:
+            moment.astimezone(UTC)
+        except OverflowError:
+            detail = "The time is outside the years 1 to 9999 of UTC"
+            raise Rejection("invalid_request", detail=detail, path=path) from None
+
+
+def check_limits(limits: Limits | UnsetType, path: str) -> None:
+    """Raises Rejection: limits beyond the bound, a minimum above its maximum."""
     for asset, limit in (limits or {}).items():
         low, high = bound(limit.minimum), bound(limit.maximum)
         for name, value in (("minimum", low), ("maximum", high)):
@@ -220,28 +471,10 @@ def _check_limits(limits: Limits | UnsetType, path: str) -> None:
             raise Rejection("invalid_request", detail="The minimum is above the maximum", path=f"{path}.{asset}")
 
 
-def bound(value: SignedAmount | UnsetType | None) -> int | None:
-    """A bound as an integer, whichever way the client wrote it; None where there is none."""
-    return None if value is None or value is UNSET else int(value)
+def accounts_of(conditions: Conditions | UnsetType) -> set[str]:
+    """The accounts that the conditions look at."""
+    return {condition.account for condition in conditions or () if condition.account is not UNSET}
 
 
-def _plain_limits(command: OpenLedger | OpenAccount) -> OpenLedger | OpenAccount:
-    if isinstance(command, OpenAccount):
-        return msgspec.structs.replace(command, limits=_integers(command.limits))
-    if command.defaults is UNSET:
-        return command
-    defaults = [msgspec.structs.replace(entry, limits=_integers(entry.limits)) for entry in command.defaults]
-    return msgspec.structs.replace(command, defaults=defaults)
-
-
-def _integers(limits: Limits | UnsetType) -> Limits | UnsetType:
-    if limits is UNSET:
-        return UNSET
-    return {
-        asset: LimitSpec(minimum=_integer(limit.minimum), maximum=_integer(limit.maximum))
-        for asset, limit in limits.items()
-    }
-
-
-def _integer(value: SignedAmount | UnsetType | None) -> SignedAmount | UnsetType | None:
-    return int(value) if isinstance(value, str) else value
+def _misplaced(detail: str, path: str) -> Rejection:
+    return Rejection("invalid_request", detail=detail, path=path)

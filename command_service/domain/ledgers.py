@@ -2,8 +2,9 @@
 
 from msgspec import UNSET
 
+from command_service.domain.asking import Context
 from command_service.domain.books import Books
-from command_service.domain.commands import Context, Limits, LimitSpec, OpenLedger, bound
+from command_service.domain.commands import Limits, LimitSpec, OpenLedger, bound
 from shared_kernel.errors import Rejection
 from shared_kernel.events import AccountDefaults, Event, LedgerOpened, Limit
 

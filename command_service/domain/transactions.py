@@ -4,19 +4,14 @@ Guards run in a fixed order, so one input on one state always gives the same ans
 order of the entries, then limits in the order of the entries. Uniqueness of id, reference and key is left to the log's fences.
 """
 
-from datetime import timedelta
-
 from command_service.domain.accounts import opened_by_first_use
+from command_service.domain.asking import Context
 from command_service.domain.books import Books
-from command_service.domain.commands import Context, PostTransaction
+from command_service.domain.commands import PostTransaction
 from command_service.domain.state import Account, evolve_account
 from shared_kernel.errors import Refusal, Rejection
 from shared_kernel.events import Entry, Event, TransactionPosted
 from shared_kernel.words import format_time
-
-EFFECTIVE_AHEAD_MAX = timedelta(
-    days=366
-)  # chosen: a year's standing orders; scheduled transactions come with the rule book
 
 
 def post_transaction(books: Books, command: PostTransaction, context: Context) -> list[Event]:
@@ -30,11 +25,11 @@ def post_transaction(books: Books, command: PostTransaction, context: Context) -
     if terms is None:
         raise Rejection("ledger_not_found", ledger=context.ledger)
     effective_at = command.effective_at or None
-    if effective_at is not None and effective_at > context.now + EFFECTIVE_AHEAD_MAX:
+    if effective_at is not None and effective_at > context.effective_at_max:
         raise Refusal(
             "effective_at_too_late",
             effective_at=format_time(effective_at),
-            latest=format_time(context.now + EFFECTIVE_AHEAD_MAX),
+            latest=format_time(context.effective_at_max),
         )
 
     accounts: dict[str, Account] = {}

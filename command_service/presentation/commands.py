@@ -6,7 +6,7 @@ Errors are raised; the edge turns them into problems. The decision of each comma
 
 import asyncio
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
@@ -14,8 +14,9 @@ from command_service.application.batch import Decide
 from command_service.application.executor import Executor
 from command_service.application.outcome import Outcome
 from command_service.domain.accounts import open_account
+from command_service.domain.asking import Context
 from command_service.domain.books import Books
-from command_service.domain.commands import Context, OpenAccount, OpenLedger, PostTransaction
+from command_service.domain.commands import OpenAccount, OpenLedger, PostTransaction
 from command_service.domain.ledgers import open_ledger
 from command_service.domain.transactions import post_transaction
 from command_service.presentation.answers import Answer, answer, batch_answer
@@ -45,12 +46,18 @@ KEY_HEADER = b"idempotency-key"
 
 
 class Commands:
-    """One method a route. `query_url`: where clients read, without a slash at its end. `clock`: now, in UTC."""
+    """One method a route. `query_url`: where clients read, without a slash at its end. `clock`: now, in UTC.
 
-    def __init__(self, executor: Executor, *, query_url: str, clock: Callable[[], datetime]) -> None:
+    `effective_ahead`: how far in the future an effective time may lie.
+    """
+
+    def __init__(
+        self, executor: Executor, *, query_url: str, clock: Callable[[], datetime], effective_ahead: timedelta
+    ) -> None:
         self._executor = executor
         self._query_url = query_url
         self._clock = clock
+        self._effective_ahead = effective_ahead
 
     async def open_ledger(self, scope: Scope) -> Answer:
         """The ledger is open. A writer may open every ledger that their token covers."""
@@ -107,7 +114,9 @@ class Commands:
 
     def _caller(self, scope: Scope) -> Caller:
         request = context_of(scope)
-        return Caller(_principal(scope).subject, request.correlation_id, request.traceparent, self._clock())
+        now = self._clock()
+        subject = _principal(scope).subject
+        return Caller(subject, request.correlation_id, request.traceparent, now, now + self._effective_ahead)
 
     def _answer(self, outcome: Outcome, ledger: str, scope: Scope) -> Answer:
         return answer(outcome, ledger=ledger, query_url=self._query_url, trace_id=context_of(scope).trace_id)

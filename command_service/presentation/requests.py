@@ -13,17 +13,8 @@ from typing import Annotated, NamedTuple, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from command_service.domain.commands import (
-    TYPE_OF_COMMAND,
-    Command,
-    Context,
-    Key,
-    OpenAccount,
-    OpenLedger,
-    PostTransaction,
-    canonical,
-    fingerprint,
-)
+from command_service.domain.asking import Context, canonical, fingerprint
+from command_service.domain.commands import TYPE_OF_COMMAND, Command, Key, OpenAccount, OpenLedger, PostTransaction
 from shared_kernel.errors import Rejection
 from shared_kernel.json_text import decode, invalid, rejection_of
 
@@ -75,6 +66,7 @@ class Caller(NamedTuple):
     correlation_id: str
     trace: str | None
     now: datetime
+    effective_at_max: datetime
 
 
 class Asked(NamedTuple):
@@ -140,6 +132,7 @@ def context(command: Command, *, ledger: str, key: str | None, caller: Caller) -
         key=key or new_id(caller.now),
         correlation_id=caller.correlation_id,
         now=caller.now,
+        effective_at_max=caller.effective_at_max,
         transaction_id=new_id(caller.now),
         fingerprint=fingerprint(ledger, TYPE_OF_COMMAND[type(command)], asked),
         asked=asked,

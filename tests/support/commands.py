@@ -9,16 +9,8 @@ import msgspec
 from command_service.application.executor import Executor
 from command_service.application.outcome import Outcome
 from command_service.domain.accounts import open_account
-from command_service.domain.commands import (
-    TYPE_OF_COMMAND,
-    Command,
-    Context,
-    OpenAccount,
-    OpenLedger,
-    PostTransaction,
-    canonical,
-    fingerprint,
-)
+from command_service.domain.asking import Context, canonical, fingerprint
+from command_service.domain.commands import TYPE_OF_COMMAND, Command, OpenAccount, OpenLedger, PostTransaction
 from command_service.domain.ledgers import open_ledger
 from command_service.domain.transactions import post_transaction
 
@@ -57,6 +49,7 @@ class Client:
             key=key or f"key-{next(_numbers)}-{uuid4().hex[:8]}",
             correlation_id="test",
             now=datetime(2026, 11, 24, tzinfo=UTC),
+            effective_at_max=datetime(2027, 11, 25, tzinfo=UTC),
             transaction_id=str(uuid4()),
             fingerprint=fingerprint(self.ledger, TYPE_OF_COMMAND[type(command)], asked),
             asked=asked,

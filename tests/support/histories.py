@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
-from shared_kernel import events
+from shared_kernel import events, tags
 from shared_kernel.event_log.recorder import PostgresLedgerRecorder
 from shared_kernel.event_log.types import Decision, NewEvent, RecordedEvent, Tail
 from shared_kernel.events import AccountOpened, CommandRefused, Entry, Event, LedgerOpened, Metadata, TransactionPosted
@@ -90,7 +90,7 @@ def append(url: str, ledger: str, what: Sequence[Event]) -> int:
                     type=events.TYPE_NAMES[type(event)],
                     data=events.encode(event),
                     metadata=events.encode(_metadata(number)),
-                    tags=events.tags(event, _metadata(number)),
+                    tags=tags.of(event, _metadata(number)),
                 )
                 for number, event in enumerate(what[begin : begin + APPEND_EVENTS_MAX])
             ]

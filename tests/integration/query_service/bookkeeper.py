@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import psycopg
 
-from shared_kernel import events
+from shared_kernel import events, tags
 from shared_kernel.event_log.statements import load_statements
 from shared_kernel.events import AccountDefaults, AccountOpened, Entry, Event, LedgerOpened, Metadata, TransactionPosted
 from shared_kernel.words import parse_time
@@ -94,7 +94,7 @@ class Bookkeeper:
                         recorded_at,
                     ],
                 )
-                for tag in events.tags(event, metadata):
+                for tag in tags.of(event, metadata):
                     self.connection.execute(
                         "insert into daybook.event_tags values (%s, %s, %s)", [ledger, tag, position]
                     )

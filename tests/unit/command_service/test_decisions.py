@@ -7,16 +7,9 @@ import msgspec
 import pytest
 
 from command_service.domain.accounts import open_account
+from command_service.domain.asking import Context, canonical, fingerprint
 from command_service.domain.books import Books, NotLoaded
-from command_service.domain.commands import (
-    Command,
-    Context,
-    OpenAccount,
-    OpenLedger,
-    PostTransaction,
-    canonical,
-    fingerprint,
-)
+from command_service.domain.commands import Command, OpenAccount, OpenLedger, PostTransaction
 from command_service.domain.ledgers import open_ledger
 from command_service.domain.state import Account, Terms, evolve_accounts, evolve_terms
 from command_service.domain.transactions import post_transaction
@@ -76,6 +69,7 @@ def context(transaction: str = "0192-made") -> Context:
         key="k",
         correlation_id="c",
         now=NOW,
+        effective_at_max=NOW + timedelta(days=366),
         transaction_id=transaction,
         fingerprint="01",
         asked=b"{}",

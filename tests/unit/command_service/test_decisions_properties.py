@@ -1,16 +1,17 @@
 """Properties of the decisions over made-up histories: what must hold whatever is asked, in whatever order."""
 
 from collections import defaultdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from command_service.domain.asking import Context, canonical, fingerprint
 from command_service.domain.books import Books
-from command_service.domain.commands import Context, EntrySpec, PostTransaction, canonical, fingerprint
+from command_service.domain.commands import EntrySpec, PostTransaction
 from command_service.domain.state import Account, Terms, evolve_accounts
 from command_service.domain.transactions import post_transaction
-from shared_kernel import events
+from shared_kernel import events, tags
 from shared_kernel.errors import Refusal
 from shared_kernel.events import AccountDefaults, Entry, Event, LedgerOpened, Limit, Metadata, TransactionPosted
 
@@ -129,7 +130,7 @@ def test_events_survive_their_bytes_and_bear_the_tags_of_their_fences(asked: lis
         for event in decided:
             again = events.decode(events.TYPE_NAMES[type(event)], events.encode(event))
             assert again == event
-            borne.update(events.tags(again, METADATA))
+            borne.update(tags.of(again, METADATA))
         balance_fences = {tag for tag in books.fresh if tag.startswith(("draws:", "fills:"))}
         assert balance_fences == {tag for tag in borne if tag.startswith(("draws:", "fills:"))}
         assert set(books.unique) <= borne
@@ -178,6 +179,7 @@ def context(number: int) -> Context:
         key=f"k{number}",
         correlation_id="c",
         now=NOW,
+        effective_at_max=NOW + timedelta(days=366),
         transaction_id=f"t{number}",
         fingerprint="01",
         asked=b"{}",

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from command_service.domain.commands import OpenAccount, PostTransaction, canonical
+from command_service.domain.asking import canonical
+from command_service.domain.commands import OpenAccount, PostTransaction
 from command_service.presentation.requests import (
     Asked,
     Caller,
@@ -26,7 +27,7 @@ from shared_kernel.errors import Rejection
 from shared_kernel.words import AMOUNT_MAX
 
 NOW = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
-CALLER = Caller(actor="teller", correlation_id="c-1", trace=None, now=NOW)
+CALLER = Caller(actor="teller", correlation_id="c-1", trace=None, now=NOW, effective_at_max=NOW)
 
 
 def entry(**changes: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_kernel import events
+from shared_kernel import events, tags
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import (
     TYPES,
@@ -29,11 +29,7 @@ from shared_kernel.events import (
     decode,
     decode_metadata,
     encode,
-    key_tag,
     parse_line,
-    reference_tag,
-    tags,
-    transaction_tag,
 )
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "events"
@@ -108,7 +104,7 @@ def line(name: str, event: Event, metadata: Metadata) -> str:
         metadata=encode(metadata),
         recorded_at=datetime(2026, 11, 24, 9, 30, 0, 5, tzinfo=UTC),
     )
-    return canonical_line(recorded) + "\n" + "\n".join(tags(event, metadata)) + "\n"
+    return canonical_line(recorded) + "\n" + "\n".join(tags.of(event, metadata)) + "\n"
 
 
 @pytest.mark.parametrize("name", sorted(TYPES))
@@ -151,18 +147,18 @@ anything = st.text(min_size=1, max_size=20)
 @given(anything, anything, anything, anything)
 def test_no_two_callers_keys_share_a_tag(subject: str, key: str, other_subject: str, other_key: str) -> None:
     if (subject, key) != (other_subject, other_key):
-        assert key_tag(subject, key) != key_tag(other_subject, other_key)
+        assert tags.key_tag(subject, key) != tags.key_tag(other_subject, other_key)
 
 
 @given(st.text(alphabet="a:%2.3A", min_size=1, max_size=8), st.text(alphabet="a:%2.3A", min_size=1, max_size=8))
 def test_escapes_cannot_be_forged(first: str, second: str) -> None:
     if first != second:
-        assert reference_tag(first) != reference_tag(second)
-        assert transaction_tag(first) != transaction_tag(second)
-        assert key_tag(first, "k") != key_tag(second, "k")
-    assert key_tag(first, second).count(":") == 2
+        assert tags.reference_tag(first) != tags.reference_tag(second)
+        assert tags.transaction_tag(first) != tags.transaction_tag(second)
+        assert tags.key_tag(first, "k") != tags.key_tag(second, "k")
+    assert tags.key_tag(first, second).count(":") == 2
 
 
 @given(anything)
 def test_tags_of_different_kinds_never_meet(text: str) -> None:
-    assert len({reference_tag(text), transaction_tag(text), key_tag(text, text)}) == 3
+    assert len({tags.reference_tag(text), tags.transaction_tag(text), tags.key_tag(text, text)}) == 3
