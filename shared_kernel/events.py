@@ -136,9 +136,10 @@ class AccountMetadataChanged(msgspec.Struct, frozen=True, kw_only=True, omit_def
 class Known(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Totals of one account and asset as a decision knew them, its own effect included. Smallest units, never negative.
 
-    `pending_…` count posted and held entries, as in every balance.
+    `pending_…` count posted and held entries, as in every balance. `normal_balance`: the account's, so that the answer can sign them.
     """
 
+    normal_balance: NormalBalance = "credit"
     posted_debits: int = 0
     posted_credits: int = 0
     pending_debits: int = 0
@@ -193,17 +194,22 @@ class HoldPosted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class HoldVoided(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A pending transaction was called off; what was still held is released."""
+    """A pending transaction was called off; what was still held is released.
+
+    `is_partly_posted`: some of it had been posted before, so that its status is posted.
+    """
 
     transaction: str
     released: list[Entry]
+    is_partly_posted: bool = False
 
 
 class HoldExpired(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A pending transaction ran out of time; what was still held is released."""
+    """A pending transaction ran out of time; what was still held is released. `is_partly_posted` as in HoldVoided."""
 
     transaction: str
     released: list[Entry]
+    is_partly_posted: bool = False
 
 
 class TransactionScheduled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
