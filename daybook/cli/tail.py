@@ -4,7 +4,7 @@ People get one short line an event; programs get the canonical lines, byte for b
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Annotated
 
@@ -17,7 +17,22 @@ from daybook.cli.decimals import to_text
 from daybook.client import Client, ledger_path
 from daybook.terminal import Exit, out
 from shared_kernel.errors import DaybookError
-from shared_kernel.events import AccountOpened, CommandRefused, LedgerOpened, TransactionPosted, decode, parse_line
+from shared_kernel.events import (
+    AccountOpened,
+    CommandRefused,
+    Entry,
+    Event,
+    HoldExpired,
+    HoldPosted,
+    HoldVoided,
+    LedgerOpened,
+    ScheduledRefused,
+    TransactionHeld,
+    TransactionPosted,
+    TransactionScheduled,
+    decode,
+    parse_line,
+)
 
 POLL_SECONDS = 0.5  # chosen: soon enough for eyes, two small queries a second
 PAGE_EVENTS = 500
@@ -96,7 +111,7 @@ def for_people(line: str) -> str:
     return f"{event.position:>8}  {moment}  {event.type.partition('.')[0]:<18} {_story(event.type, event.data)}"
 
 
-def _story(type_name: str, data: str) -> str:
+def _story(type_name: str, data: str) -> str:  # noqa: PLR0911 a flat ladder, one kind a line
     try:
         event = decode(type_name, data)
     except (DaybookError, msgspec.MsgspecError):  # of a newer version than this one: shown, not understood
@@ -106,13 +121,32 @@ def _story(type_name: str, data: str) -> str:
             return f"{event.ledger}, accounts {event.accounts}"
         case AccountOpened():
             return f"{event.address}, {event.normal_balance}-normal{', on first use' if event.on_first_use else ''}"
-        case TransactionPosted():
-            shown = [
-                f"{entry.direction} {entry.account} {to_text(entry.amount, entry.asset)} {entry.asset}"
-                for entry in event.entries[:ENTRIES_SHOWN_MAX]
-            ]
-            if len(event.entries) > ENTRIES_SHOWN_MAX:
-                shown.append(f"and {len(event.entries) - ENTRIES_SHOWN_MAX} more")
-            return "; ".join(shown) + (f"  [{event.reference}]" if event.reference else "")
+        case TransactionPosted() | TransactionHeld() | TransactionScheduled():
+            return _shown(event.entries) + (f"  [{event.reference}]" if event.reference else "")
+        case HoldPosted():
+            return f"{event.transaction}: {_shown(event.entries)}{'' if event.is_final else ', the rest stays held'}"
+        case HoldVoided() | HoldExpired():
+            return f"{event.transaction}: released {_shown(event.released)}"
         case CommandRefused():
             return f"{event.command}: {event.code} {' '.join(event.accounts)}".rstrip()
+        case ScheduledRefused():
+            return f"{event.transaction}: {event.code} {' '.join(event.accounts)}".rstrip()
+    return _terms(event)
+
+
+def _shown(entries: Sequence[Entry]) -> str:
+    shown = [
+        f"{entry.direction} {entry.account} {to_text(entry.amount, entry.asset)} {entry.asset}"
+        for entry in entries[:ENTRIES_SHOWN_MAX]
+    ]
+    if len(entries) > ENTRIES_SHOWN_MAX:
+        shown.append(f"and {len(entries) - ENTRIES_SHOWN_MAX} more")
+    return "; ".join(shown)
+
+
+def _terms(event: Event) -> str:
+    """What changed no balance: the name of what it is about, and the rest of its fields as they are."""
+    fields = msgspec.to_builtins(event)
+    name = next((str(fields.pop(field)) for field in ("address", "transaction", "ledger") if field in fields), "")
+    rest = msgspec.json.encode(fields).decode() if fields else ""
+    return f"{name} {rest}".rstrip()

@@ -8,6 +8,8 @@ import pytest
 from daybook.__main__ import build_app
 from daybook.cli.tail import for_people
 from daybook.terminal import CommandFailed, Exit
+from shared_kernel import events
+from tests.support.histories import recorded
 from tests.unit.daybook_cli.conftest import Reply, Request, Service
 
 BALANCE = {
@@ -138,6 +140,33 @@ def test_an_event_is_told_in_one_line() -> None:
         "      17  2026-11-24 09:30:00.123  TransactionPosted  "
         "debit bank:cash 700.00 CZK/2; credit users:1 700.00 CZK/2  [r-1]"
     )
+
+
+ENTRY = events.Entry(account="users:1", direction="debit", amount=70000, asset="CZK/2")
+TOLD = {
+    "TransactionHeld    debit users:1 700.00 CZK/2  [r-1]": events.TransactionHeld(
+        transaction="t", entries=[ENTRY], reference="r-1"
+    ),
+    "HoldPosted         t: debit users:1 700.00 CZK/2, the rest stays held": events.HoldPosted(
+        transaction="t", entries=[ENTRY], is_final=False
+    ),
+    "HoldVoided         t: released debit users:1 700.00 CZK/2": events.HoldVoided(transaction="t", released=[ENTRY]),
+    "ScheduledRefused   t: insufficient_funds users:1": events.ScheduledRefused(
+        transaction="t", code="insufficient_funds", fields={}, accounts=["users:1"]
+    ),
+    'AccountFrozen      users:1 {"scope":"debits"}': events.AccountFrozen(address="users:1", scope="debits"),
+    "AccountClosed      users:1": events.AccountClosed(address="users:1"),
+    'LimitsSet          users:1 {"limits":{"CZK/2":{"minimum":0}}}': events.LimitsSet(
+        address="users:1", limits={"CZK/2": events.Limit(minimum=0)}
+    ),
+    "LedgerArchived     bank": events.LedgerArchived(ledger="bank"),
+}
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_each_kind_of_event_is_told_by_what_it_is_about(told: str) -> None:
+    (event,) = recorded("bank", [TOLD[told]])
+    assert for_people(events.canonical_line(event)) == f"       1  2026-11-24 09:30:01.000  {told}"
 
 
 def test_an_event_of_a_newer_version_is_shown_as_it_is() -> None:
