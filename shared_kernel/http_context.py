@@ -19,12 +19,16 @@ _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})
 
 
 class RequestContext(msgspec.Struct, kw_only=True):
-    """`traceparent` is the header as it came, if well formed. `trace_id` is its trace, else the correlation id."""
+    """`traceparent` is the header as it came, if well formed. `trace_id` is its trace, else the correlation id.
+
+    `has_text_amounts`: amounts are answered as strings. The edge sees to that; no route needs to.
+    """
 
     correlation_id: str
     trace_id: str
     traceparent: str | None = None
     principal: Principal | None = None
+    has_text_amounts: bool = False
 
 
 def context_of(scope: Mapping[str, Any]) -> RequestContext:

@@ -18,6 +18,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ControllerRouterHandler
 
+from shared_kernel.amounts import PARAMETER
 from shared_kernel.http_errors import PROBLEM_TYPE
 
 SWAGGER_FILES = {
@@ -46,6 +47,13 @@ _PROBLEM_SCHEMA = {
         "trace_id": {"type": "string"},
     },
     "additionalProperties": True,
+}
+_AMOUNTS = {
+    "name": PARAMETER,
+    "in": "query",
+    "required": False,
+    "schema": {"type": "string", "enum": ["integer", "string"], "default": "integer"},
+    "description": "`string`: all amounts of the answer are decimal strings. `Prefer: amounts=string` asks for the same",
 }
 _START_SCRIPT = b"""\
 window.ui = SwaggerUIBundle({
@@ -116,6 +124,8 @@ def openapi_document(app: Litestar) -> dict[str, Any]:
     }
     for path in document.get("paths", {}).values():
         for operation in path.values():
+            if isinstance(operation, dict):
+                operation.setdefault("parameters", []).append(_AMOUNTS)
             if isinstance(operation, dict) and "responses" in operation:
                 responses = operation["responses"]
                 for status in [status for status in responses if status >= "400"]:

@@ -100,7 +100,7 @@ def make_app(
     return create_app(
         title="Daybook <test>",
         description="A test.",
-        route_handlers=[make_thing, list_things, fail],
+        route_handlers=[make_thing, list_things, fail, show_balances],
         lifespan=[],
         verifier=TokenVerifier(FileKeys(keys), issuer="i", audience="a", now=lambda: NOW),
         health=health or Health(),
@@ -384,7 +384,7 @@ async def test_the_document_describes_routes_tokens_and_problems(app: Edge, stra
     document = (await stranger.get("/openapi.json")).json()
 
     assert document == json.loads(json.dumps(openapi_document(app.app)))
-    assert set(document["paths"]) == {"/v1/ledgers/{ledger}/things", "/v1/things", "/v1/fail/{name}"}
+    assert set(document["paths"]) == {"/v1/ledgers/{ledger}/things", "/v1/things", "/v1/balances", "/v1/fail/{name}"}
     assert document["security"] == [{"token": []}]
     responses = document["paths"]["/v1/things"]["get"]["responses"]
     for status in set(responses) - {"200"}:
@@ -419,3 +419,63 @@ async def test_docs_load_nothing_from_elsewhere(tmp_path: Path) -> None:
     (folder / "swagger-ui.css").unlink()
     with pytest.raises(OSError, match=r"swagger-ui\.css"):
         make_app(tmp_path, swagger_dir=folder)
+
+
+# --- amounts as strings
+
+BALANCES = {
+    "account": "amount",
+    "balances": {"CZK/2": {"posted": 2**127, "available": -5}},
+    "entries": [{"amount": 7, "index": 7}],
+    "metadata": {"amount": "7"},
+    "position": 7,
+    "is": True,
+}
+
+
+@get("/v1/balances")
+async def show_balances() -> dict[str, Any]:
+    """Shows balances."""
+    return BALANCES
+
+
+@pytest.mark.parametrize(
+    ("query", "prefer"),
+    [
+        ("?amounts=string", ""),
+        ("", "amounts=string"),
+        ("", 'wait=5, Amounts="string"'),
+        ("?amounts=string", "amounts=x"),
+    ],
+)
+async def test_amounts_are_strings_for_who_asks(client: httpx.AsyncClient, query: str, prefer: str) -> None:
+    answer = await client.get(f"/v1/balances{query}", headers={"prefer": prefer} if prefer else {})
+    assert answer.json() == BALANCES | {
+        "balances": {"CZK/2": {"posted": str(2**127), "available": "-5"}},
+        "entries": [{"amount": "7", "index": 7}],
+    }
+    assert answer.headers["vary"] == "prefer"
+    assert int(answer.headers["content-length"]) == len(answer.content)
+
+
+@pytest.mark.parametrize(("query", "prefer"), [("", ""), ("?amounts=integer", "amounts=string"), ("", "amounts=big")])
+async def test_amounts_are_whole_numbers_for_all_others(client: httpx.AsyncClient, query: str, prefer: str) -> None:
+    answer = await client.get(f"/v1/balances{query}", headers={"prefer": prefer} if prefer else {})
+    assert (answer.json(), "vary" in answer.headers) == (BALANCES, False)
+
+
+async def test_a_problem_s_amounts_are_strings_too_for_who_asks(client: httpx.AsyncClient) -> None:
+    assert problem(await client.get("/v1/fail/refusal?amounts=string"), 422, "insufficient_funds")["missing"] == "7"
+    assert problem(await client.get("/v1/fail/refusal"), 422, "insufficient_funds")["missing"] == 7
+
+
+async def test_amounts_in_no_known_form_are_refused(client: httpx.AsyncClient) -> None:
+    for query in ("amounts=float", "amounts=", "amounts=string&amounts=string"):
+        assert problem(await client.get(f"/v1/balances?{query}"), 400, "invalid_request")["path"] == "amounts"
+
+
+# --- no body
+
+
+async def test_a_post_without_a_body_needs_no_media_type(client: httpx.AsyncClient) -> None:
+    assert problem(await client.post(THINGS), 400, "invalid_request")["path"] == "$"
