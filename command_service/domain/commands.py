@@ -48,6 +48,7 @@ MetadataPatch = Annotated[
 ]
 SignedAmount = int | Annotated[str, Meta(pattern=rf"^(0|-?[1-9][0-9]{{0,38}}){END}")]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with a zone")]
+ReversalTime = Annotated[str, Meta(min_length=1, description="RFC 3339 with a zone; or: original")]
 TimeZone = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_+/-]+{END}", max_length=64, description="An IANA time zone name")]
 
 
@@ -330,7 +331,7 @@ class ReverseTransaction(_OfTransaction, frozen=True, kw_only=True):
 
     entries: Entries | UnsetType = UNSET
     id: ClientId | UnsetType = UNSET
-    effective_at: Moment | Literal["original"] | UnsetType | None = UNSET
+    effective_at: ReversalTime | UnsetType | None = UNSET
     reference: Reference | UnsetType | None = UNSET
     description: Description | UnsetType | None = UNSET
     metadata: ClientMetadata | UnsetType = UNSET
@@ -338,9 +339,21 @@ class ReverseTransaction(_OfTransaction, frozen=True, kw_only=True):
     conditions: Conditions | UnsetType = UNSET
     balances: BalancesAsked | UnsetType = UNSET
 
+    @property
+    def is_at_original(self) -> bool:
+        """True if it counts from when the original does."""
+        return self.effective_at == "original"
+
+    @property
+    def moment(self) -> datetime | None:
+        """The effective time, where the client gave one. ValidationError where it is none: `check` looks at that."""
+        return None if self.is_at_original or not self.effective_at else msgspec.convert(self.effective_at, Moment)
+
     def check(self) -> None:
-        if isinstance(self.effective_at, datetime):
-            check_moment(self.effective_at, "$.effective_at")
+        try:
+            check_moment(self.moment, "$.effective_at")
+        except msgspec.ValidationError as error:
+            raise _misplaced(f"{error}, or original", "$.effective_at") from None
         check_conditions(self.conditions)
         if self.entries is not UNSET:
             check_entries(self.entries)
