@@ -249,7 +249,8 @@ class CommandRefused(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """The rules turned a command down.
 
     `asked` is what the client sent (canonical JSON). `accounts` are those the refusal looked at. Without `judged_at` it was
-    judged on the state just before its own position, else on the state at that position.
+    judged on the state just before its own position, else on the state at that position. `after_commands`: besides, it was judged
+    after so many earlier commands of its atomic batch, whatever their ledgers, of which then nothing was recorded.
     """
 
     command: str
@@ -258,6 +259,7 @@ class CommandRefused(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     asked: msgspec.Raw
     accounts: list[str] = []
     judged_at: int | None = None
+    after_commands: int = 0
 
 
 Event = (

@@ -1,14 +1,20 @@
 """The executor: one door for every command of this process, one writer a ledger behind it.
 
-`submit` names the decision at the call; the writers group-commit (writer.py). Knows no HTTP and no driver.
+`submit` names the decision at the call; the writers group-commit (writer.py). Beside them go atomic batches (atomic.py) and dry
+runs (rehearsal.py). Knows no HTTP and no driver.
 """
 
 import asyncio
 import contextvars
+from collections.abc import Coroutine, Sequence
+from typing import TypeVar
 
+from command_service.application.atomic import AtomicBatches, AtomicOutcome
 from command_service.application.batch import Decide, Ticket
+from command_service.application.judging import Submission
 from command_service.application.log import Locks, Log
 from command_service.application.outcome import Outcome
+from command_service.application.rehearsal import Rehearsal, Rehearsals
 from command_service.application.writer import Bounds, LedgerWriter, Metrics
 from command_service.domain.asking import Context
 from command_service.domain.commands import Command
@@ -16,17 +22,32 @@ from shared_kernel import tags
 from shared_kernel.errors import Contention, Rejection, Unavailable
 
 LEDGERS_MAX = 10_000  # chosen: writers at a time; beyond it commands to further ledgers are turned away as overload
+ASIDE_MAX = 3  # chosen: each has a connection of its own and may wait with it for a lock; the writers need the others
+T = TypeVar("T")
 
 
 class Executor:
     """Brings each command to its outcome. To be made and used on one event loop."""
 
-    def __init__(self, *, log: Log, locks: Locks, metrics: Metrics, bounds: Bounds, deadline_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        log: Log,
+        locks: Locks,
+        metrics: Metrics,
+        bounds: Bounds,
+        deadline_s: float,
+        aside_max: int = ASIDE_MAX,
+    ) -> None:
         self._log = log
         self._locks = locks
         self._metrics = metrics
         self._bounds = bounds
         self._deadline_s = deadline_s
+        self._atomic = AtomicBatches(log=log, locks=locks, metrics=metrics, bounds=bounds)
+        self._rehearsals = Rehearsals(log=log, metrics=metrics, bounds=bounds)
+        self._aside = asyncio.Semaphore(aside_max)
+        self._aside_commands = 0
         self._writers: dict[str, LedgerWriter] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._is_stopping = False
@@ -55,9 +76,27 @@ class Executor:
         future.add_done_callback(self._settled)
         ticket = Ticket(decide, command, context, future=future, deadline=loop.time() + self._deadline_s)
         self._writer(context.ledger).submit(ticket)
-        self._in_flight += 1
-        self._is_idle.clear()
+        self._count_in()
         return future
+
+    async def submit_atomic(self, asked: Sequence[Submission]) -> AtomicOutcome:
+        """All of these commands are done, in their order, or none; in one ledger or across ledgers. Committed when it is given.
+
+        Where a rule turns one down, that refusal alone is recorded and given (`refused`). Raises as `AtomicBatches.submit`, and
+        `overloaded`, `shutting_down`. A caller who stops waiting does not stop the batch. No `open_ledger`: there is no such
+        ledger yet, and so a 404.
+        """
+        deadline = asyncio.get_running_loop().time() + self._deadline_s
+        return await self._go_aside(self._atomic.submit(asked, deadline=deadline), deadline, commands=len(asked))
+
+    async def rehearse(self, asked: Sequence[Submission], *, is_atomic: bool = False) -> Rehearsal:
+        """What these commands would come to, each for itself or all or nothing: decided on a fresh look, without lock or write.
+
+        Errors of single commands are results; `is_atomic` raises as `submit_atomic`. `overloaded` and `shutting_down` besides.
+        """
+        deadline = asyncio.get_running_loop().time() + self._deadline_s
+        work = self._rehearsals.rehearse(asked, is_atomic=is_atomic)
+        return await self._go_aside(work, deadline, commands=len(asked))
 
     async def find(self, *, ledger: str, actor: str, key: str) -> Outcome:
         """What became of a caller's command. Rejection `command_not_found` with the head looked at: not in the log yet."""
@@ -83,6 +122,29 @@ class Executor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _go_aside(self, work: Coroutine[None, None, T], deadline: float, *, commands: int) -> T:
+        """What the work gives; few at a time, begun before the deadline or not at all. It goes on if its caller leaves."""
+        if self._is_stopping or self._aside_commands >= self._bounds.queue_commands_max:
+            work.close()
+            raise Unavailable("shutting_down") if self._is_stopping else Contention("overloaded", retry_after_ms=1_000)
+
+        async def in_turn() -> T:
+            async with self._aside:
+                if asyncio.get_running_loop().time() > deadline:
+                    work.close()
+                    raise Unavailable("deadline_passed")
+                return await work
+
+        def settled(ended: "asyncio.Task[T]") -> None:
+            self._aside_commands -= commands
+            self._settled(ended)
+
+        task = asyncio.create_task(in_turn(), name="aside")
+        task.add_done_callback(settled)
+        self._aside_commands += commands
+        self._count_in()
+        return await asyncio.shield(task)
+
     def _writer(self, ledger: str) -> LedgerWriter:
         writer = self._writers.get(ledger)
         if writer is None or writer.is_closed:
@@ -102,7 +164,11 @@ class Executor:
         if self._tasks.get(ledger) is task:
             del self._tasks[ledger], self._writers[ledger]
 
-    def _settled(self, future: "asyncio.Future[Outcome]") -> None:
+    def _count_in(self) -> None:
+        self._in_flight += 1
+        self._is_idle.clear()
+
+    def _settled(self, future: "asyncio.Future[T]") -> None:
         if not future.cancelled():
             future.exception()  # taken note of: the caller may have gone
         self._in_flight -= 1

@@ -1,14 +1,17 @@
 """The event log in memory, for unit tests of the executor: same contract as the fast client, and it can be disturbed.
 
-`before_append` runs just before the next append (another worker gets in between). `lose` makes the next append fail as a
-lost connection does: applied or not. `is_down` and `goes_down` take the log away.
+`before_append` runs just before the next append (another worker gets in between), `before_lock` before the next transaction
+takes its locks. `lose` makes the next append outside a transaction, `lose_commit` the next commit fail as a lost connection does:
+applied or not. `rolls_back` makes the server roll the next transactions back. `is_down` and `goes_down` take the log away.
 """
 
+import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
-from shared_kernel.event_log.errors import LedgerNotFound, LogUnavailable, OutcomeUnknown
+from shared_kernel.event_log.errors import LedgerNotFound, LogUnavailable, OutcomeUnknown, RolledBack
 from shared_kernel.event_log.types import (
     Appended,
     Decision,
@@ -31,23 +34,23 @@ class MemoryLog:
         self.loads: list[Sequence[str]] = []
         self.announced: list[str] = []
         self.transactions = 0
+        self.locked: list[list[str]] = []  # the ledgers of each transaction, in the order their heads were locked
         self.before_append: Callable[[], Awaitable[None]] | None = None
+        self.before_lock: Callable[[], Awaitable[None]] | None = None
         self.lose: str | None = None  # "applied" or "not applied"
+        self.lose_commit: str | None = None
+        self.rolls_back = 0
         self.loses_snapshots = False  # with the next write of them
         self.is_down = False  # nobody can look
-        self.goes_down = False  # with the next lost append
+        self.goes_down = False  # with the next lost append or commit
+        self._heads: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @asynccontextmanager
-    async def borrow(self) -> AsyncIterator["MemoryLog"]:
-        yield self
+    async def borrow(self) -> AsyncIterator["MemorySession"]:
+        yield MemorySession(self)
 
     def announce(self, ledger: str) -> None:
         self.announced.append(ledger)
-
-    @asynccontextmanager
-    async def transaction(self, ledgers: Sequence[str]) -> AsyncIterator[None]:
-        self.transactions += 1
-        yield
 
     async def write_snapshots(self, ledger: str, snapshots: Sequence[Snapshot]) -> None:
         if self.loses_snapshots:
@@ -57,19 +60,27 @@ class MemoryLog:
             self.snapshots[ledger, snapshot.address, snapshot.fold_version] = snapshot
 
     async def append(self, ledger: str, *, seen: int | None, decisions: Sequence[Decision], tail: Tail) -> Appended:
+        await self.disturb()
+        async with self._heads[ledger]:
+            return self._append_or_lose(ledger, seen=seen, decisions=decisions, tail=tail)
+
+    async def disturb(self) -> None:
+        """What was to happen before the next append happens."""
         if self.before_append is not None:
             disturb, self.before_append = self.before_append, None
             await disturb()
+
+    def _append_or_lose(self, ledger: str, *, seen: int | None, decisions: Sequence[Decision], tail: Tail) -> Appended:
         lost, self.lose = self.lose, None
         self.is_down |= self.goes_down and lost is not None
         if lost == "not applied":
             raise OutcomeUnknown("connection_lost")
-        appended = self._append(ledger, seen=seen, decisions=decisions, tail=tail)
+        appended = self.append_now(ledger, seen=seen, decisions=decisions, tail=tail)
         if lost == "applied":
             raise OutcomeUnknown("connection_lost")
         return appended
 
-    def _append(self, ledger: str, *, seen: int | None, decisions: Sequence[Decision], tail: Tail) -> Appended:
+    def append_now(self, ledger: str, *, seen: int | None, decisions: Sequence[Decision], tail: Tail) -> Appended:
         new = [event for decision in decisions for event in decision.events]
         if ledger not in self.events:
             if not new or not new[0].type.startswith("LedgerOpened.v"):
@@ -138,3 +149,64 @@ class MemoryLog:
             },
             snapshots=found,
         )
+
+
+class MemorySession:
+    """One connection to the log. In a transaction it sees what it appended, others see it after the commit."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+        self._own: MemoryLog | None = None  # the log as this transaction sees it
+
+    @asynccontextmanager
+    async def transaction(self, ledgers: Sequence[str]) -> AsyncIterator[None]:
+        log = self._log
+        if log.before_lock is not None:
+            disturb, log.before_lock = log.before_lock, None
+            await disturb()
+        async with AsyncExitStack() as locks:
+            for ledger in sorted(set(ledgers)):
+                if ledger not in log.events:
+                    raise LedgerNotFound
+                await locks.enter_async_context(log._heads[ledger])
+            log.transactions += 1
+            log.locked.append(sorted(set(ledgers)))
+            self._own = own = MemoryLog()
+            own.events = {ledger: list(events) for ledger, events in log.events.items()}
+            own.tags = {ledger: {tag: list(at) for tag, at in tags.items()} for ledger, tags in log.tags.items()}
+            own.snapshots, own.loads, own.appends = log.snapshots, log.loads, list(log.appends)
+            try:
+                yield
+            finally:
+                self._own = None
+            self._commit(own, ledgers)
+
+    def _commit(self, own: MemoryLog, ledgers: Sequence[str]) -> None:
+        log = self._log
+        if log.rolls_back:
+            log.rolls_back -= 1
+            raise RolledBack("40P01")
+        lost, log.lose_commit = log.lose_commit, None
+        log.is_down |= log.goes_down and lost is not None
+        if lost != "not applied":
+            for ledger in ledgers:
+                log.events[ledger], log.tags[ledger] = own.events[ledger], own.tags[ledger]
+            log.appends += own.appends[len(log.appends) :]
+        if lost is not None:
+            raise OutcomeUnknown("connection_lost")
+
+    async def append(self, ledger: str, *, seen: int | None, decisions: Sequence[Decision], tail: Tail) -> Appended:
+        if self._own is None:
+            return await self._log.append(ledger, seen=seen, decisions=decisions, tail=tail)
+        await self._log.disturb()
+        return self._own.append_now(ledger, seen=seen, decisions=decisions, tail=tail)
+
+    async def load(
+        self, ledger: str, *, seen: int | None, tags: Sequence[str], snapshots: Sequence[SnapshotKey] = (), tail: Tail
+    ) -> Loaded:
+        if self._log.is_down:
+            raise LogUnavailable("connect_failed")
+        return await (self._own or self._log).load(ledger, seen=seen, tags=tags, snapshots=snapshots, tail=tail)
+
+    async def write_snapshots(self, ledger: str, snapshots: Sequence[Snapshot]) -> None:
+        await self._log.write_snapshots(ledger, snapshots)

@@ -92,7 +92,7 @@ class Refold:
         judged_at = data.get("judged_at", position - 1)
         if not 0 <= judged_at < position:
             self.findings.append(f"{position}: refused on a state after itself ({judged_at})")
-        if data["code"] == "insufficient_funds":
+        if data["code"] == "insufficient_funds" and not data.get("after_commands"):  # else on a state that never was
             fields = data["fields"]
             found = self.balance_at(judged_at, fields["account"], fields["asset"])
             if found != fields["available"]:

@@ -9,79 +9,19 @@ from collections.abc import AsyncIterator
 import pytest
 
 from command_service.application import cache as cache_module
-from command_service.application.executor import Executor
 from command_service.application.outcome import Outcome
 from command_service.application.writer import Bounds, LedgerWriter
 from shared_kernel.errors import Contention, Refusal, Rejection, Unavailable
 from shared_kernel.event_log.types import Tail
 from shared_kernel.events import CommandRefused, TransactionPosted
 from tests.support.commands import Client, transfer, wallet
-from tests.support.memory_log import MemoryLog
-from tests.support.refold import Refold
-
-
-class Counts:
-    """Metrics that only count."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-        self.conflicts = self.loads = self.slow = self.unknown = 0
-        self.answers: list[tuple[str, str, bool]] = []
-
-    def appended(self, *, commands: int, seconds: float) -> None:
-        self.batches.append(commands)
-
-    def conflicted(self, *, commands: int) -> None:
-        self.conflicts += commands
-
-    def loaded(self) -> None:
-        self.loads += 1
-
-    def took_slow_path(self) -> None:
-        self.slow += 1
-
-    def outcome_unknown(self) -> None:
-        self.unknown += 1
-
-    def answered(self, *, command: str, outcome: str, is_replay: bool) -> None:
-        self.answers.append((command, outcome, is_replay))
-
-
-class NoLocks:
-    """No lease at all."""
-
-    def touch(self, ledger: str) -> None:
-        """Nothing to do."""
-
-
-class Bank:
-    """A log, and workers on it."""
-
-    def __init__(self) -> None:
-        self.log = MemoryLog()
-        self.counts = Counts()
-        self.workers: list[Executor] = []
-
-    def worker(self, bounds: Bounds | None = None, deadline_s: float = 60.0) -> Client:
-        executor = Executor(
-            log=self.log, locks=NoLocks(), metrics=self.counts, bounds=bounds or Bounds(), deadline_s=deadline_s
-        )
-        self.workers.append(executor)
-        return Client(executor)
-
-    def refold(self) -> Refold:
-        events = self.log.events["bank"]
-        refold = Refold().replay((e.position, e.type, e.data, e.metadata) for e in events)
-        assert refold.findings == []
-        return refold
+from tests.support.workers import Bank, code, open_bank
 
 
 @pytest.fixture
 async def bank() -> AsyncIterator[Bank]:
-    made = Bank()
-    yield made
-    for worker in made.workers:
-        await worker.stop()
+    async with open_bank() as made:
+        yield made
 
 
 async def funded(client: Client, amount: int = 100, **limit: int) -> None:
@@ -89,10 +29,6 @@ async def funded(client: Client, amount: int = 100, **limit: int) -> None:
     await client.open()
     await client.send(wallet("x", **(limit or {"minimum": 0})))
     await client.send(transfer("world", "x", amount))
-
-
-def code(outcome: Outcome) -> str:
-    return outcome.event.code if isinstance(outcome.event, CommandRefused) else "accepted"
 
 
 async def test_commands_that_arrive_together_share_one_append(bank: Bank) -> None:
