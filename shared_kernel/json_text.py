@@ -44,7 +44,7 @@ def invalid(path: str, detail: str) -> Rejection:
 def rejection_of(error: msgspec.ValidationError, root: str = "$") -> Rejection:
     """msgspec's fault as `invalid_request`, its path down to the missing or unknown field itself."""
     reason, _, rest = str(error).partition(" - at `")
-    path = rest.removesuffix("`") or "$"
+    path = rest.removeprefix("key` in `").removesuffix("`") or "$"  # a key outside the grammar: the object's path
     field = _FIELD.match(reason)
     if field is not None:
         path += "." + field.group(1)

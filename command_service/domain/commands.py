@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from shared_kernel.errors import Rejection
 from shared_kernel.events import FreezeScope
 from shared_kernel.words import (
+    AMOUNT_DIGITS_MAX,
     AMOUNT_MAX,
     END,
     Address,
@@ -30,6 +31,7 @@ DEFAULTS_MAX = 100
 ASSETS_MAX = 100
 CONDITIONS_MAX = 100  # chosen: as many accounts as one decision can be expected to weigh
 METADATA_MAX = 50
+POSITION_MAX = 2**63 - 1  # a bigint in Postgres
 
 Key = Annotated[
     str, Meta(pattern=rf"^[\x21-\x7e]+{END}", max_length=200, description="An idempotency key: visible ASCII, 1 to 200")
@@ -83,8 +85,8 @@ class ConditionSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     gte: SignedAmount | UnsetType = UNSET
     lte: SignedAmount | UnsetType = UNSET
     eq: SignedAmount | UnsetType = UNSET
-    last_position: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
-    head: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    last_position: Annotated[int, Meta(ge=0, le=POSITION_MAX)] | UnsetType = UNSET
+    head: Annotated[int, Meta(ge=1, le=POSITION_MAX)] | UnsetType = UNSET
 
     @property
     def bounds(self) -> dict[str, int]:
@@ -101,6 +103,9 @@ class ConditionSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if not compared or is_set - compared != {"account", "asset", "balance"}:
             detail = "A condition has account, asset, balance and gte, lte or eq; or account and last_position; or head"
             raise Rejection("invalid_request", detail=detail, path=path)
+        for name, value in self.bounds.items():
+            if abs(value) >= 10**AMOUNT_DIGITS_MAX:  # as many digits as the text form takes
+                raise Rejection("invalid_request", detail="The bound has too many digits", path=f"{path}.{name}")
 
 
 Conditions = Annotated[list[ConditionSpec], Meta(min_length=1, max_length=CONDITIONS_MAX)]

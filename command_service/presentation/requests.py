@@ -1,62 +1,44 @@
 """From the bytes of a request to commands and their contexts; what is malformed becomes a problem with its JSON path.
 
 Everything that can be said without a state is said here, before any command reaches the executor. Never decides a rule
-of the books.
+of the books. Batches stand in `batches.py`.
 """
 
 import random
 import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import NODEFAULT, UNSET
 
 from command_service.domain.asking import Context, canonical, fingerprint
-from command_service.domain.commands import TYPE_OF_COMMAND, Command, Key, OpenAccount, OpenLedger, PostTransaction
+from command_service.domain.commands import (
+    COMMAND_TYPES,
+    SYSTEM_COMMANDS,
+    TYPE_OF_COMMAND,
+    Asking,
+    ClientId,
+    Command,
+    OpenAccount,
+    OpenLedger,
+    PostTransaction,
+)
 from shared_kernel.errors import Rejection
 from shared_kernel.json_text import decode, invalid, rejection_of
+from shared_kernel.words import Address
 
-BATCH_COMMANDS_MAX = 1_000  # design §8
 KEY_LENGTH_MAX = 200
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
-
-class PostTransactionElement(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="post_transaction"
-):
-    """A transaction to post, as one of a batch."""
-
-    data: PostTransaction
-    key: Key | UnsetType = UNSET
-
-
-class OpenAccountElement(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="open_account"
-):
-    """An account to open, as one of a batch."""
-
-    data: OpenAccount
-    key: Key | UnsetType = UNSET
-
-
-Element = PostTransactionElement | OpenAccountElement
-Atomic = Annotated[bool, Meta(description="Only false is offered yet: each command stands or falls alone")]
-
-
-class Batch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Commands that are decided in their order, each with its own key and its own result."""
-
-    commands: Annotated[list[Element], Meta(min_length=1, max_length=BATCH_COMMANDS_MAX)]
-    atomic: Atomic | UnsetType = UNSET
-
-
-class _Frame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A batch whose elements are looked at one by one, so that a malformed one does not take the others with it."""
-
-    commands: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=BATCH_COMMANDS_MAX)]
-    atomic: Atomic | UnsetType = UNSET
+PATH_FIELDS = {
+    kind: field
+    for kind in COMMAND_TYPES.values()
+    for field in ("address", "transaction")
+    if kind is not OpenAccount and kind not in SYSTEM_COMMANDS and field in kind.__struct_fields__
+}
+"""Commands whose subject stands in the path of their address, and under which name; their bodies must not repeat it."""
 
 
 class Caller(NamedTuple):
@@ -69,14 +51,7 @@ class Caller(NamedTuple):
     effective_at_max: datetime
 
 
-class Asked(NamedTuple):
-    """A well-formed command of a batch and its key."""
-
-    command: PostTransaction | OpenAccount
-    key: str
-
-
-CommandT = TypeVar("CommandT", OpenLedger, OpenAccount, PostTransaction)
+CommandT = TypeVar("CommandT", bound=Asking)
 
 
 def reader(kind: type[CommandT]) -> Callable[[bytes], CommandT]:
@@ -94,26 +69,50 @@ def reader(kind: type[CommandT]) -> Callable[[bytes], CommandT]:
 read_open_ledger = reader(OpenLedger)
 read_open_account = reader(OpenAccount)
 read_post_transaction = reader(PostTransaction)
-_BATCH = msgspec.json.Decoder(Batch)
-_FRAME = msgspec.json.Decoder(_Frame)
-_ELEMENT: msgspec.json.Decoder[Element] = msgspec.json.Decoder(Element)
 
 
-def read_batch(body: bytes, key: str | None) -> list[Asked | Rejection]:
-    """The commands of a batch in their order; a malformed one is its own Rejection, its path from the body's root.
+def body_of_kind(kind: type[Command]) -> type[msgspec.Struct]:
+    """The shape of the command's own body: all its fields but the one that stands in the path."""
+    fields: list[Any] = [
+        (field.name, field.type) if field.default is NODEFAULT else (field.name, field.type, field.default)
+        for field in msgspec.structs.fields(kind)
+        if field.name != PATH_FIELDS.get(kind)
+    ]
+    return msgspec.defstruct(
+        f"{kind.__name__}Body",
+        fields,
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+        namespace={"__doc__": kind.__doc__},
+    )
 
-    `key`: the request's own; element i without a key then gets `<key>/<i>`. Raises Rejection for what concerns the batch as
-    a whole: its frame, `atomic`, and `key_missing` where neither the request nor an element has a key.
+
+BODIES: dict[type[Command], type[msgspec.Struct]] = {
+    kind: body_of_kind(kind)
+    for kind in COMMAND_TYPES.values()
+    if kind not in (OpenLedger, OpenAccount, PostTransaction, *SYSTEM_COMMANDS)
+}
+_BODY_DECODERS = {kind: msgspec.json.Decoder(body) for kind, body in BODIES.items()}
+_SUBJECTS: dict[str, Any] = {"address": Address, "transaction": ClientId}
+
+
+def read_change(kind: type[Command], body: bytes, subject: str | None) -> Command:
+    """A well-formed command of a kind whose subject (an address, a transaction's id) stands in the path.
+
+    No body at all is an empty object: some commands have nothing more to say.
     """
-    if key is not None and len(key) > KEY_LENGTH_MAX - len(f"/{BATCH_COMMANDS_MAX - 1}"):
-        raise invalid("Idempotency-Key", "The key is too long for a batch")
-    try:
-        batch: Batch | _Frame = decode(body, _BATCH)
-    except Rejection:  # some element, or the frame: looked at one by one
-        batch = decode(body, _FRAME)
-    if batch.atomic:
-        raise invalid("$.atomic", "Atomic batches are not offered yet")
-    return [_read_element(element, index, key) for index, element in enumerate(batch.commands)]
+    given = decode(body or b"{}", _BODY_DECODERS[kind])
+    fields = {name: value for name in given.__struct_fields__ if (value := getattr(given, name)) is not UNSET}
+    field = PATH_FIELDS.get(kind)
+    if field is not None:
+        try:
+            fields[field] = msgspec.convert(subject, _SUBJECTS[field])
+        except msgspec.ValidationError as error:
+            raise invalid(field, str(rejection_of(error).fields["detail"])) from None
+    command = kind(**fields)
+    command.check()
+    return command
 
 
 def read_key(text: str | None, path: str = "Idempotency-Key") -> str | None:
@@ -149,23 +148,7 @@ def new_id(now: datetime) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def _read_element(element: Element | msgspec.Raw, index: int, key: str | None) -> Asked | Rejection:
-    root = f"$.commands[{index}]"
-    if isinstance(element, msgspec.Raw):
-        try:
-            element = _ELEMENT.decode(element)
-        except msgspec.ValidationError as error:
-            return rejection_of(error, root)
-        except (
-            msgspec.DecodeError
-        ) as error:  # what passing over an element does not look at, such as half a surrogate pair
-            return invalid(root, str(error))
-    own = element.key or (None if key is None else f"{key}/{index}")
-    if own is None:
-        raise Rejection("key_missing", path=f"{root}.key")
-    try:
-        element.data.check()
-    except Rejection as rejection:
-        path = str(rejection.fields.get("path", "$"))
-        return Rejection(rejection.code, **{**rejection.fields, "path": f"{root}.data{path[1:]}"})
-    return Asked(element.data, own)
+def at(root: str, rejection: Rejection) -> Rejection:
+    """The same rejection, its path from further out."""
+    path = str(rejection.fields.get("path", "$"))
+    return Rejection(rejection.code, **{**rejection.fields, "path": root + path.removeprefix("$")})

@@ -115,9 +115,11 @@ def test_an_opened_account_and_ledger_say_their_terms() -> None:
     made = told(LEDGER)
     assert json.loads(made.body)["ledger"] == {
         "ledger": "bank",
+        "status": "open",
         "accounts": "on-first-use",
         "defaults": [{"pattern": "users:**", "normal_balance": "credit", "limits": {}}],
         "records_refusals": True,
+        "time_zone": "UTC",
         "metadata": {},
         "opened_at": "2026-11-24T09:30:00.000000Z",
     }

@@ -11,7 +11,11 @@ from joserfc.jwk import ECKey
 from litestar import Litestar
 
 from command_service.container import Container
-from command_service.presentation.openapi import BODIES
+from command_service.domain.commands import COMMAND_TYPES, SYSTEM_COMMANDS
+from command_service.presentation import shapes
+from command_service.presentation.batches import Batch, BatchAcross
+from command_service.presentation.examples import BOOKS, OPERATIONS, Operation
+from command_service.presentation.requests import BODIES
 from command_service.presentation.routes import DirectRoutes
 from command_service.settings import CommandSettings
 from shared_kernel.http_docs import openapi_document
@@ -45,19 +49,35 @@ def test_description_is_the_golden_one(document: dict[str, Any]) -> None:
     assert json.loads(text) == json.loads(GOLDEN.read_text())
 
 
+def named(document: dict[str, Any], operation: Operation) -> tuple[dict[str, Any], str]:
+    """The operation in the document, and the name of the shape of what is done."""
+    described = document["paths"][operation.path][operation.method]
+    answer = described["responses"][str(operation.status)]["content"]["application/json"]
+    assert answer["example"] == operation.answered
+    return described, answer["schema"]["$ref"].rpartition("/")[2]
+
+
 def test_every_command_has_body_key_answer_and_problems(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    assert set(document["paths"]) == {*BODIES, "/v1/ledgers/{ledger}/commands/{key}"}
-    for path in BODIES:
-        operation = document["paths"][path]["post"]
-        body = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-        assert schemas[body.rpartition("/")[2]]["additionalProperties"] is False
-        assert {"Idempotency-Key", "amounts"} <= {one["name"] for one in operation["parameters"]}
-        made = "200" if path.endswith("batches") else "201"
-        answer = operation["responses"][made]["content"]["application/json"]["schema"]["$ref"]
-        assert schemas[answer.rpartition("/")[2]]["properties"]
+    described = {
+        (method, path) for path, methods in document["paths"].items() for method in methods if method != "parameters"
+    }
+    assert described == {(one.method, one.path) for one in OPERATIONS} | {("get", f"{BOOKS}/commands/{{key}}")}
+    for one in OPERATIONS:
+        operation, answer = named(document, one)
+        body = operation["requestBody"]["content"]["application/json"]
+        assert body["example"] == one.asked
+        assert schemas[body["schema"]["$ref"].rpartition("/")[2]]["additionalProperties"] is False
+        assert {"Idempotency-Key", "dry_run", "amounts"} <= {each["name"] for each in operation["parameters"]}
+        assert schemas[answer]["properties"]
+        assert [status for status in operation["responses"] if status < "400"] == [str(one.status)]
         for status in ("400", "401", "403", "404", "409", "413", "415", "422", "503"):
             assert "application/problem+json" in operation["responses"][status]["content"]
+
+
+def test_a_look_up_is_no_command(document: dict[str, Any]) -> None:
+    look_up = document["paths"][f"{BOOKS}/commands/{{key}}"]["get"]
+    assert {each["name"] for each in look_up["parameters"]} == {"ledger", "key", "amounts"}
 
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
@@ -66,7 +86,16 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     assert names <= set(document["components"]["schemas"])
 
 
-@pytest.mark.parametrize("path", BODIES)
-def test_every_example_is_well_formed(path: str) -> None:
-    kind, example = BODIES[path]
-    msgspec.convert(example, kind)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: f"{one.method} {one.path}")
+def test_every_example_is_well_formed(document: dict[str, Any], operation: Operation) -> None:
+    """Of answers too: nothing in an example that the shape does not have, and nothing missing."""
+    msgspec.convert(operation.asked, operation.body)
+    shape = getattr(shapes, named(document, operation)[1])
+    read = msgspec.json.decode(msgspec.json.encode(operation.answered), type=shape)
+    assert json.loads(msgspec.json.encode(read)) == operation.answered
+
+
+def test_every_command_for_clients_has_a_route() -> None:
+    bodies = {one.body for one in OPERATIONS}
+    offered = set(COMMAND_TYPES.values()) - SYSTEM_COMMANDS
+    assert {BODIES.get(kind, kind) for kind in offered} | {Batch, BatchAcross} == bodies
