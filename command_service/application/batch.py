@@ -5,14 +5,15 @@ read what the earlier wrote: such a group stands or falls together. Does not kno
 """
 
 from asyncio import Future
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
 from command_service.application.outcome import Outcome
 from command_service.domain.asking import Context
-from command_service.domain.books import Books, NotLoaded
-from command_service.domain.commands import TYPE_OF_COMMAND, Command
+from command_service.domain.books import Books, Need, NotLoaded, NotSettled
+from command_service.domain.commands import TYPE_OF_COMMAND, Command, needs_lock
+from command_service.domain.transactions import accounts_named, plain_fields
 from shared_kernel import events, tags
 from shared_kernel.errors import DaybookError, Refusal, Rejection
 from shared_kernel.event_log.types import Decision, Fence, NewEvent
@@ -37,6 +38,7 @@ class Ticket:
         "is_doubtful",
         "is_queued",
         "key_tag",
+        "needs_lock",
     )
 
     def __init__(
@@ -47,7 +49,8 @@ class Ticket:
         self.context = context
         self.future = future
         self.deadline = deadline
-        self.key_tag = tags.key_tag(context.actor, context.key)
+        self.key_tag = tags.key_tag(context.actor, context.key, system=context.is_system)
+        self.needs_lock = needs_lock(command)  # to be decided in a batch that holds the head's lock
         self.conflicts = 0  # how often it fell with a failed fence
         self.faults = 0  # how often the log failed under it
         self.is_queued = False  # it waits in its ledger's queue, and must not stand there twice
@@ -59,7 +62,8 @@ class Verdict(msgspec.Struct, kw_only=True, eq=False):
     """What was decided on one ticket, with the conditions under which it holds.
 
     `error` is set where nothing is to be recorded but the caller still has to be told, once the fences (the key among them,
-    always the first) have been judged. `group` numbers what stands or falls together.
+    always the first) have been judged. `group` numbers what stands or falls together. `claims`: tags that must be new, each with
+    what it means if one is not (code, field, value).
     """
 
     ticket: Ticket
@@ -69,20 +73,33 @@ class Verdict(msgspec.Struct, kw_only=True, eq=False):
     fences: Sequence[Fence]
     error: DaybookError | None = None
     group: int = 0
+    claims: Mapping[str, tuple[str, str, str]] = {}
+
+    def taken(self, failed: Collection[str]) -> Rejection | None:
+        """What the caller hears if these fences of the verdict failed; None where it has to be decided again.
+
+        An id or a reference is taken (409) only where nothing else failed: what others changed may lead to another answer, and
+        every other guard comes before uniqueness.
+        """
+        if any(tag not in self.claims for tag in failed):
+            return None
+        for tag, (code, name, value) in self.claims.items():
+            if tag in failed:
+                return Rejection(code, **{name: value})
+        return None
 
 
 class DecidedBatch(msgspec.Struct, kw_only=True, eq=False):
     """`books` holds what the verdicts make of the state, if all of them stand.
 
-    `deferred` could not be decided beside the others and comes first in the next batch; `missing` names accounts to load.
-
+    `deferred` could not be decided beside the others and comes first in the next batch; `missing` names what to load for it.
     `faults`: exceptions that no decision should raise; those tickets are answered `internal_error`.
     """
 
     books: Books
     verdicts: list[Verdict]
     deferred: list[Ticket]
-    missing: set[str]
+    missing: set[Need]
     faults: list[Exception]
 
     def decisions(self) -> list[Decision]:
@@ -92,22 +109,35 @@ class DecidedBatch(msgspec.Struct, kw_only=True, eq=False):
         ]
 
 
-def decide_batch(books: Books, tickets: Sequence[Ticket], *, seen: int) -> DecidedBatch:
-    """Decides the tickets in order on books that are complete as of position `seen`."""
+def decide_batch(books: Books, tickets: Sequence[Ticket], *, seen: int, is_locked: bool = True) -> DecidedBatch:
+    """Decides the tickets in order on books that are complete as of position `seen`.
+
+    `is_locked`: the caller holds the head's lock and `seen` is the head. Where it is false, tickets with `needs_lock` are deferred
+    untouched: give them to a batch under the lock, alone or with others. Whatever else is deferred can be decided in the next
+    batch: it hangs on what becomes of this one, and the first ticket of a batch hangs on nothing.
+    """
+    books.as_of(seen)
     batch = DecidedBatch(books=books, verdicts=[], deferred=[], missing=set(), faults=[])
     groups = _Groups()
     written: dict[str, list[int]] = {}
     for ticket in tickets:
+        if ticket.needs_lock and not is_locked:
+            batch.deferred.append(ticket)
+            continue
         books.begin()
         try:
             decided = ticket.decide(books, ticket.command, ticket.context)
         except NotLoaded as absent:
-            batch.missing.add(absent.address)
+            batch.missing |= absent.needs
+            batch.deferred.append(ticket)
+            continue
+        except NotSettled:
             batch.deferred.append(ticket)
             continue
         except Refusal as refusal:
             depends = [index for resource in books.reads for index in written.get(resource, ())]
             verdict = _refused(books, ticket, refusal, seen=seen, on_own_state=not depends)
+            books.pass_over(len(verdict.recorded))
         except Rejection as rejection:
             depends = []
             if any(
@@ -115,7 +145,7 @@ def decide_batch(books: Books, tickets: Sequence[Ticket], *, seen: int) -> Decid
             ):  # it followed from something that may yet fall: ask again when that has settled
                 batch.deferred.append(ticket)
                 continue
-            verdict = _unrecorded(ticket, rejection, [])
+            verdict = _unrecorded(ticket, rejection, _confirming(books, ticket, seen=seen, on_own_state=True))
         except Exception as fault:  # a bug in one decision must not take its neighbours down
             batch.faults.append(fault)
             depends = []
@@ -145,29 +175,28 @@ def _accepted(books: Books, ticket: Ticket, decided: list[Event], *, seen: int) 
         caused = _metadata(ticket, caused_by=ticket.key_tag)
         recorded = [_new_event(event, caused) for event in decided[:-1]]
     recorded.append(_new_event(decided[-1], answer))
-    return Verdict(ticket=ticket, decided=decided, recorded=recorded, metadata=answer, fences=fences)
+    return Verdict(
+        ticket=ticket, decided=decided, recorded=recorded, metadata=answer, fences=fences, claims=books.unique
+    )
 
 
 def _refused(books: Books, ticket: Ticket, refusal: Refusal, *, seen: int, on_own_state: bool) -> Verdict:
-    """A refusal stands if nothing touched the accounts it looked at; decided again once, it stands as of its position.
+    """A refusal stands if nothing touched what it looked at; decided again once, it stands as of its position.
 
     Without `judged_at` it holds on the state just before its own position: nothing foreign came between (the fence), and what
     this batch did before it is in its group.
     """
-    account = refusal.fields.get("account")
-    accounts = [account] if isinstance(account, str) else []
-    stands = ticket.conflicts > 0 and on_own_state
-    fences = [] if stands else [Fence(tag=tags.account_tag(address), after=seen) for address in accounts]
+    fences = _confirming(books, ticket, seen=seen, on_own_state=on_own_state)
     terms = books.terms_now
     if terms is None or not terms.opened.records_refusals:
         return _unrecorded(ticket, refusal, fences)
     event = CommandRefused(
         command=TYPE_OF_COMMAND[type(ticket.command)],
         code=refusal.code,
-        fields={name: value for name, value in refusal.fields.items() if not isinstance(value, list | dict)},
+        fields=plain_fields(refusal),
         asked=msgspec.Raw(ticket.context.asked),
-        accounts=accounts,
-        judged_at=seen if stands else None,
+        accounts=accounts_named(refusal),
+        judged_at=None if fences else seen,
     )
     metadata = _metadata(ticket)
     return Verdict(
@@ -177,6 +206,19 @@ def _refused(books: Books, ticket: Ticket, refusal: Refusal, *, seen: int, on_ow
         metadata=metadata,
         fences=[Fence(tag=ticket.key_tag, after=0), *fences],
     )
+
+
+def _confirming(books: Books, ticket: Ticket, *, seen: int, on_own_state: bool) -> list[Fence]:
+    """The fences of an answer other than yes: everything it looked at, and all about the account whose balance it was judged on.
+
+    None where the ticket fell before and nothing of this batch came into it: the state is as fresh as the last conflict.
+    """
+    if ticket.conflicts > 0 and on_own_state:
+        return []
+    fences = [Fence(tag=tag, after=seen) for tag in books.fresh]
+    if books.judged is not None and (tag := tags.account_tag(books.judged)) not in books.fresh:
+        fences.append(Fence(tag=tag, after=seen))
+    return fences
 
 
 def _unrecorded(ticket: Ticket, error: DaybookError, fences: list[Fence]) -> Verdict:
@@ -197,6 +239,7 @@ def _metadata(ticket: Ticket, *, caused_by: str | None = None) -> Metadata:
         trace=context.trace,
         key=context.key if answers else None,
         fingerprint=context.fingerprint if answers else None,
+        system=context.is_system,
     )
 
 

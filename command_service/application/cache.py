@@ -1,17 +1,28 @@
-"""What one worker knows of one ledger between batches: terms and accounts, complete as of one position (`seen`).
+"""What one worker knows of one ledger between batches: terms, accounts and transactions, complete as of one position (`seen`).
 
 Bounded. Any doubt (an exception, a gap, too far behind) throws it away whole; Postgres is the truth.
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from command_service.domain.books import Books
-from command_service.domain.state import Account, Terms, evolve_accounts, evolve_terms
+from command_service.domain.state import (
+    Account,
+    Terms,
+    Transaction,
+    evolve_accounts,
+    evolve_terms,
+    evolve_transactions,
+)
 from shared_kernel.errors import Corruption
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import Event, decode
 
 ACCOUNTS_MAX = 100_000  # chosen: about 60 MB at one asset an account
+TRANSACTIONS_MAX = (
+    20_000  # chosen: holds placed here and whatever was asked for lately; about 20 MB at two entries each
+)
 SNAPSHOT_EVERY = 500  # chosen: a cold account folds at most about this many events
 
 
@@ -26,6 +37,7 @@ class LedgerCache:
         self.seen: int | None = None
         self.terms: Terms | None = None
         self.accounts: dict[str, Account] = {}
+        self.transactions: dict[str, Transaction] = {}
         self._unsaved: dict[str, int] = {}
         self._due: list[str] = []
 
@@ -38,22 +50,36 @@ class LedgerCache:
         seen = self.seen or 0
         if seen + len(tail) != upto or (tail and (tail[0].position != seen + 1 or tail[-1].position != upto)):
             raise Corruption("tail_incomplete", seen=seen, events=len(tail), upto=upto)
+        self.seen = seen
         for recorded in tail:
-            self.fold(decode(recorded.type, recorded.data))
-        self.seen = upto
+            self.fold(decode(recorded.type, recorded.data), recorded.recorded_at)
 
-    def fold(self, event: Event) -> None:
-        """Brings terms and the known accounts past one event."""
+    def fold(self, event: Event, recorded_at: datetime | None = None) -> None:
+        """Brings terms and whatever is known past the event after `seen`. `recorded_at`: where the log has told it."""
+        self.seen = position = (self.seen or 0) + 1
         self.terms = evolve_terms(self.terms, event)
-        for address, account in evolve_accounts(self.accounts.get, event).items():
+        for address, account in evolve_accounts(self.accounts.get, event, position).items():
             self.accounts[address] = account
             if account.totals is not None:
                 self._count(address, 1)
+        if self.transactions:
+            self.transactions.update(evolve_transactions(self.transactions.get, event, recorded_at))
+
+    def books(self, *, is_certain: bool = False) -> Books:
+        """These states under an overlay, for one batch (`is_certain`: as `Books` has it)."""
+        return Books(
+            terms=self.terms,
+            accounts=self.accounts,
+            transactions=self.transactions,
+            position=self.seen or 0,
+            is_certain=is_certain,
+        )
 
     def adopt(self, books: Books) -> None:
         """Takes over what a batch made of exactly this state, now that all of it is in the log: the same as folding it again."""
         self.terms = books.terms_now
         self.accounts.update(books.changed)
+        self.transactions.update(books.changed_transactions)
         for address, folds in books.folds.items():
             if books.changed[address].totals is not None:
                 self._count(address, folds)
@@ -73,7 +99,10 @@ class LedgerCache:
         return [self.accounts[address] for address in due if address in self.accounts]
 
     def shrink(self, keep: Iterable[str]) -> None:
-        """Forgets the longest known accounts beyond the bound, never those in `keep`."""
+        """Forgets the longest known accounts and transactions beyond the bounds, never accounts in `keep`."""
+        if len(self.transactions) > TRANSACTIONS_MAX:
+            for transaction in list(self.transactions)[: len(self.transactions) - TRANSACTIONS_MAX * 9 // 10]:
+                del self.transactions[transaction]
         excess = len(self.accounts) - ACCOUNTS_MAX
         if excess <= 0:
             return

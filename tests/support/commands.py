@@ -6,15 +6,12 @@ from uuid import uuid4
 
 import msgspec
 
+from command_service.application.decisions import DECISIONS
 from command_service.application.executor import Executor
 from command_service.application.outcome import Outcome
-from command_service.domain.accounts import open_account
 from command_service.domain.asking import Context, canonical, fingerprint
 from command_service.domain.commands import TYPE_OF_COMMAND, Command, OpenAccount, OpenLedger, PostTransaction
-from command_service.domain.ledgers import open_ledger
-from command_service.domain.transactions import post_transaction
 
-DECISIONS = {OpenLedger: open_ledger, OpenAccount: open_account, PostTransaction: post_transaction}
 _numbers = count(1)
 
 
@@ -58,7 +55,7 @@ class Client:
     async def send(self, command: Command, key: str | None = None) -> Outcome:
         """The outcome, or the DaybookError raised."""
         decide = DECISIONS[type(command)]
-        return await self.executor.submit(decide, command, self.context(command, key))  # type: ignore[arg-type]
+        return await self.executor.submit(decide, command, self.context(command, key))
 
     async def open(self, **settings: object) -> Outcome:
         """Opens the ledger."""

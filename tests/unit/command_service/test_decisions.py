@@ -6,11 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from command_service.domain.accounts import open_account
+from command_service.application.decisions import DECISIONS
 from command_service.domain.asking import Context, canonical, fingerprint
-from command_service.domain.books import Books, NotLoaded
+from command_service.domain.books import Books, Need, NotLoaded
 from command_service.domain.commands import Command, OpenAccount, OpenLedger, PostTransaction
-from command_service.domain.ledgers import open_ledger
 from command_service.domain.state import Account, Terms, evolve_accounts, evolve_terms
 from command_service.domain.transactions import post_transaction
 from shared_kernel.errors import Refusal, Rejection
@@ -29,7 +28,6 @@ from shared_kernel.words import AMOUNT_MAX
 NOW = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
 BANK = LedgerOpened(ledger="bank", accounts="on-first-use")
 STRICT = LedgerOpened(ledger="bank", accounts="explicit")
-DECISIONS = {OpenLedger: open_ledger, OpenAccount: open_account, PostTransaction: post_transaction}
 
 
 class Given:
@@ -38,9 +36,11 @@ class Given:
     def __init__(self, *events: Event) -> None:
         terms: Terms | None = None
         accounts: dict[str, Account] = {}
-        for event in events:
+        for position, event in enumerate(events, start=1):
             terms = evolve_terms(terms, event)
-            accounts.update(evolve_accounts(lambda address: accounts.get(address, Account(address=address)), event))
+            accounts.update(
+                evolve_accounts(lambda address: accounts.get(address, Account(address=address)), event, position)
+            )
         self.terms, self.accounts = terms, accounts
 
     def books(self, command: Command) -> Books:
@@ -414,11 +414,11 @@ def test_an_account_opened_in_the_batch_links_what_uses_it() -> None:
 
 def test_an_account_that_was_not_loaded_is_never_guessed() -> None:
     command = transfer("a", "b", 5)
-    incomplete = Account(address="a", is_open=True, limits={"CZK/2": Limit(minimum=0)}, totals=None)
+    incomplete = Account(address="a", status="open", limits={"CZK/2": Limit(minimum=0)}, totals=None)
     books = Books(terms=Given(BANK).terms, accounts={"a": incomplete})
     with pytest.raises(NotLoaded) as caught:
         post_transaction(books, command, context())
-    assert caught.value.address == "a"
+    assert caught.value.needs == {Need("account", "a")}
 
 
 def test_a_refusal_changes_no_balance() -> None:

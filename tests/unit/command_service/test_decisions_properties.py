@@ -63,7 +63,7 @@ def test_every_accepted_command_was_allowed_and_every_refused_one_was_not(asked:
             balances[place] += by
     for account in accounts.values():
         for asset in account.limits:
-            assert account.balance(asset) == balances[account.address, asset]
+            assert account.posted(asset) == balances[account.address, asset]
 
 
 @given(HISTORIES)
@@ -196,7 +196,7 @@ def outcome(decision: object) -> object:
 
 def fold(accounts: dict[str, Account], decided: list[Event]) -> None:
     for event in decided:
-        accounts.update(evolve_accounts(lambda address: accounts.get(address, Account(address=address)), event))
+        accounts.update(evolve_accounts(lambda address: accounts.get(address, Account(address=address)), event, 1))
 
 
 def limits_of(accounts: dict[str, Account], address: str) -> tuple[str, dict[str, Limit]]:

@@ -11,6 +11,7 @@ import pytest
 from command_service.application import cache as cache_module
 from command_service.application.outcome import Outcome
 from command_service.application.writer import Bounds, LedgerWriter
+from command_service.domain.state import FOLD_VERSION
 from shared_kernel.errors import Contention, Refusal, Rejection, Unavailable
 from shared_kernel.event_log.types import Tail
 from shared_kernel.events import CommandRefused, TransactionPosted
@@ -373,7 +374,7 @@ async def test_a_cold_worker_folds_from_the_snapshot(bank: Bank, monkeypatch: py
     await funded(a)
     for _ in range(25):
         await a.send(transfer("x", "world", 1))
-    assert ("bank", "x", 1) in bank.log.snapshots
+    assert ("bank", "x", FOLD_VERSION) in bank.log.snapshots
     b = bank.worker()
     assert code(await b.send(transfer("x", "world", 76))) == "insufficient_funds"
     assert code(await b.send(transfer("x", "world", 75))) == "accepted"
