@@ -2,7 +2,7 @@
 `?amounts=string` or `Prefer: amounts=string`.
 
 The edge of both HTTP processes (`http_edge.py`) rewrites a JSON answer on its way out, so that no route and no shape knows of
-it, and nobody else pays for it. What counts as an amount is its field's name: those of AMOUNT_FIELDS, everywhere.
+it, and nobody else pays for it. What counts as an amount is said by its field's name: AMOUNT_FIELDS, BESIDE_ASSET.
 """
 
 from collections.abc import Iterable
@@ -18,11 +18,22 @@ AMOUNT_FIELDS = frozenset(
     (
         "amount",
         *("posted", "pending", "available", "posted_debits", "posted_credits", "pending_debits", "pending_credits"),
-        *("debits", "credits", "difference", "balance", "opening", "closing", "change"),
-        # limits and conditions, and what a refusal says of them
-        *("minimum", "maximum", "limit", "missing", "held", "reversible", "asked", "found", "gte", "lte", "eq"),
+        *("debits", "credits", "difference", "opening", "closing", "change", "minimum", "maximum"),
     )
 )
+BESIDE_ASSET = AMOUNT_FIELDS | {
+    "balance",
+    "limit",
+    "missing",
+    "held",
+    "reversible",
+    "asked",
+    "found",
+    "gte",
+    "lte",
+    "eq",
+}
+"""Amounts in what a refusal says: only where it names their asset. Elsewhere a limit is one of keys, and what is found a position."""
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -54,8 +65,9 @@ def with_texts(body: bytes) -> bytes:
 
 def _texts(value: Any) -> Any:
     if isinstance(value, dict):
+        fields = BESIDE_ASSET if "asset" in value else AMOUNT_FIELDS
         return {
-            name: str(inner) if name in AMOUNT_FIELDS and type(inner) is int else _texts(inner)
+            name: str(inner) if name in fields and type(inner) is int else _texts(inner)
             for name, inner in value.items()
         }
     return [_texts(inner) for inner in value] if isinstance(value, list) else value

@@ -43,6 +43,8 @@ DECODER = msgspec.json.Decoder(Body)
 AnyRequest = Request[Any, Any, Any]
 ERRORS: dict[str, Exception] = {
     "refusal": Refusal("insufficient_funds", account="a", missing=7),
+    "amounts": Refusal("insufficient_funds", account="a", asset="X", missing=7, limit=0, position=7),
+    "numbers": Refusal("metadata_too_large", limit=50, found=7),
     "contention": Contention("conflict", retry_after_ms=1_500),
     "unavailable": Unavailable("dependency_unavailable", dependency="postgres"),
     "corruption": Corruption("corruption"),
@@ -465,8 +467,11 @@ async def test_amounts_are_whole_numbers_for_all_others(client: httpx.AsyncClien
 
 
 async def test_a_problem_s_amounts_are_strings_too_for_who_asks(client: httpx.AsyncClient) -> None:
-    assert problem(await client.get("/v1/fail/refusal?amounts=string"), 422, "insufficient_funds")["missing"] == "7"
-    assert problem(await client.get("/v1/fail/refusal"), 422, "insufficient_funds")["missing"] == 7
+    told = problem(await client.get("/v1/fail/amounts?amounts=string"), 422, "insufficient_funds")
+    assert (told["missing"], told["limit"], told["position"]) == ("7", "0", 7)
+    assert problem(await client.get("/v1/fail/amounts"), 422, "insufficient_funds")["missing"] == 7
+    counted = problem(await client.get("/v1/fail/numbers?amounts=string"), 422, "metadata_too_large")
+    assert (counted["limit"], counted["found"]) == (50, 7)
 
 
 async def test_amounts_in_no_known_form_are_refused(client: httpx.AsyncClient) -> None:
