@@ -5,7 +5,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import LiteralString
 
 from dependency_injector import containers, providers
 from prometheus_client import CollectorRegistry
@@ -47,7 +46,6 @@ def _worker_of(
     *,
     database: Database,
     projection: Projection,
-    totals: LiteralString,
     log: PostgresLog,
     figures: Figures,
     bounds: Bounds,
@@ -57,7 +55,7 @@ def _worker_of(
         stop.wait(wait_s)
 
     def worker_of(generation: Generation) -> Worker:
-        model = PostgresReadModel(database, projection=projection, generation=generation, totals=totals)
+        model = PostgresReadModel(database, projection=projection, generation=generation)
         return Worker(
             projection,
             model=model,
@@ -129,15 +127,13 @@ class ProjectorContainer(containers.DeclarativeContainer):
     stop = providers.Singleton(threading.Event)
     figures = providers.Singleton(Figures)
     database = providers.Singleton(Database, settings.provided.postgres_url, name="daybook projector")
-    generations = providers.Singleton(
-        PostgresGenerations, database, projection=projection, schema=statements.provided["schema"]
-    )
+    generations = providers.Singleton(PostgresGenerations, database, projection=projection, statements=statements)
     bounds = providers.Singleton(
         Bounds,
         batch_events_max=settings.provided.batch_events_max,
         batch_bytes_max=settings.provided.batch_bytes_max,
         ledgers_max=settings.provided.batch_ledgers_max,
-        totals_max=settings.provided.totals_max,
+        rows_max=settings.provided.rows_max,
         tries_max=settings.provided.tries_max,
         retry_ms=settings.provided.waiting_retry_ms,
         retry_max_ms=settings.provided.waiting_retry_max_ms,
@@ -147,7 +143,6 @@ class ProjectorContainer(containers.DeclarativeContainer):
         _worker_of,
         database=database,
         projection=projection,
-        totals=statements.provided["totals"],
         log=log,
         figures=figures,
         bounds=bounds,

@@ -47,7 +47,7 @@ class ProjectorSettings(KafkaSettings, frozen=True, kw_only=True):
         str, Meta(min_length=1, description="Consumer groups are named <prefix>.<projection>")
     ] = "daybook"
     batch_events_max: Annotated[int, Meta(ge=1, le=100_000, description="Most events written at once")] = 3_000
-    totals_max: Annotated[int, Meta(ge=1, description="Running totals kept in memory, twice over")] = 250_000
+    rows_max: Annotated[int, Meta(ge=1, description="Last rows kept in memory, of each table, twice over")] = 250_000
     tries_max: Annotated[int, Meta(ge=1, description="Tries of a batch before what cannot go on is set aside")] = 3
     waiting_retry_ms: Annotated[Milliseconds, Meta(description="First wait of a ledger that stands still")] = 500
     waiting_retry_max_ms: Annotated[Milliseconds, Meta(description="Longest wait of such a ledger")] = 60_000

@@ -1,6 +1,6 @@
 """Folds a batch of events into rows in memory, ledger by ledger; what a projection cannot take ends its ledger's run there.
 
-Keeps the latest totals in a bounded cache, so that a busy account is read once. The cache is right only while nobody else
+Keeps the last rows of busy subjects in a bounded cache, so that each is read once. The cache is right only while nobody else
 moves its ledgers: whoever learns otherwise clears it.
 """
 
@@ -10,99 +10,143 @@ from datetime import datetime
 import msgspec
 
 from projections.application.ports import Fault
-from projections.domain.projection import Key, Projection, Read, Row, Totals, read
+from projections.domain.projection import Key, Projection, Read, Row, Rows, Table, read
 from shared_kernel.errors import DaybookError
 from shared_kernel.event_log.types import RecordedEvent
 
 Runs = Mapping[str, Sequence[RecordedEvent]]
 """For each ledger the events to apply next: consecutive, beginning just after its position."""
+Known = dict[Key, Row | None]
+"""Last rows by key, as far as a table keeps them; None: there is none."""
+
+LARGE_SHARE = 16  # chosen: a row of a large table counts as this many others
 
 
 class Folded(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a batch: rows by table, how far each ledger came (and when that was recorded), faults by ledger."""
 
-    rows: dict[str, list[Row]]
+    rows: Rows
     reached: dict[str, tuple[int, datetime]]
     faults: dict[str, Fault]
-    totals: dict[Key, Totals]
+    known: Known
 
 
-class TotalsCache:
-    """Totals by key, the least recently folded dropped first. `totals_max` bounds each of its two halves."""
+class RowCache:
+    """Last rows by key, the least recently folded dropped first. `rows_max` bounds each of its two halves."""
 
-    def __init__(self, totals_max: int) -> None:
-        self._totals_max = totals_max
-        self._young: dict[Key, Totals] = {}
-        self._old: dict[Key, Totals] = {}
+    def __init__(self, tables: Mapping[str, Table], rows_max: int) -> None:
+        self._halves: dict[str, tuple[Known, Known]] = {}
+        self._bounds = {
+            name: max(rows_max // LARGE_SHARE, 1) if table.is_large else rows_max for name, table in tables.items()
+        }
+        self.clear()
 
-    def find(self, keys: Iterable[Key]) -> tuple[dict[Key, Totals], list[Key]]:
-        """What is known of the keys, and those of which nothing is."""
-        young, old = self._young, self._old
-        known: dict[Key, Totals] = {}
-        missing: dict[Key, None] = {}
-        for key in keys:
-            totals = young.get(key) or old.get(key)
-            if totals is None:
-                missing[key] = None
-            else:
-                known[key] = totals
-        return known, list(missing)
+    def find(self, key: Key) -> Row | None:
+        """The last row; KeyError where nothing is known, which is not the same as None."""
+        young, old = self._halves[str(key[0])]
+        if key in young:
+            return young[key]
+        return old[key]
 
-    def keep(self, totals: Mapping[Key, Totals]) -> None:
-        """Remembers what was written."""
-        self._young.update(totals)
-        if len(self._young) > self._totals_max:
-            self._old = self._young
-            self._young = {}
+    def keep(self, known: Mapping[Key, Row | None]) -> None:
+        """Remembers what was folded."""
+        for name, (young, _) in self._halves.items():
+            if len(young) > self._bounds[name]:
+                self._halves[name] = ({}, young)
+        halves = {name: young for name, (young, _) in self._halves.items()}
+        for key, row in known.items():
+            halves[str(key[0])][key] = row
 
     def clear(self) -> None:
         """Forgets everything."""
-        self._young = {}
-        self._old = {}
+        self._halves = {name: ({}, {}) for name in self._bounds}
+
+
+class _State(dict[Key, Row | None]):
+    """What a batch has met: from the cache, or missing and taken for absent until it is fetched."""
+
+    def __init__(self, cache: RowCache, fetched: Known) -> None:
+        super().__init__(fetched)
+        self._cache = cache
+        self.missing: list[Key] = []
+
+    def __missing__(self, key: Key) -> Row | None:
+        try:
+            row = self._cache.find(key)
+        except KeyError:
+            self.missing.append(key)
+            row = None
+        self[key] = row
+        return row
 
 
 def fold(
     projection: Projection,
     runs: Runs,
     *,
-    cache: TotalsCache,
-    load: Callable[[Sequence[Key]], Mapping[Key, Totals]],
+    cache: RowCache,
+    load: Callable[[Sequence[Key]], Mapping[Key, Row]],
 ) -> Folded:
-    """The rows of all runs, with one read (`load`) for all totals that the cache lacks. Changes nothing."""
+    """The rows of all runs, with as few reads (`load`) as there are steps from one missing row to the next. Changes nothing.
+
+    What is not known is taken for absent; only where a read proves that wrong is the batch folded once more.
+    """
+    decoded, unread = _decoded(runs)
+    fetched: Known = {}
+    while True:
+        state = _State(cache, fetched)
+        folded = _folded(projection, decoded, state)
+        missing = [key for key in state.missing if key not in fetched]
+        found = load(missing) if missing else {}
+        fetched.update(dict.fromkeys(missing))
+        fetched.update(found)
+        if not found:
+            for ledger, fault in unread.items():
+                folded.faults.setdefault(ledger, fault)  # one in projecting stands before it
+            return folded
+
+
+def _decoded(runs: Runs) -> tuple[dict[str, list[Read]], dict[str, Fault]]:
     faults: dict[str, Fault] = {}
     decoded: dict[str, list[Read]] = {}
-    keys: set[Key] = set()
     for ledger, run in runs.items():
         reads = decoded[ledger] = []
         for event in run:
             try:
-                decoded_event = read(event)
-                keys.update(projection.keys(decoded_event))
-            except Exception as error:  # whatever a projection cannot take, its ledger waits for
+                reads.append(read(event))
+            except Exception as error:  # whatever nobody can read, its ledger waits for
                 faults[ledger] = fault_of(event, error)
                 break
-            reads.append(decoded_event)
-    totals, missing = cache.find(keys)
-    if missing:
-        totals.update(dict.fromkeys(missing, projection.zero))
-        totals.update(load(missing))
-    rows: dict[str, list[Row]] = {table: [] for table in projection.tables}
+    return decoded, faults
+
+
+def _folded(projection: Projection, decoded: Mapping[str, Iterable[Read]], state: _State) -> Folded:
+    project, tables = projection.project, projection.tables
+    keys = {name: (table.key, table.kept) for name, table in tables.items() if table.key}
+    rows: Rows = {name: [] for name in tables}
     reached: dict[str, tuple[int, datetime]] = {}
+    faults: dict[str, Fault] = {}
     for ledger, reads in decoded.items():
         last = None
         for each in reads:
             try:
-                change = projection.project(each, totals)
-            except Exception as error:  # as above; it stands before any fault found in decoding
+                added = project(each, state)
+            except Exception as error:  # whatever a projection cannot take, its ledger waits for
                 faults[ledger] = fault_of(each.recorded, error)
                 break
-            for table, more in change.rows.items():
-                rows[table] += more
-            totals.update(change.totals)
+            for name, more in added.items():
+                rows[name] += more
+                if name in keys:
+                    width, kept = keys[name]
+                    for row in more:
+                        state[(name, *row[:width])] = row if kept is None else row[-kept:]
             last = each.recorded
         if last is not None:
             reached[ledger] = (last.position, last.recorded_at)
-    return Folded(rows=rows, reached=reached, faults=faults, totals=totals)
+    for name, table in tables.items():
+        if table.is_replaced:
+            rows[name] = list({row[: table.key]: row for row in rows[name]}.values())
+    return Folded(rows=rows, reached=reached, faults=faults, known=state)
 
 
 def fault_of(event: RecordedEvent, error: Exception) -> Fault:

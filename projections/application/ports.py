@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from projections.domain.projection import Key, Row, Totals
+from projections.domain.projection import Key, Row
 from shared_kernel.errors import Corruption, DaybookError
 from shared_kernel.event_log.types import RecordedEvent
 
@@ -47,7 +47,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """What one transaction writes: positions (sorted by ledger), rows by table, new faults."""
+    """What one transaction writes: positions (sorted by ledger), rows by table (of a replaced one a subject once), new faults."""
 
     moves: Sequence[Move]
     rows: Mapping[str, Sequence[Row]]
@@ -103,8 +103,8 @@ class ReadModel(Protocol):
     def positions(self, ledgers: Sequence[str] | None = None) -> dict[str, int]:
         """Positions of these ledgers (all, if none are named). Corruption where one is of another incarnation."""
 
-    def totals(self, keys: Sequence[Key]) -> dict[Key, Totals]:
-        """The latest totals of those keys that have any."""
+    def last_rows(self, keys: Sequence[Key]) -> dict[Key, Row]:
+        """The last row, as far as its table keeps it, of those keys that have one."""
 
     def write(self, batch: Batch) -> bool:
         """Writes all of it or nothing; a ledger that passes its fault is rid of it.

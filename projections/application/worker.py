@@ -1,6 +1,6 @@
 """Applies events to one generation of a read model: each once, in order, with its position, whatever the source sends.
 
-Owns what is in memory: positions, running totals, ledgers that stand still. The read model's own positions decide what is
+Owns what is in memory: positions, the last rows of busy subjects, ledgers that stand still. The read model's own positions decide what is
 applied; they are set by compare-and-set in the transaction of the rows. It must never skip an event.
 """
 
@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from projections.application.figures import Figures
-from projections.application.fold import Folded, Runs, TotalsCache, fault_of, fold
+from projections.application.fold import Folded, RowCache, Runs, fault_of, fold
 from projections.application.ports import Batch, Fault, Log, Move, ReadModel, Standing, Unwritable
 from projections.domain.projection import Projection
 from shared_kernel.errors import Contention, Corruption, DaybookError
@@ -24,7 +24,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     batch_events_max: int
     batch_bytes_max: int
     ledgers_max: int
-    totals_max: int
+    rows_max: int
     tries_max: int
     retry_ms: int
     retry_max_ms: int
@@ -52,7 +52,7 @@ class Worker:
         self._monotonic = monotonic
         self._pause = pause
         self._positions: dict[str, int] = {}
-        self._totals = TotalsCache(bounds.totals_max)
+        self._known = RowCache(projection.tables, bounds.rows_max)
         self._standing: dict[str, Standing] = {}
         self._due: dict[str, float] = {}
         self._behind: dict[str, int] = {}  # ledger -> where the log is known to reach
@@ -61,7 +61,7 @@ class Worker:
 
     def start(self) -> None:
         """Memory agrees with the read model; ledgers that stood still are tried at once (this code may be newer)."""
-        self._totals.clear()
+        self._known.clear()
         self._positions = self._model.positions()
         self._watched = {}
         self._due = {}
@@ -122,9 +122,9 @@ class Worker:
         return self._positions.get(ledger, 0)
 
     def _learn(self, positions: Mapping[str, int]) -> None:
-        """Takes over positions read from the read model. If one is news, somebody else wrote, and no total can be trusted."""
+        """Takes over positions read from the read model. If one is news, somebody else wrote, and no row can be trusted."""
         if any(self._position(ledger) != position for ledger, position in positions.items()):
-            self._totals.clear()
+            self._known.clear()
             self._positions.update(positions)
 
     def _in_order(self, arrived: dict[str, dict[int, RecordedEvent]]) -> Runs:
@@ -199,14 +199,14 @@ class Worker:
         began = self._monotonic()
         is_written = False
         try:
-            folded = fold(self._projection, runs, cache=self._totals, load=self._model.totals)
+            folded = fold(self._projection, runs, cache=self._known, load=self._model.last_rows)
             batch = self._batch(folded)
             is_written = self._model.write(batch)
         finally:
             if not is_written:  # an exception or a lost race: memory may be older, or newer, than the read model
-                self._totals.clear()
+                self._known.clear()
         if is_written:
-            self._totals.keep(folded.totals)
+            self._known.keep(folded.known)
             self._figures.batches += 1
             elapsed_s = self._monotonic() - began
             self._figures.batch_seconds += elapsed_s

@@ -1,10 +1,11 @@
-"""What a projection is: a name, a version, its tables, and a pure function from an event and totals to rows.
+"""What a projection is: a name, a version, its tables, and a pure function from an event and what is known to rows.
 
-The worker supplies the state that an event touches and writes the rows; a projection never reads, never writes, and
+The worker supplies the rows that an event asks after and writes those it adds; a projection never reads, never writes, and
 never knows whether an event came from Kafka or from the log.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import msgspec
 
@@ -14,11 +15,17 @@ from shared_kernel.events import Event, Metadata
 
 Value = str | int | bool | None
 Row = tuple[Value, ...]
-"""Values in the order of a table's columns; times as RFC 3339 text (the driver takes three times as long for datetimes)."""
-Key = tuple[str, ...]
-"""What a running state belongs to; the first part is always the ledger."""
-Totals = tuple[int, ...]
-State = Mapping[Key, Totals]
+"""Values in the order of a table's columns; times as `format_time` writes them, so that their order is that of the text."""
+Rows = dict[str, list[Row]]
+"""Rows by table."""
+Key = tuple[Value, ...]
+"""A table, and the values of its key columns; the first of these is always the ledger."""
+
+
+class State(Protocol):
+    """What stands in the tables just before the event: by key, the last row (what the table keeps of it), or None."""
+
+    def __getitem__(self, key: Key, /) -> Row | None: ...
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -29,26 +36,33 @@ class Read(msgspec.Struct, frozen=True):
     metadata: Metadata
 
 
-class Change(msgspec.Struct, frozen=True):
-    """What one event does to a read model: rows to add, by table, and the state after it."""
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """One table of a projection.
 
-    rows: dict[str, list[Row]]
-    totals: dict[Key, Totals]
+    The first `key` columns (texts and times) name a subject, whose last row, by the columns of `order`, the state knows; 0: nobody
+    asks. `kept`: how many of the last columns the state has, None for the whole row. `is_replaced`: a new row takes the place of
+    the subject's old one; otherwise rows are only added. `is_large`: of such rows few are remembered.
+    """
+
+    columns: tuple[str, ...]
+    key: int = 0
+    order: tuple[str, ...] = ("position",)
+    kept: int | None = None
+    is_replaced: bool = False
+    is_large: bool = False
 
 
 class Projection(msgspec.Struct, frozen=True, kw_only=True):
     """One read model. A change of its rows or tables raises `version`: the next generation is then built from the log.
 
-    `tables` maps each table to its columns, in the order of its rows. `keys` names the state that `project` will look up;
-    an absent key begins as `zero`. Both raise for an event they cannot take, and that ledger then waits.
+    `project` gives the rows that an event adds, by table. It raises for an event it cannot take, and that ledger then waits.
+    It may be called more than once for an event: what it finds missing in the state is fetched, and then it is asked again.
     """
 
     name: str
     version: int
-    tables: Mapping[str, tuple[str, ...]]
-    zero: Totals
-    keys: Callable[[Read], list[Key]]
-    project: Callable[[Read, State], Change]
+    tables: Mapping[str, Table]
+    project: Callable[[Read, State], Rows]
 
 
 def read(recorded: RecordedEvent) -> Read:

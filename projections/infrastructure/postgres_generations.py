@@ -3,7 +3,7 @@
 All changes happen under one advisory lock a projection, so that two projectors that start together make one generation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, LiteralString
 from zlib import crc32
@@ -22,12 +22,12 @@ _LOCK_BUILD: Final = 0x626F6F6C
 
 
 class PostgresGenerations:
-    """The generations of one projection. `schema` is the SQL that makes its tables in an empty schema."""
+    """The generations of one projection. `statements`: `schema` makes its tables in an empty schema, `indexes` their indexes."""
 
-    def __init__(self, database: Database, *, projection: Projection, schema: LiteralString) -> None:
+    def __init__(self, database: Database, *, projection: Projection, statements: Mapping[str, LiteralString]) -> None:
         self._database = database
         self._projection = projection
-        self._schema = schema
+        self._statements = statements
         self._of = {"projection": projection.name}
         self._key = crc32(projection.name.encode()) - 2**31
         self._builds_on: Connection[Row] | None = None
@@ -110,7 +110,8 @@ class PostgresGenerations:
         schema = sql.Identifier(generation.schema_name)
         session.execute(sql.SQL("create schema {}").format(schema))
         session.execute(sql.SQL("set local search_path to {}").format(schema))
-        session.execute(self._schema)
+        session.execute(self._statements["schema"])
+        session.execute(self._statements["indexes"])
         session.execute(sql.SQL("grant usage on schema {} to daybook_query").format(schema))
         session.execute(sql.SQL("grant select on all tables in schema {} to daybook_query").format(schema))
         values = {

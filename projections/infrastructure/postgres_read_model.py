@@ -4,32 +4,36 @@ The compare-and-set of positions comes first in the transaction, in ledger order
 nothing, and two writers never wait for each other in a circle.
 """
 
-from collections.abc import Sequence
-from typing import LiteralString
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
 
 from psycopg import Connection, Rollback, sql
 
 from projections.application.ports import Batch, ForeignGeneration, Generation, Lag, Move, Standing
-from projections.domain.projection import Key, Projection, Totals
+from projections.domain.projection import Key, Projection, Value
+from projections.domain.projection import Row as ModelRow
+from projections.infrastructure.copy_text import OPTIONS, copy_text
 from projections.infrastructure.postgres import STATEMENTS, Database, Row
+from shared_kernel.words import format_time
 
 
 class PostgresReadModel:
-    """Reads and writes one generation. `totals` is the statement for the latest totals of keys, given as one array a part."""
+    """Reads and writes one generation."""
 
-    def __init__(
-        self, database: Database, *, projection: Projection, generation: Generation, totals: LiteralString
-    ) -> None:
+    def __init__(self, database: Database, *, projection: Projection, generation: Generation) -> None:
         self._database = database
         self._generation = generation
-        self._totals = sql.SQL(totals).format(schema=sql.Identifier(generation.schema_name))
+        self._tables = projection.tables
         self._of = {"projection": generation.projection, "generation": generation.number}
         self._incarnation = generation.incarnation
         self._copies = {
-            table: sql.SQL("copy {} ({}) from stdin").format(
-                sql.Identifier(generation.schema_name, table), sql.SQL(", ").join(map(sql.Identifier, columns))
+            table: sql.SQL("copy {} ({}) from stdin {}").format(
+                self._name(table), sql.SQL(", ").join(map(sql.Identifier, spec.columns)), sql.SQL(OPTIONS)
             )
-            for table, columns in projection.tables.items()
+            for table, spec in projection.tables.items()
         }
 
     def positions(self, ledgers: Sequence[str] | None = None) -> dict[str, int]:
@@ -42,13 +46,19 @@ class PostgresReadModel:
                 raise ForeignGeneration(self._generation, ledger=ledger, position=position)
         return {ledger: position for ledger, position, _ in rows}
 
-    def totals(self, keys: Sequence[Key]) -> dict[Key, Totals]:
-        """The latest totals of those keys that have any."""
-        parts = [list(part) for part in zip(*keys, strict=True)]
-        width = len(parts)
+    def last_rows(self, keys: Sequence[Key]) -> dict[Key, ModelRow]:
+        """The last row, as far as its table keeps it, of those keys that have one."""
+        by_table: dict[str, list[Key]] = {}
+        for key in keys:
+            by_table.setdefault(str(key[0]), []).append(key)
+        found: dict[Key, ModelRow] = {}
         with self._database.session() as session:
-            rows = session.execute(self._totals, parts, prepare=False).fetchall()
-        return {row[:width]: tuple(map(int, row[width:])) for row in rows}
+            for table, asked in by_table.items():
+                parts = [list(part) for part in zip(*asked, strict=True)][1:]
+                rows = session.execute(self._last_rows[table], parts, prepare=False).fetchall()
+                for number, *values in rows:
+                    found[asked[number - 1]] = tuple(map(_as_projected, values))
+        return found
 
     def write(self, batch: Batch) -> bool:
         """Writes all of it or nothing; a ledger that passes its fault is rid of it. False: somebody else was there first."""
@@ -57,9 +67,7 @@ class PostgresReadModel:
                 raise Rollback
             for table, rows in batch.rows.items():
                 if rows:
-                    with session.cursor().copy(self._copies[table]) as copy:
-                        for row in rows:
-                            copy.write_row(row)
+                    self._add(session, table, rows)
             if batch.faults:
                 session.execute(STATEMENTS["stand_still"], self._of | _columns_of_faults(batch))
             return True
@@ -88,6 +96,56 @@ class PostgresReadModel:
             with self._database.session() as session:
                 session.execute(STATEMENTS["announce"], {"payloads": payloads})
 
+    def _name(self, table: str) -> sql.Identifier:
+        return sql.Identifier(self._generation.schema_name, table)
+
+    @cached_property
+    def _types(self) -> Mapping[tuple[str, str], str]:
+        """The types of key columns, so that arrays of keys are compared as what the index holds."""
+        with self._database.session() as session:
+            rows = session.execute(STATEMENTS["column_types"], {"schema": self._generation.schema_name}).fetchall()
+        return {(table, column): its_type for table, column, its_type in rows}
+
+    @cached_property
+    def _last_rows(self) -> Mapping[str, sql.Composed]:
+        return {name: self.last_row_statement(name) for name, table in self._tables.items() if table.key}
+
+    def last_row_statement(self, name: str) -> sql.Composed:
+        """One index probe a key: (number of the key from 1, what the table keeps of its last row)."""
+        table = self._tables[name]
+        keys = table.columns[: table.key]
+        kept = table.columns if table.kept is None else table.columns[-table.kept :]
+        arrays = [sql.SQL("%s::{}[]").format(sql.SQL(self._types[name, key])) for key in keys]
+        equal = [sql.SQL("r.{} = k.{}").format(sql.Identifier(key), sql.Identifier(key)) for key in keys]
+        latest = [sql.SQL("r.{} desc").format(sql.Identifier(column)) for column in table.order]
+        return sql.SQL(
+            "select k.number, r.* from unnest({}) with ordinality as k ({}, number) cross join lateral ("
+            "select {} from {} r where {} order by {} limit 1) as r"
+        ).format(
+            sql.SQL(", ").join(arrays),
+            sql.SQL(", ").join(map(sql.Identifier, keys)),
+            sql.SQL(", ").join([sql.SQL("r.{}").format(sql.Identifier(column)) for column in kept]),
+            self._name(name),
+            sql.SQL(" and ").join(equal),
+            sql.SQL(", ").join(latest),
+        )
+
+    def _add(self, session: Connection[Row], name: str, rows: Sequence[ModelRow]) -> None:
+        table = self._tables[name]
+        if table.is_replaced:
+            keys = table.columns[: table.key]
+            arrays = [sql.SQL("%s::{}[]").format(sql.SQL(self._types[name, key])) for key in keys]
+            equal = [sql.SQL("r.{} = k.{}").format(sql.Identifier(key), sql.Identifier(key)) for key in keys]
+            delete = sql.SQL("delete from {} r using unnest({}) as k ({}) where {}").format(
+                self._name(name),
+                sql.SQL(", ").join(arrays),
+                sql.SQL(", ").join(map(sql.Identifier, keys)),
+                sql.SQL(" and ").join(equal),
+            )
+            session.execute(delete, [list(part) for part in zip(*(row[: table.key] for row in rows), strict=True)])
+        with session.cursor().copy(self._copies[name]) as copy:
+            copy.write(copy_text(rows, len(table.columns)))
+
     def _move(self, session: Connection[Row], moves: Sequence[Move]) -> bool:
         if not moves:
             return True
@@ -110,6 +168,15 @@ class PostgresReadModel:
             return False
         session.execute(STATEMENTS["go_on"], of)
         return True
+
+
+def _as_projected(value: Any) -> Value:
+    """A value as the projection made it: whole numbers and times as text."""
+    if isinstance(value, Decimal):
+        return int(value)
+    if isinstance(value, datetime):
+        return format_time(value.replace(tzinfo=UTC))  # the session's zone is UTC
+    return value  # type: ignore[no-any-return]
 
 
 def _columns_of_faults(batch: Batch) -> dict[str, object]:

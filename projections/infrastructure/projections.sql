@@ -102,6 +102,11 @@ full join (
 where coalesce(l.position, 0) <> coalesce(p.position, 0)
 order by 1
 
+-- name: column_types
+select c.relname, a.attname, format_type(a.atttypid, null)
+from pg_class c join pg_attribute a on a.attrelid = c.oid
+where c.relnamespace = %(schema)s::regnamespace and c.relkind = 'r' and a.attnum > 0
+
 -- name: standing
 select w.ledger, w.position, w.attempts, w.state = 'parked'
 from projections.waiting w

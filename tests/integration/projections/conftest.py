@@ -28,7 +28,7 @@ BOUNDS = Bounds(
     batch_events_max=1_000,
     batch_bytes_max=1_000_000,
     ledgers_max=100,
-    totals_max=10_000,
+    rows_max=10_000,
     tries_max=2,
     retry_ms=1,
     retry_max_ms=1,
@@ -71,7 +71,7 @@ class Kit:
 
     def generations(self, projection: Projection = BOOKS) -> PostgresGenerations:
         """The generations, as one more process would see them."""
-        return PostgresGenerations(self.session(), projection=projection, schema=self.statements["schema"])
+        return PostgresGenerations(self.session(), projection=projection, statements=self.statements)
 
     def worker(
         self,
@@ -91,7 +91,6 @@ class Kit:
                 session,
                 projection=projection,
                 generation=generation or self.generations(projection).prepare(),
-                totals=self.statements["totals"],
             ),
             log=PostgresLog(session),
             figures=figures,

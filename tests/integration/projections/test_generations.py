@@ -13,14 +13,15 @@ from projections.application.ports import ForeignGeneration, Generation
 from projections.application.projector import Pace, Projector
 from projections.application.worker import Worker
 from projections.domain.books import BOOKS
-from projections.domain.projection import Change, Projection, Read, State
+from projections.domain.projection import Projection, Read, Rows, State
 from shared_kernel.errors import Corruption, Rejection
 from shared_kernel.event_log.types import RecordedEvent
 from tests.integration.projections.conftest import Kit, until
-from tests.support.histories import books, opened, transfer
+from tests.support.histories import opened, transfer
+from tests.support.lives import books
 from tests.support.plain_books import plain_books, read_books, read_log
 
-NEXT = msgspec.structs.replace(BOOKS, version=2)
+NEXT = msgspec.structs.replace(BOOKS, version=BOOKS.version + 1)
 PACE = Pace(
     round_ms=0,
     batch_events_max=1_000,
@@ -105,7 +106,7 @@ def test_the_first_generation_is_live_at_once_and_made_once_by_projectors_that_s
         thread.join()
     assert len(prepared) == 4
     assert {generation.schema_name for generation in prepared} == {"books_1"}
-    assert kit.rows("select generation, version, state from projections.generations") == [(1, 1, "live")]
+    assert kit.rows("select generation, version, state from projections.generations") == [(1, BOOKS.version, "live")]
     assert kit.live() == 1
 
 
@@ -122,7 +123,7 @@ def test_a_higher_version_is_built_from_the_log_and_takes_over_at_the_head(kit: 
     kit.assert_complete("books_2")
     assert read_books(kit.admin, "books_1") == before
     states = kit.rows("select generation, version, state from projections.generations order by 1")
-    assert states == [(1, 1, "former"), (2, 2, "live")]
+    assert states == [(1, BOOKS.version, "former"), (2, NEXT.version, "live")]
 
 
 def test_a_build_goes_on_where_it_was_interrupted(kit: Kit) -> None:
@@ -143,7 +144,7 @@ def test_a_build_goes_on_where_it_was_interrupted(kit: Kit) -> None:
 def test_a_generation_behind_the_live_one_does_not_take_over(kit: Kit) -> None:
     can_project = threading.Event()
 
-    def project(read: Read, state: State) -> Change:
+    def project(read: Read, state: State) -> Rows:
         if read.recorded.ledger == "a" and read.recorded.position == 3 and not can_project.is_set():
             raise ValueError
         return BOOKS.project(read, state)

@@ -14,7 +14,8 @@ from shared_kernel.events import canonical_line
 from tests.integration.projections.conftest import Kit, until
 from tests.integration.projections.processes import Process, Processes
 from tests.services import Database, Servers
-from tests.support.histories import books, transfer
+from tests.support.histories import transfer
+from tests.support.lives import books
 from tests.support.plain_books import read_books, read_log
 
 
