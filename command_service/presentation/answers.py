@@ -90,8 +90,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 def answer(outcome: Outcome | Rehearsed, *, ledger: str, query_url: str, trace_id: str | None) -> Answer:
-    """201 with what was made and where it can be read, 200 with what was changed, or 422 with why not. `query_url` has no slash
-    at its end.
+    """201 with what was made and where it can be read, 200 with what was changed or would be, or 422 with why not.
+
+    `query_url` has no slash at its end.
     """
     status, body, place = _answered(outcome, ledger, trace_id)
     headers = [(b"content-type", PROBLEM if status == 422 else JSON)]
@@ -172,8 +173,8 @@ def _answered(outcome: Outcome | Rehearsed, ledger: str, trace_id: str | None) -
         rehearsed = Refusal(event.code, **event.fields, position=None, judged_at=outcome.as_of, dry_run=True)
         return *problem(rehearsed, trace_id), None
     at = AsOf(position=outcome.as_of, recorded_at=None if outcome.as_of_at is None else format_time(outcome.as_of_at))
-    status, body, _ = _body(event, _Place(None, None, at, outcome.balances))
-    return status, msgspec.structs.replace(body, dry_run=True, as_of=at), None
+    _, body, _ = _body(event, _Place(None, None, at, outcome.balances))
+    return 200, msgspec.structs.replace(body, dry_run=True, as_of=at), None
 
 
 def _refused(event: CommandRefused, position: int, trace_id: str | None) -> tuple[int, object]:

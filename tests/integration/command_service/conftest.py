@@ -47,13 +47,29 @@ class Caller:
         content: bytes | None = None,
     ) -> httpx.Response:
         """The response to POST /v1/ledgers<path>; `content` instead of a body goes out as it is."""
+        return await self.send(
+            "POST", f"/ledgers{path}", body, key=key, authorization=authorization, headers=headers, content=content
+        )
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        key: str | None = None,
+        authorization: str | None = "",
+        headers: dict[str, str] | None = None,
+        content: bytes | None = None,
+    ) -> httpx.Response:
+        """The response to any command at /v1<path>."""
         sent = {"content-type": "application/json"} | (headers or {})
         if authorization is not None:
             sent["authorization"] = authorization or f"Bearer {token('writer')}"
         if key is not None:
             sent["idempotency-key"] = key
         content = json.dumps(body).encode() if content is None else content
-        return await self.http.post(f"/v1/ledgers{path}", content=content, headers=sent)
+        return await self.http.request(method, f"/v1{path}", content=content, headers=sent)
 
     async def get(self, path: str, **claims: Any) -> httpx.Response:
         """The response to GET /v1/ledgers<path>."""

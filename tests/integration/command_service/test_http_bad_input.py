@@ -88,7 +88,8 @@ async def ledger(caller: Caller) -> str:
         (transaction(entries=[entry()] * 501), "invalid_request", "$.entries"),
         (transaction(effective_at="1993-01-01T12:00:00"), "invalid_request", "$.effective_at"),
         (transaction(effective_at="9999-12-31T23:59:59-01:00"), "invalid_request", "$.effective_at"),
-        (transaction(status="pending"), "invalid_request", "$.status"),
+        (transaction(status="open"), "invalid_request", "$.status"),
+        (transaction(status="scheduled"), "invalid_request", "$.effective_at"),
         (transaction(conditions=[]), "invalid_request", "$.conditions"),
         (transaction(reference="\ud800"), "invalid_request", "$"),
     ],
@@ -218,14 +219,26 @@ async def test_two_keys_are_one_too_many(caller: Caller, ledger: str, rows: Froz
     assert rows() == before
 
 
-@pytest.mark.parametrize("path", ["transactions", "batches", "accounts"])
-async def test_unknown_query_parameters_are_refused_and_nothing_is_done(
-    caller: Caller, ledger: str, rows: Frozen, path: str
+@pytest.mark.parametrize("path", ["transactions", "batches", "accounts", "archive"])
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("dryrun=true", "dryrun"),
+        ("dry_run=yes", "dry_run"),
+        ("dry_run=", "dry_run"),
+        ("dry_run=true&dry_run=false", "dry_run"),
+        ("amounts=text", "amounts"),
+    ],
+)
+async def test_unknown_query_parameters_and_values_are_refused_and_nothing_is_done(
+    *, caller: Caller, ledger: str, rows: Frozen, path: str, query: str, told: str
 ) -> None:
-    """`dry_run` above all: as long as it is not offered, it must not be passed over."""
     before = rows()
-    answer = await caller.post(f"/{ledger}/{path}?dry_run=true", content=transaction())
-    problem(answer, 400, "invalid_request", "dry_run")
+    content = {"archive": b"{}", "accounts": b'{"address":"a"}'}.get(path, transaction())
+    if path == "batches":
+        content = b'{"commands":[{"type":"archive_ledger","key":"k","data":{}}]}'
+    answer = await caller.post(f"/{ledger}/{path}?{query}", content=content)
+    problem(answer, 400, "invalid_request", told)
     assert rows() == before
 
 
@@ -234,7 +247,8 @@ async def test_unknown_query_parameters_are_refused_and_nothing_is_done(
     [
         (b"[]", "invalid_request", "$"),
         (b'{"commands":[]}', "invalid_request", "$.commands"),
-        (b'{"commands":[{}],"atomic":true}', "invalid_request", "$.atomic"),
+        (b'{"commands":[{}],"atomic":1}', "invalid_request", "$.atomic"),
+        (b'{"commands":[{}],"atomic":true}', "invalid_request", "$.commands[0].type"),
         (b'{"commands":[{}],"mode":1}', "invalid_request", "$.mode"),
         (json.dumps({"commands": [{}] * 1001}).encode(), "invalid_request", "$.commands"),
         (b'{"commands":[{"type":"open_account","data":{"address":"a"}}]}', "key_missing", "$.commands[0].key"),
@@ -262,7 +276,9 @@ async def test_a_batch_to_an_absent_ledger_says_so_for_each_command(caller: Call
         ("GET", "/v1/ledgers/bank/transactions", 405, "method_not_allowed"),
         ("PUT", "/v1/ledgers/bank/transactions", 405, "method_not_allowed"),
         ("DELETE", "/v1/ledgers/bank/accounts", 405, "method_not_allowed"),
-        ("POST", "/v1/ledgers/bank/transactions/x/void", 404, "not_found"),
+        ("POST", "/v1/ledgers/bank/transactions/x/expire", 404, "not_found"),
+        ("POST", "/v1/ledgers/bank/accounts/a/limits", 405, "method_not_allowed"),
+        ("GET", "/v1/ledgers/bank/transactions/x/void", 405, "method_not_allowed"),
         ("POST", "/v1/ledgers/bank/transactions%0A", 404, "not_found"),
         ("POST", "/v1/ledgers/bank/commands/k", 405, "method_not_allowed"),
         ("GET", "/v1/ledgers/bank/commands/", 404, "not_found"),
