@@ -238,10 +238,10 @@ class Books:
                 else:
                     self.changed_transactions.update(evolve_transactions(self._find_transaction, event, None))
             writes.update(_written(event))
-            for entry in _moved(event):
+            for entry in moved(event):
                 # What nobody tracks, nobody reads.
-                moved = touched.get(entry.account)
-                if moved is not None and moved.totals is not None:
+                after = touched.get(entry.account)
+                if after is not None and after.totals is not None:
                     writes.add(f"balance:{entry.account}:{entry.asset}")
         return writes
 
@@ -307,7 +307,7 @@ def taken(code: str, name: str, value: str) -> Rejection:
     return Rejection(code, **{name: value})
 
 
-def _moved(event: Event) -> Iterable[Entry]:
+def moved(event: Event) -> Iterable[Entry]:
     """The entries by which the event changes totals."""
     if isinstance(event, TransactionPosted | TransactionHeld):
         return event.entries
