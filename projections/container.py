@@ -4,7 +4,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dependency_injector import containers, providers
 from prometheus_client import CollectorRegistry
@@ -14,7 +14,6 @@ from projections.application.ports import Generation
 from projections.application.projector import Pace, Projector
 from projections.application.relay import Relay, RelayPace
 from projections.application.worker import Bounds, Worker
-from projections.domain.books import BOOKS
 from projections.domain.projection import Projection
 from projections.infrastructure.kafka import KafkaPublisher, KafkaSource
 from projections.infrastructure.postgres import Database
@@ -23,16 +22,17 @@ from projections.infrastructure.postgres_log import PostgresLog
 from projections.infrastructure.postgres_read_model import PostgresReadModel
 from projections.infrastructure.postgres_relayed import PostgresRelayed
 from projections.infrastructure.postgres_wakeups import PostgresWakeups
+from projections.infrastructure.shipped import installed
 from projections.presentation.figures import PROJECTOR, RELAY, FiguresCollector, readiness
 from projections.settings import ProjectorSettings, RelaySettings
-from shared_kernel.event_log.statements import load_statements
 from shared_kernel.health import Health, HealthServer
 from shared_kernel.metrics import new_registry
 
 
-def _health(check_name: str, figures: Figures | RelayFigures) -> Health:
+def _health(figures: Mapping[str, Figures | RelayFigures]) -> Health:
     health = Health()
-    health.register(check_name, readiness(figures))
+    for name, of in figures.items():
+        health.register(name, readiness(of))
     return health
 
 
@@ -108,7 +108,7 @@ class RelayContainer(containers.DeclarativeContainer):
         stop=stop,
         monotonic=providers.Object(time.monotonic),
     )
-    health = providers.Singleton(_health, "relay", figures)
+    health = providers.Singleton(_health, providers.Dict(relay=figures))
     health_server = providers.Singleton(
         HealthServer,
         health,
@@ -119,15 +119,18 @@ class RelayContainer(containers.DeclarativeContainer):
 
 
 class ProjectorContainer(containers.DeclarativeContainer):
-    """One projector of one projection. `settings` is given by `__main__`; `projection` and its SQL are `books`'."""
+    """One projector of one projection: a thread of its process, with connections and a consumer group of its own."""
 
     settings = providers.Dependency(instance_of=ProjectorSettings)
-    projection = providers.Object(BOOKS)
-    statements = providers.Singleton(load_statements, "projections.infrastructure", "books.sql")
-    stop = providers.Singleton(threading.Event)
+    projection = providers.Dependency(instance_of=Projection)
+    stop = providers.Dependency(instance_of=threading.Event)
     figures = providers.Singleton(Figures)
-    database = providers.Singleton(Database, settings.provided.postgres_url, name="daybook projector")
-    generations = providers.Singleton(PostgresGenerations, database, projection=projection, statements=statements)
+    database = providers.Singleton(
+        Database,
+        settings.provided.postgres_url,
+        name=providers.Callable("daybook projector {}".format, projection.provided.name),
+    )
+    generations = providers.Singleton(PostgresGenerations, database, projection)
     bounds = providers.Singleton(
         Bounds,
         batch_events_max=settings.provided.batch_events_max,
@@ -175,15 +178,33 @@ class ProjectorContainer(containers.DeclarativeContainer):
         ),
         stop=stop,
     )
-    health = providers.Singleton(_health, "projector", figures)
+
+
+def _of_each(settings: ProjectorSettings, stop: threading.Event) -> Mapping[str, ProjectorContainer]:
+    known = installed()
+    names = [name for name in settings.projections.split(",") if name] or list(known)
+    if strange := [name for name in names if name not in known]:
+        raise ValueError(f"no such projection: {', '.join(strange)}; there are {', '.join(known)}")
+    return {name: ProjectorContainer(settings=settings, projection=known[name], stop=stop) for name in names}
+
+
+def _figures_of_each(parts: Mapping[str, ProjectorContainer]) -> Mapping[str, Figures]:
+    return {name: part.figures() for name, part in parts.items()}
+
+
+class ProjectorsContainer(containers.DeclarativeContainer):
+    """One projector process: a projector of each projection, one page of health and metrics for all."""
+
+    settings = providers.Dependency(instance_of=ProjectorSettings)
+    stop = providers.Singleton(threading.Event)
+    parts = providers.Singleton(_of_each, settings, stop)
+    figures = providers.Singleton(_figures_of_each, parts)
+    health = providers.Singleton(_health, figures)
     health_server = providers.Singleton(
         HealthServer,
         health,
         providers.Singleton(
-            _registry,
-            providers.Singleton(
-                FiguresCollector, figures, part="projector", docs=PROJECTOR, projection=projection.provided.name
-            ),
+            _registry, providers.Singleton(FiguresCollector, figures, part="projector", docs=PROJECTOR)
         ),
         host=settings.provided.health_host,
         port=settings.provided.health_port,

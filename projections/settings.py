@@ -43,6 +43,13 @@ class RelaySettings(KafkaSettings, frozen=True, kw_only=True):
 class ProjectorSettings(KafkaSettings, frozen=True, kw_only=True):
     """`python -m projections projector`."""
 
+    projections: Annotated[
+        str,
+        Meta(
+            pattern=r"^([a-z][a-z0-9_]*(,[a-z][a-z0-9_]*)*)?$",
+            description="Which projections this process feeds, with commas; empty: all that are installed",
+        ),
+    ] = ""
     kafka_group_prefix: Annotated[
         str, Meta(min_length=1, description="Consumer groups are named <prefix>.<projection>")
     ] = "daybook"

@@ -17,6 +17,7 @@ from typing import cast
 from prometheus_client import CollectorRegistry, Metric
 from psycopg_pool import AsyncConnectionPool
 
+from command_service.infrastructure.clock_metrics import PrometheusClock
 from command_service.infrastructure.metrics import CommandMetrics
 from projections.application.figures import Figures, RelayFigures
 from projections.presentation.figures import PROJECTOR, RELAY, FiguresCollector
@@ -36,16 +37,20 @@ STRUCTS = {
     "query": "query_service.settings:QuerySettings",
     "relay": "projections.settings:RelaySettings",
     "projector": "projections.settings:ProjectorSettings",
+    "clock": "command_service.settings:ClockSettings",
 }
 _NUMBER = re.compile(r"^#\s*(ADR)?\W*\d*\W*")
 SECTIONS = {
-    ("command", "query", "relay", "projector"): "Every process",
+    ("command", "query", "relay", "projector", "clock"): "Every process",
     ("command", "query"): "Both HTTP processes",
+    ("relay", "projector", "clock"): "Relay, projector and clock",
     ("relay", "projector"): "Relay and projector",
+    ("command", "clock"): "Command process and clock",
     ("command",): "command",
     ("query",): "query",
     ("relay",): "relay",
     ("projector",): "projector",
+    ("clock",): "clock",
 }
 STACK = {
     "DAYBOOK_DATA": "The data folder, instead of `.data`",
@@ -66,8 +71,8 @@ METRICS_HEAD = """# Metrics
 
 Made by `scripts/generate_docs.py` from the figures of each process; do not edit.
 
-In the Prometheus format at `/metrics`, on the HTTP port of `command` and `query` and on the health port of `relay` and
-`projector`, beside the usual figures of a Python process (memory, CPU, file descriptors, garbage collection). No label holds a
+In the Prometheus format at `/metrics`, on the HTTP port of `command` and `query` and on the health port of `relay`,
+`projector` and `clock`, beside the usual figures of a Python process (memory, CPU, file descriptors, garbage collection). No label holds a
 ledger, an account or a subject. A counter's name ends in `_total`.
 """
 STACK_HEAD = """## The command line and the local stack
@@ -139,10 +144,12 @@ def metrics_document() -> str:
 
 def figures_of_processes() -> dict[str, list[Metric]]:
     """The metric families that each process shows of its own, none of them with a value."""
-    command, query = CollectorRegistry(), CollectorRegistry()
+    command, query, clock = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
     for registry in (command, query):
         HttpMetrics(registry)
     CommandMetrics(registry=command).watch(lambda: 0)
+    CommandMetrics(registry=clock)
+    PrometheusClock(clock)
     figures = QueryFigures(query)
     figures.watch_waiting(lambda: 0)
     figures.watch_pool(cast("AsyncConnectionPool", SimpleNamespace(get_stats=dict)))
@@ -150,7 +157,8 @@ def figures_of_processes() -> dict[str, list[Metric]]:
         "command": list(command.collect()),
         "query": list(query.collect()),
         "relay": list(FiguresCollector(RelayFigures(), part="relay", docs=RELAY).collect()),
-        "projector": list(FiguresCollector(Figures(), part="projector", docs=PROJECTOR, projection="books").collect()),
+        "projector": list(FiguresCollector({"books": Figures()}, part="projector", docs=PROJECTOR).collect()),
+        "clock": list(clock.collect()),
     }
 
 

@@ -162,12 +162,10 @@ def _account_changed(read: Read, state: State) -> Rows:
             row = row._replace(limits=_text(event.limits))
         case AccountFrozen():
             row = row._replace(status="frozen", frozen=event.scope)
-        case AccountUnfrozen():
+        case AccountUnfrozen() | AccountReopened():
             row = row._replace(status="open", frozen=None)
         case AccountClosed():
-            row = row._replace(status="closed")
-        case AccountReopened():  # under the terms it had, and a freeze is one of them
-            row = row._replace(status="open" if row.frozen is None else "frozen")
+            row = row._replace(status="closed", frozen=None)
         case AccountMetadataChanged():
             metadata, added = patched(row.metadata, event.changes)
             row = row._replace(metadata=metadata)

@@ -55,12 +55,16 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 class Projection(msgspec.Struct, frozen=True, kw_only=True):
     """One read model. A change of its rows or tables raises `version`: the next generation is then built from the log.
 
+    `schema` is the SQL that makes the tables in a schema of their own, with their primary keys; `indexes` makes what else readers
+    need, and runs when a build has caught up.
     `project` gives the rows that an event adds, by table. It raises for an event it cannot take, and that ledger then waits.
     It may be called more than once for an event: what it finds missing in the state is fetched, and then it is asked again.
     """
 
     name: str
     version: int
+    schema: str = ""
+    indexes: str = ""
     tables: Mapping[str, Table]
     project: Callable[[Read, State], Rows]
 

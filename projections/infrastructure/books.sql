@@ -34,7 +34,7 @@ create table accounts (
     recorded_at     timestamptz not null,         -- of this version
     normal_balance  text collate "C" not null,    -- debit | credit
     status          text collate "C" not null,    -- open | frozen | closed
-    frozen          text collate "C",             -- all | debits | credits, while frozen; kept while closed
+    frozen          text collate "C",             -- all | debits | credits, while frozen
     on_first_use    boolean not null,
     limits          text collate "C" not null,    -- JSON: {"USD/2": {"minimum", "maximum"}}
     metadata        text collate "C" not null,    -- JSON object

@@ -41,6 +41,15 @@ create table untimely (
     primary key (ledger, address, asset, span, begins_at, position)
 );
 
+-- The effective time that a hold gave, the default of its captures. A hold without one is not here: its captures count when recorded.
+create table holds (
+    ledger         text collate "C" not null,
+    transaction_id text collate "C" not null,
+    position       bigint not null,
+    effective_at   timestamptz not null,
+    primary key (ledger, transaction_id, position)
+);
+
 -- name: indexes
 -- why: the probe by effective time; also the statement in the order of effective time (beside the instants of untimely).
 create index timely_by_effective_time on timely (ledger, address, asset, effective_at, position);

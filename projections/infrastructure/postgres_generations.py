@@ -3,9 +3,9 @@
 All changes happen under one advisory lock a projection, so that two projectors that start together make one generation.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, LiteralString
+from typing import Final
 from zlib import crc32
 
 import psycopg
@@ -22,12 +22,11 @@ _LOCK_BUILD: Final = 0x626F6F6C
 
 
 class PostgresGenerations:
-    """The generations of one projection. `statements`: `schema` makes its tables in an empty schema, `indexes` their indexes."""
+    """The generations of one projection."""
 
-    def __init__(self, database: Database, *, projection: Projection, statements: Mapping[str, LiteralString]) -> None:
+    def __init__(self, database: Database, projection: Projection) -> None:
         self._database = database
         self._projection = projection
-        self._statements = statements
         self._of = {"projection": projection.name}
         self._key = crc32(projection.name.encode()) - 2**31
         self._builds_on: Connection[Row] | None = None
@@ -110,8 +109,8 @@ class PostgresGenerations:
         schema = sql.Identifier(generation.schema_name)
         session.execute(sql.SQL("create schema {}").format(schema))
         session.execute(sql.SQL("set local search_path to {}").format(schema))
-        session.execute(self._statements["schema"])
-        session.execute(self._statements["indexes"])
+        session.execute(self._projection.schema.encode())
+        session.execute(self._projection.indexes.encode())
         session.execute(sql.SQL("grant usage on schema {} to daybook_query").format(schema))
         session.execute(sql.SQL("grant select on all tables in schema {} to daybook_query").format(schema))
         values = {

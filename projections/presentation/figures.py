@@ -1,6 +1,6 @@
 """Shows the figures of relay and projector to Prometheus, and to health checks: no more than the loop has counted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -41,23 +41,29 @@ _GAUGES = {"lag_events", "lag_events_max", "waiting", "generation", "is_building
 
 
 class FiguresCollector(Collector):
-    """`daybook_<part>_<figure>`; with a projection's name as label where there is one."""
+    """`daybook_<part>_<figure>`, of one thing or, with its name as label, of each projection."""
 
     def __init__(
-        self, figures: Figures | RelayFigures, *, part: str, docs: dict[str, str], projection: str = ""
+        self,
+        figures: Figures | RelayFigures | Mapping[str, Figures],
+        *,
+        part: str,
+        docs: dict[str, str],
     ) -> None:
         self._figures = figures
         self._part = part
         self._docs = docs
-        self._labels = {"projection": projection} if projection else {}
 
     def collect(self) -> Iterator[Metric]:
         """One sample each, as of now."""
-        values = msgspec.structs.asdict(self._figures)
+        is_labelled = isinstance(self._figures, Mapping)
+        samples = self._figures if isinstance(self._figures, Mapping) else {"": self._figures}
+        found = {name: msgspec.structs.asdict(figures) for name, figures in samples.items()}
         for name, doc in self._docs.items():
             family = GaugeMetricFamily if name in _GAUGES else CounterMetricFamily
-            metric = family(f"daybook_{self._part}_{name}", doc, labels=list(self._labels))
-            metric.add_metric(list(self._labels.values()), float(values[name]))
+            metric = family(f"daybook_{self._part}_{name}", doc, labels=["projection"] if is_labelled else [])
+            for projection, values in found.items():
+                metric.add_metric([projection] if is_labelled else [], float(values[name]))
             yield metric
 
 

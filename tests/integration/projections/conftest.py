@@ -12,18 +12,19 @@ import pytest
 from projections.application.figures import Figures
 from projections.application.ports import Generation
 from projections.application.worker import Bounds, Worker
-from projections.domain.books import BOOKS
 from projections.domain.projection import Projection
 from projections.infrastructure.postgres import Database as Session
 from projections.infrastructure.postgres_generations import PostgresGenerations
 from projections.infrastructure.postgres_log import PostgresLog
 from projections.infrastructure.postgres_read_model import PostgresReadModel
-from shared_kernel.event_log.statements import load_statements
+from projections.infrastructure.shipped import shipped
 from shared_kernel.events import Event
 from tests.services import Database
 from tests.support import histories
 from tests.support.plain_books import plain_books, read_books, read_log
 
+BOOKS = shipped()["books"]
+PERIODS = shipped()["periods"]
 BOUNDS = Bounds(
     batch_events_max=1_000,
     batch_bytes_max=1_000_000,
@@ -56,7 +57,6 @@ class Kit:
     def __init__(self, database: Database, admin: psycopg.Connection[Any]) -> None:
         self.database = database
         self.admin = admin
-        self.statements = load_statements("projections.infrastructure", "books.sql")
         self._sessions: list[Session] = []
 
     def append(self, ledger: str, what: Sequence[Event]) -> int:
@@ -71,7 +71,7 @@ class Kit:
 
     def generations(self, projection: Projection = BOOKS) -> PostgresGenerations:
         """The generations, as one more process would see them."""
-        return PostgresGenerations(self.session(), projection=projection, statements=self.statements)
+        return PostgresGenerations(self.session(), projection)
 
     def worker(
         self,
@@ -115,10 +115,15 @@ class Kit:
         """Ledger, position, class and attempts of what stands still."""
         return self.rows("select ledger, position, error_class, attempts from projections.waiting order by ledger")
 
-    def live(self) -> int:
+    def live(self, projection: str = "books") -> int:
         """The generation that readers see."""
-        [(generation,)] = self.rows("select generation from projections.live")
+        [(generation,)] = self.rows("select generation from projections.live where projection = %s", projection)
         return int(generation)
+
+    def dump(self, table: str) -> list[bytes]:
+        """A table's rows as Postgres writes them, sorted."""
+        with self.admin.cursor().copy(f"copy {table} to stdout".encode()) as copy:
+            return sorted(bytes(row) for row in copy)
 
     def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         """What the administrator sees."""
@@ -134,7 +139,9 @@ class Kit:
 def admin(database: Database) -> Iterator[psycopg.Connection[Any]]:
     """The administrator, on an empty log and empty read models."""
     with psycopg.connect(database.admin_url, autocommit=True) as connection:
-        schemas = connection.execute("select nspname from pg_namespace where nspname like 'books\\_%'").fetchall()
+        schemas = connection.execute(
+            "select nspname from pg_namespace where nspname ~ '^(books|periods)_[0-9]+$'"
+        ).fetchall()
         for (schema,) in schemas:
             connection.execute(f"drop schema {schema} cascade".encode())
         connection.execute(EMPTY)

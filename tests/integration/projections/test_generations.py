@@ -12,11 +12,10 @@ from projections.application.figures import Figures
 from projections.application.ports import ForeignGeneration, Generation
 from projections.application.projector import Pace, Projector
 from projections.application.worker import Worker
-from projections.domain.books import BOOKS
 from projections.domain.projection import Projection, Read, Rows, State
 from shared_kernel.errors import Corruption, Rejection
 from shared_kernel.event_log.types import RecordedEvent
-from tests.integration.projections.conftest import Kit, until
+from tests.integration.projections.conftest import BOOKS, PERIODS, Kit, until
 from tests.support.histories import opened, transfer
 from tests.support.lives import books
 from tests.support.plain_books import plain_books, read_books, read_log
@@ -124,6 +123,23 @@ def test_a_higher_version_is_built_from_the_log_and_takes_over_at_the_head(kit: 
     assert read_books(kit.admin, "books_1") == before
     states = kit.rows("select generation, version, state from projections.generations order by 1")
     assert states == [(1, BOOKS.version, "former"), (2, NEXT.version, "live")]
+
+
+@pytest.mark.parametrize("projection", [BOOKS, PERIODS], ids=["books", "periods"])
+def test_a_rebuild_equals_the_live_generation_byte_for_byte(kit: Kit, projection: Projection) -> None:
+    for name in ("a", "b"):
+        kit.append(name, list(books(name, 150)))
+    log = read_log(kit.admin)
+    worker, _ = kit.worker(projection)
+    for begin in range(0, len(log), 23):
+        worker.apply(log[begin : begin + 23])
+    rebuilt = msgspec.structs.replace(projection, version=projection.version + 1)
+    with projecting(kit, rebuilt, batch_events_max=100):
+        until(lambda: kit.live(projection.name) == 2)
+    for table in projection.tables:
+        live, built = kit.dump(f"{projection.name}_1.{table}"), kit.dump(f"{projection.name}_2.{table}")
+        assert live == built
+        assert live, table
 
 
 def test_a_build_goes_on_where_it_was_interrupted(kit: Kit) -> None:

@@ -11,7 +11,6 @@ import pytest
 from projections.application.figures import Figures
 from projections.application.ports import ForeignGeneration
 from projections.application.worker import Worker
-from projections.domain.books import BOOKS
 from projections.domain.projection import Read, Rows, State
 from projections.infrastructure import postgres
 from projections.infrastructure.postgres_read_model import PostgresReadModel
@@ -19,7 +18,7 @@ from shared_kernel import events
 from shared_kernel.errors import Corruption, Unavailable
 from shared_kernel.event_log.recorder import PostgresLedgerRecorder
 from shared_kernel.event_log.types import NewEvent, RecordedEvent
-from tests.integration.projections.conftest import Kit
+from tests.integration.projections.conftest import BOOKS, Kit
 from tests.support import histories
 from tests.support.histories import account, append_new, opened, transfer
 from tests.support.lives import books
