@@ -23,7 +23,6 @@ from command_service.application.judging import (
     refuse_key_twice,
     refuse_unknown_ledgers,
     repeated,
-    taken,
     tickets_of,
     views_of,
     with_states,
@@ -207,14 +206,13 @@ def _outcomes(verdicts: Sequence[Verdict], appended: Mapping[str, Appended]) -> 
 
 def _fallen(verdicts: list[tuple[int, Verdict]], appended: Appended) -> list[tuple[int, DaybookError]]:
     """The commands whose id or reference is taken: under the lock no other fence can fail."""
-    found: list[tuple[int, DaybookError]] = []
+    failed: dict[int, list[str]] = {}
     for at, fence in appended.failed:
-        index, verdict = verdicts[at]
-        tag = verdict.fences[fence].tag
-        is_claim = tag.startswith(("reference:", "transaction:"))
-        error = taken(tag, verdict.ticket.command) if is_claim else Corruption("fence_failed_under_lock")
-        found.append((index, error))
-    return found
+        failed.setdefault(at, []).append(verdicts[at][1].fences[fence].tag)
+    return [
+        (verdicts[at][0], verdicts[at][1].taken(tags) or Corruption("fence_failed_under_lock"))
+        for at, tags in failed.items()
+    ]
 
 
 def _ledgers(tickets: Sequence[Ticket]) -> set[str]:

@@ -13,12 +13,13 @@ import structlog
 
 from command_service.application.batch import Decide, Ticket, Verdict, decide_batch
 from command_service.application.cache import LedgerCache
-from command_service.application.loading import CountsLoads, Loader
+from command_service.application.loading import CountsLoads, Loader, needs_of
 from command_service.application.log import LogSession
 from command_service.application.outcome import Outcome
 from command_service.domain.asking import Context
-from command_service.domain.books import Books
+from command_service.domain.books import Books, Need, NotLoaded, moved, taken
 from command_service.domain.commands import Command
+from command_service.domain.transactions import known_totals
 from shared_kernel.errors import Contention, DaybookError, Rejection
 from shared_kernel.event_log.errors import LedgerNotFound
 from shared_kernel.event_log.types import RecordedEvent, Tail
@@ -82,32 +83,32 @@ class View:
         self._looked_at, self.recorded_at = loaded.head, loaded.recorded_at
         return {tag: found for tag, found in loaded.events.items() if found}
 
-    async def know(self, session: LogSession, missing: set[str]) -> None:
+    async def know(self, session: LogSession, wanted: Iterable[str | Need]) -> None:
         """The states include these."""
-        await self._loader.fill(session, self.cache, missing)
+        await self._loader.fill(session, self.cache, wanted)
 
     def books(self) -> Books:
-        """The states under an overlay of their own."""
-        return Books(terms=self.cache.terms, accounts=self.cache.accounts)
+        """The states under an overlay of their own. Nothing else is decided beside it, so positions are certain."""
+        return self.cache.books(is_certain=True)
 
 
 class Judgement:
     """One walk over commands in their order. Pure: the views are read, what the commands did stays in here.
 
-    `taken`: tags of ids and references, by ledger, that somebody has already. `knows_balances`: accepted commands count only with
+    `had`: tags of ids and references, by ledger, that somebody has already. `knows_balances`: accepted commands count only with
     the balances of all accounts that they touch.
     """
 
     def __init__(
-        self, views: Mapping[str, View], *, taken: Mapping[str, set[str]] | None = None, knows_balances: bool = False
+        self, views: Mapping[str, View], *, had: Mapping[str, set[str]] | None = None, knows_balances: bool = False
     ) -> None:
         self._views = views
         self._knows_balances = knows_balances
         self._books = {ledger: view.books() for ledger, view in views.items()}
-        self._taken = {ledger: set((taken or {}).get(ledger, ())) for ledger in views}
+        self._had = {ledger: set((had or {}).get(ledger, ())) for ledger in views}
         self.claimed: dict[str, set[str]] = {ledger: set() for ledger in views}
         """Tags of the ids and references that accepted commands take, by ledger."""
-        self.missing: dict[str, set[str]] = {}
+        self.missing: dict[str, set[Need]] = {}
         """What the views lack, by ledger; the verdicts count only where it is empty."""
         self.balances: dict[Ticket, Balances] = {}
         """Where balances are to be known: those after each accepted command."""
@@ -128,7 +129,9 @@ class Judgement:
         (verdict,) = decided.verdicts
         verdict.ticket = ticket
         if is_accepted(verdict):
-            self.claimed[ledger].update(books.unique)
+            self.claimed[ledger].update(verdict.claims)
+            if self._knows_balances:
+                self.balances[ticket] = _balances(books, verdict.decided)
         return verdict
 
     def _claiming(self, ticket: Ticket) -> Decide:
@@ -137,12 +140,27 @@ class Judgement:
         def decide(books: Books, command: Command, context: Context) -> list[Event]:
             decided = ticket.decide(books, command, context)
             ledger = context.ledger
-            for tag in books.unique:
-                if tag in self._taken[ledger] or tag in self.claimed[ledger]:
-                    raise taken(tag, command)
+            for tag, claim in books.unique.items():
+                if tag in self._had[ledger] or tag in self.claimed[ledger]:
+                    raise taken(*claim)
+            if self._knows_balances:
+                moved_on = {entry.account for event in decided for entry in moved(event)}
+                unknown = [address for address in sorted(moved_on) if books.account(address).totals is None]
+                if unknown:
+                    raise NotLoaded(*(Need("in_full", address) for address in unknown))
             return decided
 
         return decide
+
+
+def _balances(books: Books, decided: Sequence[Event]) -> Balances:
+    """The totals, after these events, of all accounts and assets that they moved."""
+    found: dict[str, dict[str, Known]] = {}
+    for event in decided:
+        for entry in moved(event):
+            totals = known_totals(books.account(entry.account), entry.asset)
+            found.setdefault(entry.account, {})[entry.asset] = totals
+    return found
 
 
 def views_of(tickets: Sequence[Ticket], *, tail: Tail, metrics: CountsLoads) -> dict[str, View]:
@@ -175,7 +193,7 @@ async def with_states(
 ) -> tuple[Judgement, T]:
     """A walk for which nothing is missing. Contention `conflict` where others append faster than we can load."""
     for view in views.values():
-        await view.know(session, {address for ticket in view.tickets for address in ticket.command.addresses()})
+        await view.know(session, {need for ticket in view.tickets for need in needs_of(ticket.command)})
     for _ in range(ROUNDS_MAX):
         judgement, found = walk()
         if not judgement.missing:
@@ -247,13 +265,6 @@ def recorded_answer(ticket: Ticket, recorded: RecordedEvent) -> Outcome:
 def is_accepted(verdict: Verdict) -> bool:
     """True if the command does what it asks for."""
     return verdict.error is None and not isinstance(verdict.decided[-1], CommandRefused)
-
-
-def taken(tag: str, command: Command) -> Rejection:
-    """What the caller hears whose id or reference (by its tag) somebody has already."""
-    if tag.startswith("reference:"):
-        return Rejection("reference_taken", reference=getattr(command, "reference", None))
-    return Rejection("transaction_exists", transaction=getattr(command, "id", None) or None)
 
 
 def of_command(error: DaybookError, index: int) -> DaybookError:

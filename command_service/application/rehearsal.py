@@ -92,8 +92,8 @@ async def _atomic(
         outcomes, refused = repeated(tickets, known)
         return Rehearsal(results=outcomes, refused=refused)
 
-    def walk(taken: Mapping[str, set[str]]) -> tuple[Judgement, tuple[list[Verdict], list[Rehearsed]]]:
-        judgement = Judgement(views, taken=taken, knows_balances=True)
+    def walk(had: Mapping[str, set[str]]) -> tuple[Judgement, tuple[list[Verdict], list[Rehearsed]]]:
+        judgement = Judgement(views, had=had, knows_balances=True)
         verdicts = judge_all_or_nothing(judgement, tickets)
         return judgement, (verdicts, [_rehearsed(judgement, views, one) for one in verdicts if one.error is None])
 
@@ -109,8 +109,8 @@ async def _atomic(
 async def _independent(
     session: LogSession, views: Mapping[str, View], tickets: Sequence[Ticket], known: Mapping[Ticket, RecordedEvent]
 ) -> Rehearsal:
-    def walk(taken: Mapping[str, set[str]]) -> tuple[Judgement, list[Rehearsed | Outcome | DaybookError]]:
-        judgement = Judgement(views, taken=taken, knows_balances=True)
+    def walk(had: Mapping[str, set[str]]) -> tuple[Judgement, list[Rehearsed | Outcome | DaybookError]]:
+        judgement = Judgement(views, had=had, knows_balances=True)
         results: list[Rehearsed | Outcome | DaybookError] = []
         first: dict[tuple[str, str], tuple[str, Rehearsed | Outcome | DaybookError]] = {}
         for ticket in tickets:
@@ -147,15 +147,15 @@ async def _settled(
     session: LogSession, views: Mapping[str, View], walk: Callable[[Mapping[str, set[str]]], tuple[Judgement, T]]
 ) -> T:
     """What a walk finds on states of which the time is known, with no id or reference that somebody had by then."""
-    taken: dict[str, set[str]] = {ledger: set() for ledger in views}
+    had: dict[str, set[str]] = {ledger: set() for ledger in views}
     for _ in range(ROUNDS_MAX):
-        judgement, found = await with_states(session, views, lambda: walk(taken))
+        judgement, found = await with_states(session, views, lambda: walk(had))
         is_settled = all(view.is_dated for view in views.values())
         for ledger, view in views.items():
             head = view.head
-            had = await view.look(session, judgement.claimed[ledger])
-            new = {tag for tag, events in had.items() if events[0].position <= head} - taken[ledger]
-            taken[ledger] |= new
+            bearers = await view.look(session, judgement.claimed[ledger])
+            new = {tag for tag, events in bearers.items() if events[0].position <= head} - had[ledger]
+            had[ledger] |= new
             is_settled &= not new
         if is_settled:
             return found

@@ -189,15 +189,20 @@ def with_known(books: Books, accounts: Mapping[str, Account], event: Moved) -> M
         if account.totals is None:
             continue
         books.watch_balance(entry.account, entry.asset)
-        totals = account.totals.get(entry.asset, NO_TOTALS)
-        known.setdefault(entry.account, {})[entry.asset] = Known(
-            normal_balance=account.normal_balance,
-            posted_debits=totals.posted_debits,
-            posted_credits=totals.posted_credits,
-            pending_debits=totals.posted_debits + totals.held_debits,
-            pending_credits=totals.posted_credits + totals.held_credits,
-        )
+        known.setdefault(entry.account, {})[entry.asset] = known_totals(account, entry.asset)
     return msgspec.structs.replace(event, known=known)
+
+
+def known_totals(account: Account, asset: str) -> Known:
+    """The totals of an account that has them, as answers tell them."""
+    totals = (account.totals or {}).get(asset, NO_TOTALS)
+    return Known(
+        normal_balance=account.normal_balance,
+        posted_debits=totals.posted_debits,
+        posted_credits=totals.posted_credits,
+        pending_debits=totals.posted_debits + totals.held_debits,
+        pending_credits=totals.posted_credits + totals.held_credits,
+    )
 
 
 def plain_entries(specs: Sequence[EntrySpec]) -> list[Entry]:
