@@ -1,111 +1,26 @@
 """Decisions in one grammar: given events, when a command is asked, then events or a refusal."""
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
 import pytest
 
-from command_service.application.decisions import DECISIONS
-from command_service.domain.asking import Context, canonical, fingerprint
+from command_service.domain.asking import canonical, fingerprint
 from command_service.domain.books import Books, Need, NotLoaded
-from command_service.domain.commands import Command, OpenAccount, OpenLedger, PostTransaction
-from command_service.domain.state import Account, Terms, evolve_accounts, evolve_terms
+from command_service.domain.commands import OpenAccount, OpenLedger, PostTransaction
+from command_service.domain.state import Account
 from command_service.domain.transactions import post_transaction
-from shared_kernel.errors import Refusal, Rejection
 from shared_kernel.events import (
     AccountDefaults,
     AccountOpened,
     CommandRefused,
-    Entry,
-    Event,
     LedgerOpened,
     Limit,
     TransactionPosted,
 )
 from shared_kernel.words import AMOUNT_MAX
-
-NOW = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
-BANK = LedgerOpened(ledger="bank", accounts="on-first-use")
-STRICT = LedgerOpened(ledger="bank", accounts="explicit")
-
-
-class Given:
-    """Events that stand in the log, and what a command asked on top of them leads to."""
-
-    def __init__(self, *events: Event) -> None:
-        terms: Terms | None = None
-        accounts: dict[str, Account] = {}
-        for position, event in enumerate(events, start=1):
-            terms = evolve_terms(terms, event)
-            accounts.update(
-                evolve_accounts(lambda address: accounts.get(address, Account(address=address)), event, position)
-            )
-        self.terms, self.accounts = terms, accounts
-
-    def books(self, command: Command) -> Books:
-        known = {address: Account(address=address) for address in command.addresses()}
-        return Books(terms=self.terms, accounts={**known, **self.accounts})
-
-    def when(self, command: Command) -> list[Event]:
-        command.check()
-        return DECISIONS[type(command)](self.books(command), command, context())
-
-    def refuses(self, command: Command) -> Refusal:
-        with pytest.raises(Refusal) as caught:
-            self.when(command)
-        return caught.value
-
-    def rejects(self, command: Command) -> Rejection:
-        with pytest.raises(Rejection) as caught:
-            self.when(command)
-        return caught.value
-
-
-def context(transaction: str = "0192-made") -> Context:
-    return Context(
-        ledger="bank",
-        actor="teller",
-        key="k",
-        correlation_id="c",
-        now=NOW,
-        effective_at_max=NOW + timedelta(days=366),
-        transaction_id=transaction,
-        fingerprint="01",
-        asked=b"{}",
-    )
-
-
-def transfer(source: str, target: str, amount: int, asset: str = "CZK/2", **more: Any) -> PostTransaction:
-    """Debits the source and credits the target: for credit-normal accounts the amount moves from source to target."""
-    return msgspec.convert(
-        {
-            "entries": [
-                {"account": source, "direction": "debit", "amount": amount, "asset": asset},
-                {"account": target, "direction": "credit", "amount": amount, "asset": asset},
-            ],
-            **more,
-        },
-        PostTransaction,
-    )
-
-
-def posted(source: str, target: str, amount: int, asset: str = "CZK/2", **more: Any) -> TransactionPosted:
-    return TransactionPosted(
-        transaction=more.pop("transaction", "t0"),
-        entries=[
-            Entry(account=source, direction="debit", amount=amount, asset=asset),
-            Entry(account=target, direction="credit", amount=amount, asset=asset),
-        ],
-        **more,
-    )
-
-
-def opened(address: str, normal_balance: Any = "credit", **limits: Limit) -> AccountOpened:
-    """An account with limits in CZK/2, under the name `czk`."""
-    named = {"CZK/2": limits["czk"]} if limits else {}
-    return AccountOpened(address=address, normal_balance=normal_balance, limits=named)
-
+from tests.unit.command_service.given import BANK, NOW, STRICT, Given, context, opened, posted, transfer
 
 # --- ledgers
 
