@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= .data
 PORT_BASE ?= 8080
+WORKERS ?= 2
 INSTALLED := $(VENV)/.installed
 # Not uv's or pip's own lock formats: they hold addresses.
 COMPILE = $(VENV)/lock-tools/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help run down test check fmt bench lock clean
+.PHONY: help run down test check lint fmt bench lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,14 +24,16 @@ down: $(INSTALLED) ## stop a stack that runs elsewhere on this machine
 	@$(BIN)/daybook down --data $(DATA)
 
 test: $(INSTALLED) ## all tests, on real servers that are started for them
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --durations 10
 
-check: $(INSTALLED) ## format, lint, types, import rules, unit tests
+check: lint ## format, lint, types, import rules, unit tests
+	$(BIN)/pytest -n $(WORKERS) -q tests/unit
+
+lint: $(INSTALLED) ## what check does, but for the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests/unit -q
 
 fmt: $(INSTALLED) ## format, and mend what the linter can
 	$(BIN)/ruff format .

@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ import psycopg
 from psycopg import sql
 
 from daybook.stack.database import role_urls
+from daybook.stack.ports import FREE_BELOW, FREE_FROM, is_free
 from shared_kernel.migrations.runner import ensure_roles, migrate
 
 SERVERS = "postgres,redis,kafka"
@@ -39,6 +41,13 @@ class Servers(msgspec.Struct, frozen=True):
     postgres_url: str
     redis_url: str
     kafka_bootstrap: str
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """What a worker is told: the servers, or why there are none."""
+
+    servers: Servers | None = None
+    fault: str = ""
 
 
 class Database(msgspec.Struct, frozen=True):
@@ -61,6 +70,57 @@ def running_servers(folder: Path) -> Iterator[Servers]:
         yield msgspec.json.decode((folder / "stack.json").read_bytes(), type=Servers)
     finally:
         daybook("down", data=folder, within_s=STOP_WITHIN_S)
+
+
+class FrontDesk:
+    """One set of servers for all workers of pytest-xdist: started in the controller when the first worker asks.
+
+    Whoever connects to `port` is answered by one thread, one after another, so that nobody needs a lock; a run in which
+    nobody asks starts nothing.
+    """
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._answer, name="front desk", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """The servers that were started are stopped."""
+        self._is_closing = True
+        socket.create_connection(("127.0.0.1", self.port)).close()  # wakes the thread
+        self._thread.join()
+        self._listener.close()
+
+    def _answer(self) -> None:
+        with ExitStack() as running:
+            answer: bytes | None = None
+            while True:
+                asker, _ = self._listener.accept()
+                with asker, suppress(OSError):  # a worker that has gone needs no answer
+                    if self._is_closing:
+                        return
+                    answer = answer or msgspec.json.encode(_start(running))
+                    asker.sendall(answer)
+
+
+def _start(running: ExitStack) -> _Answer:
+    try:
+        folder = running.enter_context(folder_for_servers())
+        return _Answer(servers=running.enter_context(running_servers(folder)))
+    except Exception as fault:  # whatever it is, the workers tell it
+        return _Answer(fault=f"{type(fault).__name__}: {fault}")
+
+
+def ask_front_desk(port: int) -> Servers:
+    """The servers of the run that this worker belongs to; they are there when it returns."""
+    asking = socket.create_connection(("127.0.0.1", port), timeout=START_WITHIN_S + STOP_WITHIN_S)
+    with asking, asking.makefile("rb") as told:
+        answer = msgspec.json.decode(told.read(), type=_Answer)
+    if answer.servers is None:
+        raise AssertionError(f"the servers did not start: {answer.fault}")
+    return answer.servers
 
 
 @contextmanager
@@ -115,6 +175,16 @@ def with_database(url: str, name: str) -> str:
     return f"{scheme}://{place}/{name}" + (f"?{query}" if query else "")
 
 
+def free_port() -> int:
+    """A loopback port for a server of a test: not of the range that outgoing connections are given theirs from.
+
+    Not chosen by `random`, which pytest-randomly seeds alike in every worker.
+    """
+    while not is_free(port := secrets.SystemRandom().randrange(FREE_FROM, FREE_BELOW)):
+        pass
+    return port
+
+
 def _administer(url: str, statement: str, name: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(sql.SQL(statement).format(sql.Identifier(name)))  # type: ignore[arg-type]
@@ -125,7 +195,7 @@ def _containers() -> Iterator[Servers]:
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.waiting_utils import wait_for_logs
 
-    kafka_port = _free_port()  # the broker tells its clients where it is, so it must know from the start
+    kafka_port = free_port()  # the broker tells its clients where it is, so it must know from the start
     postgres = (
         DockerContainer(POSTGRES_IMAGE)
         .with_env("POSTGRES_USER", "daybook")
@@ -161,10 +231,3 @@ def _containers() -> Iterator[Servers]:
             redis_url=f"redis://{valkey.get_container_host_ip()}:{valkey.get_exposed_port(6379)}/0",
             kafka_bootstrap=f"127.0.0.1:{kafka_port}",
         )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

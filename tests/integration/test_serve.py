@@ -13,6 +13,9 @@ import httpx
 import pytest
 from joserfc.jwk import ECKey
 
+from tests.services import free_port
+
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
 SECONDS_MAX = 30
 
@@ -65,13 +68,6 @@ writer.close()
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 WAIT = b"GET /docs/wait HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Served:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import httpx
 import pytest
 
 from tests.integration.command_service.conftest import KEY, QUERY_URL, token
-from tests.services import Database, Servers
+from tests.services import Database, Servers, free_port
 
 WRITER = {"authorization": f"Bearer {token('writer')}", "content-type": "application/json"}
 TRANSFER = {
@@ -30,13 +29,6 @@ Environment = dict[str, str]
 
 def clean_environment() -> Environment:
     return {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

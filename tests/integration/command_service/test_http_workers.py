@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -10,10 +10,11 @@ from redis.asyncio import Redis
 
 from shared_kernel.settings import Secret
 from tests.integration.command_service.conftest import Caller, NewWorker
-from tests.services import Database, Servers
+from tests.services import Servers
+from tests.support.door import Door, door_to
 
 NOWHERE = "redis://127.0.0.1:1/0"  # nothing listens on port 1
-LEASE = {"lease_ms": 600, "redis_timeout_ms": 100}  # short, so that its end can be waited for
+LEASE = {"lease_ms": 900, "redis_timeout_ms": 300}  # short, so that its end can be waited for
 
 
 def transfer(amount: int = 1) -> dict[str, Any]:
@@ -44,7 +45,7 @@ async def posted(caller: Caller, ledger: str, *, times: int = 1) -> Counter[int]
 
 
 async def test_the_worker_without_the_lease_goes_on_at_once(worker: NewWorker) -> None:
-    first, second = await worker(**LEASE), await worker(**LEASE)
+    first, second = await worker(lease_ms=2_400), await worker(lease_ms=2_400)  # longer than this takes
     ledger = await first.open_ledger()
     await until(lambda: is_held(first, ledger))
     assert await posted(second, ledger, times=20) == {201: 20}
@@ -77,7 +78,7 @@ async def test_two_workers_never_pass_a_minimum_together(worker: NewWorker) -> N
 
 
 async def test_commands_go_on_without_redis(worker: NewWorker) -> None:
-    caller = await worker(redis_url=Secret(NOWHERE))
+    caller = await worker(redis_url=Secret(NOWHERE), **LEASE)
     ledger = await caller.open_ledger()
     assert await posted(caller, ledger, times=10) == {201: 10}
     await until(lambda: caller.container.leases().is_up is False)
@@ -87,14 +88,21 @@ async def test_commands_go_on_without_redis(worker: NewWorker) -> None:
     assert await caller.metric("daybook_redis_up") == 0
 
 
+@pytest.fixture
+async def redis_door(stack: Servers) -> AsyncIterator[Door]:
+    """Other modules use the same Redis at the same time: it must not stand still for them."""
+    async with door_to(stack.redis_url) as door:
+        yield door
+
+
 async def test_commands_go_on_while_redis_stands_still_and_after_it_was_emptied(
-    worker: NewWorker, stack: Servers, database: Database
+    worker: NewWorker, redis_door: Door, stack: Servers
 ) -> None:
-    caller = await worker(**LEASE)
+    caller = await worker(**LEASE, redis_url=Secret(f"redis://127.0.0.1:{redis_door.port}/0"))
     ledger = await caller.open_ledger()
     await until(lambda: is_held(caller, ledger))
     async with Redis.from_url(stack.redis_url) as redis:
-        await redis.execute_command("CLIENT", "PAUSE", "1500", "ALL")
+        redis_door.shut()
         assert await posted(caller, ledger, times=10) == {201: 10}
 
         async def writes_until(claim: Callable[[], bool]) -> None:
@@ -103,6 +111,7 @@ async def test_commands_go_on_while_redis_stands_still_and_after_it_was_emptied(
                     assert await posted(caller, ledger) == {201: 1}
 
         await writes_until(lambda: caller.container.leases().is_up is False)
+        redis_door.open()
         await writes_until(lambda: is_held(caller, ledger) and caller.container.leases().is_up is True)
         for key in await redis.keys(f"daybook:*{ledger}*"):
             await redis.delete(key)

@@ -10,8 +10,12 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from command_service.infrastructure.lease import NoLocks, RedisLeases, connect
+from tests.support.door import Door, door_to
 
-LEASE_MS = 400  # short, so that ends can be waited for
+# Short, so that ends can be waited for, and longer than a busy machine stands still.
+SHORT_LEASE_MS = 800
+LONG_LEASE_MS = 60_000
+TIMEOUT_MS = 2_000
 NOWHERE = "redis://127.0.0.1:1/0"  # nothing listens on port 1
 
 
@@ -39,11 +43,11 @@ class Worker:
     def __init__(self, url: str, incarnation: object, **settings: int) -> None:
         self.seen = Seen()
         self.leases = RedisLeases(
-            connect(url, timeout_ms=settings.get("timeout_ms", 200)),
+            connect(url, timeout_ms=settings.get("timeout_ms", TIMEOUT_MS)),
             incarnation=incarnation if callable(incarnation) else lambda: incarnation,
             metrics=self.seen,
-            lease_ms=settings.get("lease_ms", LEASE_MS),
-            timeout_ms=settings.get("timeout_ms", 200),
+            lease_ms=settings.get("lease_ms", LONG_LEASE_MS),
+            timeout_ms=settings.get("timeout_ms", TIMEOUT_MS),
             ledgers_max=settings.get("ledgers_max", 100),
         )
 
@@ -100,11 +104,11 @@ async def test_all_keys_of_a_ledger_share_one_hash_tag_with_the_incarnation(redi
     async with workers(redis_url, 1, log) as (worker,), Redis.from_url(redis_url) as redis:
         await ask(worker, "acme:main")
         assert await redis.keys(f"daybook:*{log}*") == [f"daybook:{{{log}:acme:main}}:lease".encode()]
-        assert 0 < await redis.pttl(f"daybook:{{{log}:acme:main}}:lease") <= LEASE_MS
+        assert 0 < await redis.pttl(f"daybook:{{{log}:acme:main}}:lease") <= LONG_LEASE_MS
 
 
 async def test_the_lease_is_renewed_while_there_is_work_and_then_given_back(redis_url: str) -> None:
-    async with workers(redis_url, 2, uuid4()) as (first, second):
+    async with workers(redis_url, 2, uuid4(), lease_ms=SHORT_LEASE_MS) as (first, second):
         await first.leases.start()
         first.leases.touch("bank")
         await until(lambda: first.leases.is_held("bank"))
@@ -122,7 +126,7 @@ async def test_the_lease_is_renewed_while_there_is_work_and_then_given_back(redi
 
 async def test_a_worker_that_stops_gives_its_leases_back(redis_url: str) -> None:
     log = uuid4()
-    async with workers(redis_url, 1, log, lease_ms=60_000) as (first,):
+    async with workers(redis_url, 1, log) as (first,):
         await ask(first, "bank")
     async with workers(redis_url, 1, log) as (second,):
         await ask(second, "bank")
@@ -130,7 +134,7 @@ async def test_a_worker_that_stops_gives_its_leases_back(redis_url: str) -> None
 
 
 async def test_a_worker_that_dies_loses_its_lease_by_time(redis_url: str) -> None:
-    async with workers(redis_url, 2, uuid4()) as (dead, second):
+    async with workers(redis_url, 2, uuid4(), lease_ms=SHORT_LEASE_MS) as (dead, second):
         await ask(dead, "bank")
         await second.leases.start()
 
@@ -145,7 +149,7 @@ async def test_a_worker_that_dies_loses_its_lease_by_time(redis_url: str) -> Non
 
 async def test_a_late_release_does_not_end_the_lease_of_the_next_holder(redis_url: str) -> None:
     log = uuid4()
-    async with workers(redis_url, 2, log, lease_ms=60_000) as (first, second), Redis.from_url(redis_url) as redis:
+    async with workers(redis_url, 2, log) as (first, second), Redis.from_url(redis_url) as redis:
         await ask(first, "bank")
         await redis.delete(f"daybook:{{{log}:bank}}:lease")
         await ask(second, "bank")
@@ -155,7 +159,7 @@ async def test_a_late_release_does_not_end_the_lease_of_the_next_holder(redis_ur
 
 async def test_an_emptied_redis_is_noticed_and_the_lease_taken_anew(redis_url: str) -> None:
     log = uuid4()
-    async with workers(redis_url, 1, log) as (worker,), Redis.from_url(redis_url) as redis:
+    async with workers(redis_url, 1, log, lease_ms=SHORT_LEASE_MS) as (worker,), Redis.from_url(redis_url) as redis:
         await worker.leases.start()
 
         def working(claim: Callable[[], bool]) -> Callable[[], bool]:
@@ -203,23 +207,32 @@ async def test_an_absent_redis_is_said_once_and_holds_nothing() -> None:
 async def test_a_redis_that_stands_still_delays_nobody_and_is_used_again_when_it_goes_on(
     redis_url: str,
 ) -> None:
-    async with workers(redis_url, 1, uuid4(), timeout_ms=50) as (worker,), Redis.from_url(redis_url) as redis:
-        with capture_logs() as lines:
-            await worker.leases.start()
-            worker.leases.touch("bank")
-            await until(lambda: worker.leases.is_held("bank"))
-            await redis.execute_command("CLIENT", "PAUSE", "700", "ALL")
-            worker.leases.touch("bank")
-            await until(lambda: worker.seen.is_up is False)
-            worker.leases.touch("bank")  # returns at once: it asks nobody
-            await until(lambda: not worker.leases.is_held("bank"))
+    async with door_to(redis_url) as door:
+        url = f"redis://127.0.0.1:{door.port}/0"
+        async with workers(url, 1, uuid4(), timeout_ms=200, lease_ms=SHORT_LEASE_MS) as (worker,):
+            lines = await lines_of_a_standstill(worker, door)
+    assert lines == ["redis_unavailable", "redis_back"]
 
-            def working() -> bool:
-                worker.leases.touch("bank")
-                return worker.leases.is_held("bank")
 
-            await until(working)
-        assert [line["event"] for line in lines if line["log_level"] != "debug"] == ["redis_unavailable", "redis_back"]
+async def lines_of_a_standstill(worker: Worker, door: Door) -> list[str]:
+    """What is logged, but for debugging, while Redis stands still and goes on."""
+    with capture_logs() as lines:
+        await worker.leases.start()
+        worker.leases.touch("bank")
+        await until(lambda: worker.leases.is_held("bank"))
+        door.shut()
+        worker.leases.touch("bank")
+        await until(lambda: worker.seen.is_up is False)
+        worker.leases.touch("bank")  # returns at once: it asks nobody
+        await until(lambda: not worker.leases.is_held("bank"))
+        door.open()
+
+        def working() -> bool:
+            worker.leases.touch("bank")
+            return worker.leases.is_held("bank")
+
+        await until(working)
+    return [line["event"] for line in lines if line["log_level"] != "debug"]
 
 
 async def test_stopping_does_not_wait_for_a_redis_that_is_gone() -> None:

@@ -18,6 +18,9 @@ from tests.support.histories import transfer
 from tests.support.lives import books
 from tests.support.plain_books import read_books, read_log
 
+pytestmark = pytest.mark.long
+PROJECTORS = "from pg_stat_activity where datname = current_database() and application_name = 'daybook projector'"
+
 
 @pytest.fixture
 def processes(database: Database, stack: Servers, tmp_path: Path) -> Iterator[Processes]:
@@ -123,7 +126,7 @@ def test_a_projector_killed_inside_its_transaction_leaves_nothing_and_the_next_o
         kit.append("bank", [transfer(f"later-{number}", 5) for number in range(50)])
         until(lambda: is_blocked(kit))
         projector.kill()
-    until(lambda: not kit.rows("select from pg_stat_activity where application_name = 'daybook projector'"))
+    until(lambda: not kit.rows(f"select {PROJECTORS}"))
     assert kit.positions() == before
     processes.start("projector")
     until(lambda: is_at_head(kit))
@@ -131,12 +134,7 @@ def test_a_projector_killed_inside_its_transaction_leaves_nothing_and_the_next_o
 
 
 def is_blocked(kit: Kit) -> bool:
-    return bool(
-        kit.rows(
-            "select from pg_stat_activity where application_name = 'daybook projector' and wait_event_type = 'Lock'"
-            " and query like 'copy%%'"
-        )
-    )
+    return bool(kit.rows(f"select {PROJECTORS} and wait_event_type = 'Lock' and query like 'copy%%'"))
 
 
 def test_a_projector_killed_after_its_commit_applies_nothing_twice(kit: Kit, processes: Processes) -> None:

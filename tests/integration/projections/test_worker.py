@@ -235,7 +235,8 @@ def test_a_lost_connection_is_told_and_the_same_events_can_be_given_again(kit: K
     worker, _ = kit.worker()
     worker.apply(log[:10])
     kit.rows(
-        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'test' and pid <> pg_backend_pid()"
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and application_name = 'test' and pid <> pg_backend_pid()"
     )
     with pytest.raises(Unavailable):
         worker.apply(log[10:])

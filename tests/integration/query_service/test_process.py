@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ import pytest
 
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
 from tests.integration.query_service.conftest import KEY, token
-from tests.services import Database
+from tests.services import Database, free_port
 
 STARTS_WITHIN_S = 60
 STOPS_WITHIN_S = 30  # three times what is promised
@@ -26,13 +25,10 @@ def environment(database: Database, tmp_path: Path) -> dict[str, str]:
     """What the process needs."""
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"keys": [KEY.as_dict(private=False)]}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")}
     return inherited | {
         "DAYBOOK_POSTGRES_URL": database.urls["query"],
-        "DAYBOOK_HTTP_PORT": str(port),
+        "DAYBOOK_HTTP_PORT": str(free_port()),
         "DAYBOOK_JWT_KEYS_FILE": str(keys),
         "DAYBOOK_JWT_ISSUER": "i",
         "DAYBOOK_JWT_AUDIENCE": "a",
