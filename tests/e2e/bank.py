@@ -246,9 +246,9 @@ class SteadyLoad:
         return position
 
 
-def wait_until(is_so: Callable[[], bool], within_seconds: float, complaint: str, every_seconds: float = 0.05) -> None:
+def wait_until(is_so: Callable[[], bool], within_seconds: float, complaint: str) -> None:
     """Polls; fails with the complaint when the time is over."""
     deadline = time.monotonic() + within_seconds
     while not is_so():
         assert time.monotonic() < deadline, f"{complaint} within {within_seconds:.0f} s"
-        time.sleep(every_seconds)
+        time.sleep(0.05)
