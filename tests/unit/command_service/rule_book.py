@@ -210,15 +210,42 @@ PRELUDE: tuple[tuple[str, Json], ...] = (
         {"id": "t3", "status": "scheduled", "entries": moves("floor:a", "floor:b", 3), "effective_at": TIMES[0]},
     ),
 )
-histories = st.builds(
-    lambda has_prelude, own: [Told(*one, 0, 0) for one in PRELUDE[: 4 * has_prelude]] + own,
-    st.sampled_from((1, 1, 1, 0)),
-    st.lists(
-        st.builds(
-            lambda one, *rest: Told(*one, *rest), asked(), st.sampled_from((0, 0, 0, 20)), st.sampled_from((0, 0, 1))
-        ),
-        min_size=6,
-        max_size=30,
-    ),
+_ways = st.sampled_from((("floor:a", "cash"), ("floor:a", "roof:a"), ("roof:a", "floor:a"), ("cash", "floor:a")))
+
+
+@st.composite
+def rushed(draw: st.DrawFn) -> tuple[str, Json]:
+    """Two limited accounts on which everybody draws, and little besides."""
+    number = draw(st.integers(0, 15))
+    if number == 0:
+        return "set_limits", {"address": "floor:a", "limits": draw(limits)}
+    if number < 4:
+        return draw(st.sampled_from(("void_hold", "post_hold", "reverse_transaction"))), {
+            "transaction": draw(transactions)
+        }
+    body: Json = {"entries": moves(*draw(_ways), draw(st.integers(3, 12)))}
+    body |= draw(
+        some(
+            id=(4, transactions),
+            status=(4, st.just("pending")),
+            conditions=(
+                1,
+                st.integers(5, 12).map(lambda position: [{"account": "floor:a", "last_position": position}]),
+            ),
+            balances=(2, st.just("known")),
+        )
+    )
+    return "post_transaction", body
+
+
+def _told(kinds: st.SearchStrategy[tuple[str, Json]]) -> st.SearchStrategy[Told]:
+    clerks = st.integers(0, 1)
+    return st.builds(lambda one, *rest: Told(*one, *rest), kinds, st.sampled_from((0, 0, 0, 20)), clerks)
+
+
+_beginnings = st.sampled_from((4, 4, 4, 1)).map(lambda length: [Told(*one, 0, 0) for one in PRELUDE[:length]])
+histories = st.one_of(
+    st.builds(list.__add__, _beginnings, st.lists(_told(asked()), min_size=6, max_size=30)),
+    st.builds(list.__add__, _beginnings, st.lists(_told(rushed()), min_size=6, max_size=20)),
 )
-"""Most begin with a posting, two holds and one that is scheduled."""
+"""Most begin with a posting, two holds and one that is scheduled. Half of them are a rush on few accounts."""
