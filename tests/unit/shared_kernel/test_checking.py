@@ -39,7 +39,7 @@ from shared_kernel.events import (
 from tests.support.clerk import Clerk
 from tests.support.histories import recorded
 from tests.support.memory_log import MemoryLog
-from tests.unit.command_service.rule_book import LEDGER, Json, histories
+from tests.unit.command_service.rule_book import LEDGER, Told, histories
 
 
 def check(log: Sequence[RecordedEvent], **how: Any) -> list[Finding]:
@@ -49,10 +49,10 @@ def check(log: Sequence[RecordedEvent], **how: Any) -> list[Finding]:
 
 
 @given(histories)
-def test_what_the_decisions_wrote_breaks_no_rule(history: list[tuple[tuple[str, Json], int]]) -> None:
+def test_what_the_decisions_wrote_breaks_no_rule(history: list[Told]) -> None:
     clerk = Clerk(MemoryLog())
     clerk.ask(msgspec.convert(LEDGER, OpenLedger))
-    for number, ((kind, body), minutes) in enumerate(history):
+    for number, (kind, body, minutes, _) in enumerate(history):
         clerk.now += timedelta(minutes=minutes)
         named = {"id": f"made-{number}", **body} if kind in ("post_transaction", "reverse_transaction") else body
         clerk.ask(msgspec.convert(named, COMMAND_TYPES[kind]))
