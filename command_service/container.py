@@ -1,5 +1,6 @@
-"""The parts of the command process and how they fit together. The only place that names concrete classes; no logic."""
+"""The parts of command process and clock and how they fit together. The only place that names concrete classes; no logic."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -8,18 +9,23 @@ from litestar import Litestar
 from litestar.di import Provide
 from prometheus_client import CollectorRegistry
 
+from command_service.application.clock import Clock, Pace
+from command_service.application.decisions import DECISIONS
 from command_service.application.executor import Executor
 from command_service.application.writer import Bounds
+from command_service.infrastructure.clock_metrics import PrometheusClock
+from command_service.infrastructure.clock_process import ClockProcess
+from command_service.infrastructure.due import PostgresDue
 from command_service.infrastructure.lease import NoLocks, RedisLeases, connect
 from command_service.infrastructure.metrics import CommandMetrics
 from command_service.infrastructure.process import CommandProcess
 from command_service.presentation.commands import Commands
 from command_service.presentation.openapi import describe_requests
 from command_service.presentation.routes import ROUTES, DirectRoutes
-from command_service.settings import CommandSettings
+from command_service.settings import ClockSettings, CommandSettings
 from shared_kernel.event_log.pool import LogPool
 from shared_kernel.event_log.types import Tail
-from shared_kernel.health import Health
+from shared_kernel.health import Health, HealthServer
 from shared_kernel.http import create_app
 from shared_kernel.http_edge import Edge
 from shared_kernel.keys import open_keys
@@ -34,7 +40,7 @@ rules turn down is a 422 with a stable `code`, recorded like any other event. `D
 the command stands: give it to a query, and the answer knows the command."""
 
 
-def _pool(settings: CommandSettings, connections_max: int) -> LogPool:
+def _pool(settings: CommandSettings | ClockSettings, connections_max: int) -> LogPool:
     return LogPool(
         settings.postgres_url,
         connections_max=connections_max,
@@ -65,6 +71,7 @@ def _bounds(settings: CommandSettings) -> Bounds:
         queue_commands_max=settings.queue_commands_max,
         tail=Tail(events_max=settings.tail_events_max, bytes_max=settings.tail_bytes_max),
         conflicts_before_slow_path=settings.conflicts_before_slow_path,
+        follow_commands_min=settings.follow_commands_min,
         idle_s=settings.ledger_idle_seconds,
     )
 
@@ -145,4 +152,55 @@ class Container(containers.DeclarativeContainer):
         executor=executor,
         commands=commands,
         process=process,
+    )
+
+
+class ClockContainer(containers.DeclarativeContainer):
+    """One clock. `settings` is given by `__main__`."""
+
+    settings = providers.Dependency(instance_of=ClockSettings)
+    registry = providers.Singleton(new_registry)
+    health = providers.Singleton(Health)
+    stop = providers.Singleton(asyncio.Event)
+    pool = providers.Singleton(lambda settings: _pool(settings, settings.log_connections_max), settings)
+    executor = providers.Singleton(
+        Executor,
+        log=pool,
+        locks=providers.Singleton(NoLocks),  # a clock writes a little everywhere: no lease is worth its while
+        metrics=providers.Singleton(CommandMetrics, registry),
+        bounds=providers.Singleton(Bounds),
+        deadline_s=settings.provided.command_seconds_max,
+    )
+    due = providers.Singleton(
+        PostgresDue,
+        settings.provided.postgres_url,
+        page_max=settings.provided.page_commands_max,
+        connect_timeout_ms=settings.provided.log_connect_timeout_ms,
+        statement_timeout_ms=settings.provided.log_statement_timeout_ms,
+    )
+    clock = providers.Singleton(
+        Clock,
+        due=due,
+        executor=executor,
+        decisions=providers.Object(DECISIONS),
+        metrics=providers.Singleton(PrometheusClock, registry),
+        pace=providers.Singleton(Pace, poll_ms=settings.provided.poll_ms, retry_max_ms=settings.provided.retry_max_ms),
+        now=providers.Object(lambda: datetime.now(UTC)),
+        stop=stop,
+    )
+    process = providers.Singleton(
+        ClockProcess,
+        clock=clock,
+        stop=stop,
+        executor=executor,
+        due=due,
+        pool=pool,
+        health=health,
+        server=providers.Singleton(
+            HealthServer,
+            health,
+            registry,
+            host=settings.provided.health_host,
+            port=settings.provided.health_port,
+        ),
     )

@@ -1,10 +1,10 @@
-"""What the command process is told by its environment. Every bound has a name, a unit and a default (chosen unless said)."""
+"""What command process and clock are told by their environment. Every bound has a name, a unit and a default (chosen unless said)."""
 
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from shared_kernel.settings import HttpSettings, Secret
+from shared_kernel.settings import HttpSettings, ProcessSettings, Secret
 
 Locks = Literal["adaptive", "off", "always"]
 
@@ -51,6 +51,13 @@ class CommandSettings(HttpSettings, frozen=True, kw_only=True):
     conflicts_before_slow_path: Annotated[
         int, Meta(ge=1, description="Lost races after which a command is decided under the ledger's lock")
     ] = 2  # design §4
+    follow_commands_min: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Commands that are decided and sent while an append is still on its way, at least; 0: never",
+        ),
+    ] = 16  # measured: ADR 0009
     ledger_idle_seconds: Annotated[
         int, Meta(ge=1, description="How long the states of a ledger without commands stay in memory")
     ] = 300
@@ -60,7 +67,9 @@ class CommandSettings(HttpSettings, frozen=True, kw_only=True):
     tail_bytes_max: Annotated[int, Meta(ge=1, description="The same in bytes")] = 4_000_000
 
     log_connections_max: Annotated[int, Meta(ge=1, le=1_000, description="Connections to Postgres for appends")] = 8
-    log_borrow_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for one of them")] = 5_000
+    log_borrow_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a free connection to Postgres")] = (
+        5_000
+    )
     log_connect_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a new connection")] = 5_000
     log_lock_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a ledger's lock in Postgres")] = 2_000
     log_statement_timeout_ms: Annotated[int, Meta(ge=1, description="Longest statement in Postgres")] = 10_000
@@ -79,3 +88,33 @@ class CommandSettings(HttpSettings, frozen=True, kw_only=True):
             )
         if faults:
             raise ValueError("\n".join(faults))
+
+
+class ClockSettings(ProcessSettings, frozen=True, kw_only=True):
+    """The settings of `python -m command_service clock`."""
+
+    health_host: Annotated[str, Meta(min_length=1, description="Address of /health and /metrics")] = "127.0.0.1"
+    health_port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of /health and /metrics")]
+    poll_ms: Annotated[
+        int, Meta(ge=1, le=3_600_000, description="How often the clock looks for what is due, about")
+    ] = 500
+    retry_max_ms: Annotated[int, Meta(ge=1, le=3_600_000, description="Longest wait after failures")] = 10_000
+    page_commands_max: Annotated[
+        int, Meta(ge=1, le=5_000, description="Transactions that are asked for, and ended, at once")
+    ] = 500
+    command_seconds_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=600,
+            description="Longest a command of the clock may wait to be decided; the next round sends it again",
+        ),
+    ] = 5
+
+    log_connections_max: Annotated[int, Meta(ge=1, le=1_000, description="Connections to Postgres for appends")] = 4
+    log_borrow_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a free connection to Postgres")] = (
+        5_000
+    )
+    log_connect_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a new connection")] = 5_000
+    log_lock_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a ledger's lock in Postgres")] = 2_000
+    log_statement_timeout_ms: Annotated[int, Meta(ge=1, description="Longest statement in Postgres")] = 10_000

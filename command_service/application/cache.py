@@ -65,14 +65,18 @@ class LedgerCache:
         if self.transactions:
             self.transactions.update(evolve_transactions(self.transactions.get, event, recorded_at))
 
-    def books(self, *, is_certain: bool = False) -> Books:
-        """These states under an overlay, for one batch (`is_certain`: as `Books` has it)."""
+    def books(self, *, is_certain: bool = False, after: Books | None = None) -> Books:
+        """These states under an overlay, for one batch (`is_certain`: as `Books` has it).
+
+        `after`: what the batch ahead makes of these states, as if all of it were in the log already.
+        """
         return Books(
-            terms=self.terms,
+            terms=self.terms if after is None else after.terms_now,
             accounts=self.accounts,
             transactions=self.transactions,
-            position=self.seen or 0,
+            position=(self.seen or 0) if after is None else after.position,
             is_certain=is_certain,
+            after=after,
         )
 
     def adopt(self, books: Books) -> None:

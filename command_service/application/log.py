@@ -10,8 +10,19 @@ from shared_kernel.event_log.types import Appended, Decision, Loaded, Snapshot, 
 class LogSession(Protocol):
     """One connection to the log, used by one task at a time."""
 
-    async def append(self, ledger: str, *, seen: int | None, decisions: Sequence[Decision], tail: Tail) -> Appended:
-        """Judges and appends in one round trip; answered means committed. Raises as in `event_log.errors`."""
+    async def append(
+        self,
+        ledger: str,
+        *,
+        seen: int | None,
+        decisions: Sequence[Decision],
+        tail: Tail,
+        is_following: bool = False,
+    ) -> Appended:
+        """Judges and appends in one round trip; answered means committed. Raises as in `event_log.errors`.
+
+        `is_following`: decided on the append sent just before it, and void (`is_unchained`) unless that one stands as it was.
+        """
 
     async def load(
         self, ledger: str, *, seen: int | None, tags: Sequence[str], snapshots: Sequence[SnapshotKey] = (), tail: Tail

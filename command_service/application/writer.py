@@ -1,30 +1,31 @@
 """The writer of one ledger: takes what is waiting, decides it, appends it in one round trip, answers it.
 
-The deep function of the write side (design §4, executor.md §6). One task a ledger; one append in flight. Completion is one
-synchronous, all-or-nothing step; any doubt throws the cached states away, and the log is asked by key before anybody is told.
+The deep function of the write side (design §4, executor.md §6). One task a ledger; one append in flight, or two while nobody
+gets in between (ADR 0009). Completion is one synchronous, all-or-nothing step; any doubt throws the cached states away, and the
+log is asked by key before anybody is told.
 """
 
 import asyncio
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import structlog
 
 from command_service.application.batch import DecidedBatch, Ticket, Verdict, decide_batch
 from command_service.application.cache import LedgerCache
+from command_service.application.line import Line
 from command_service.application.loading import Loader, snapshot
 from command_service.application.log import Locks, Log, LogSession
 from command_service.application.outcome import Outcome
-from command_service.domain.books import Books
-from shared_kernel import events
-from shared_kernel.errors import Contention, Corruption, DaybookError, Rejection, Unavailable
+from shared_kernel.errors import Contention, Corruption, DaybookError, Unavailable
 from shared_kernel.event_log.errors import LedgerNotFound, OutcomeUnknown
-from shared_kernel.event_log.types import Appended, RecordedEvent, Tail
+from shared_kernel.event_log.types import Appended, Tail
 
 UNKNOWN_IDLE_S = 1.0  # chosen: a ledger that does not exist keeps nothing in memory
+CALM_BATCHES = 100  # design §4: so many batches without a conflict before one follows another unasked again
 _logger = structlog.get_logger(__name__)
 
 
@@ -37,6 +38,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     tail: Tail = Tail()
     faults_max: int = 40
     conflicts_before_slow_path: int = 2
+    follow_commands_min: int = 16
     idle_s: float = 300.0
 
 
@@ -62,6 +64,14 @@ class Metrics(Protocol):
         """A command was answered: "accepted", or the code of its refusal or rejection."""
 
 
+class _Flight(NamedTuple):
+    """A batch whose append is on its way."""
+
+    decided: DecidedBatch
+    back: "asyncio.Task[Appended]"
+    departed_at: float
+
+
 class LedgerWriter:
     """Owns everything this process knows of one ledger. `submit` from the event loop; `run` is its task."""
 
@@ -73,153 +83,177 @@ class LedgerWriter:
         self._metrics = metrics
         self._cache = LedgerCache()
         self._loader = Loader(ledger, tail=bounds.tail, metrics=metrics)
-        self._waiting: deque[Ticket] = deque()
-        self._wake = asyncio.Event()
+        self._line = Line(
+            commands_max=bounds.queue_commands_max,
+            batch_commands_max=bounds.batch_commands_max,
+            batch_entries_max=bounds.batch_entries_max,
+            lock_after=bounds.conflicts_before_slow_path,
+            metrics=metrics,
+        )
         self._loop = asyncio.get_running_loop()
+        self._unrest = 0  # batches still to go before one may follow another again
         self.is_closed = False
         """The task has ended for want of work; a new writer takes the next command."""
 
     def submit(self, ticket: Ticket) -> None:
         """Queues a command. Contention `overloaded` where the queue is full."""
-        if len(self._waiting) >= self._bounds.queue_commands_max:
-            raise Contention("overloaded", retry_after_ms=1_000)
-        ticket.is_queued = True
-        self._waiting.append(ticket)
-        self._wake.set()
+        self._line.enter(ticket)
 
     @property
     def waiting(self) -> int:
         """Commands not yet decided."""
-        return len(self._waiting)
+        return len(self._line)
 
     async def run(self) -> None:
         """Writes until nothing has come for `idle_s`."""
         while True:
-            if not self._waiting:
-                self._wake.clear()
+            if not self._line:
                 try:
                     async with asyncio.timeout(self._bounds.idle_s if self._cache.terms else UNKNOWN_IDLE_S):
-                        await self._wake.wait()
+                        await self._line.has(1)
                 except TimeoutError:
-                    if self._waiting:
+                    if self._line:
                         continue
                     self.is_closed = True
                     return
-            await self._write(self._take())
+            is_locked = self._line.next_needs_lock
+            await self._write(self._line.take(), is_locked=is_locked)
 
-    def _take(self) -> list[Ticket]:
-        """The next batch: arrival order, bounded, expired ones turned away, repeated keys joined."""
-        batch: dict[str, Ticket] = {}
-        others: list[Ticket] = []
-        entries = 0
-        now = self._loop.time()
-        while self._waiting and len(batch) < self._bounds.batch_commands_max:
-            if batch and entries >= self._bounds.batch_entries_max:
-                break
-            ticket = self._waiting.popleft()
-            ticket.is_queued = False
-            if ticket.deadline < now:
-                self._fail(ticket, Unavailable("outcome_unknown" if ticket.is_doubtful else "deadline_passed"))
-                continue
-            first = batch.setdefault(ticket.key_tag, ticket)
-            if first is ticket:
-                entries += len(getattr(ticket.command, "entries", ())) or 1
-            elif first.context.fingerprint == ticket.context.fingerprint:
-                first.followers.append(ticket)
-            else:  # another command under the same key: judged when the log has the first
-                others.append(ticket)
-        self._requeue(others)
-        return list(batch.values())
-
-    async def _write(self, batch: list[Ticket]) -> None:
-        """Brings every ticket of the batch to an answer or back into the queue."""
+    async def _write(self, batch: list[Ticket], *, is_locked: bool) -> None:
+        """Brings every ticket of the batch, and of those that follow it, to an answer or back into the queue."""
         if not batch:
             return
         self._locks.touch(self.ledger)
+        taken = list(batch)  # grows with every batch that follows
         try:
             async with self._log.borrow() as session:
-                if any(ticket.conflicts >= self._bounds.conflicts_before_slow_path for ticket in batch):
-                    self._metrics.took_slow_path()
-                    appended = await self._decide_under_lock(session, batch)
+                if is_locked:
+                    await self._write_locked(session, batch)
                 else:
-                    appended = await self._decide_and_append(session, batch)
-                if appended is not None:
-                    await self._complete(session, *appended)
+                    await self._write_on(session, batch, taken)
         except DaybookError as error:
-            await self._recover(batch, error)
+            await self._recover(taken, error)
         except Exception:
             _logger.exception("writer_fault", ledger=self.ledger)
-            await self._recover(batch, OutcomeUnknown("writer_fault"))
+            await self._recover(taken, OutcomeUnknown("writer_fault"))
         except BaseException:  # the process ends: the callers hear that they have to ask again
-            for ticket in batch:
-                self._fail(ticket, OutcomeUnknown("shutting_down"))
+            for ticket in taken:
+                self._line.fail(ticket, OutcomeUnknown("shutting_down"))
             raise
 
-    async def _decide_under_lock(
-        self, session: LogSession, batch: list[Ticket]
-    ) -> tuple[DecidedBatch, Appended] | None:
-        """The same where nobody can come between: the slow path of what fell too often."""
+    async def _write_locked(self, session: LogSession, batch: list[Ticket]) -> None:
+        """The slow path, where nobody can come between: for what no narrow fence watches, and for what fell too often."""
+        self._metrics.took_slow_path()
+        await self._loader.prefetch(session, self._cache, batch)
+        departed_at = self._loop.time()
         async with session.transaction([self.ledger]):
-            return await self._decide_and_append(session, batch, is_locked=True)
+            decided = await self._loader.decide(session, self._cache, batch, is_locked=True)
+            self._tell_faults(decided)
+            appended = await session.append(
+                self.ledger, seen=self._cache.seen, decisions=decided.decisions(), tail=self._bounds.tail
+            )
+        self._tell(decided, appended, departed_at)
+        self._line.put_back(await self._complete(session, decided, appended))
 
-    async def _decide_and_append(
-        self, session: LogSession, batch: list[Ticket], *, is_locked: bool = False
-    ) -> tuple[DecidedBatch, Appended] | None:
-        """Load what is missing, decide, append. None where nothing was there to append."""
-        cache = self._cache
-        addresses = {address for ticket in batch for address in ticket.command.addresses()}
-        await self._loader.fill(session, cache, addresses, is_refreshed=is_locked)
-        books = Books(terms=cache.terms, accounts=cache.accounts)
-        decided = decide_batch(books, batch, seen=cache.seen or 0)
-        for fault in decided.faults:
-            _logger.error("decision_fault", ledger=self.ledger, exc_info=fault)
-        if cache.seen == 0 and books.terms_now is None:  # no such ledger, so no key in it either
+    async def _write_on(self, session: LogSession, batch: list[Ticket], taken: list[Ticket]) -> None:
+        """Writes the batch, and while enough others wait meanwhile, those behind it: each sent before the one ahead is back."""
+        first = await self._depart(session, batch)
+        if first is None:
+            return
+        flights, again = deque((first,)), list[Ticket]()
+        try:
+            while flights:
+                ahead = flights[0]
+                if len(flights) == 1 and not again and await self._may_follow(ahead):
+                    behind = self._follow(session, ahead.decided, taken)
+                    if behind is not None:
+                        flights.append(behind)
+                appended = await ahead.back
+                flights.popleft()
+                self._tell(ahead.decided, appended, ahead.departed_at)
+                again += await self._complete(session, ahead.decided, appended)
+        except Exception as error:
+            raise await _worst(error, flights) from error
+        self._line.put_back(again)
+
+    async def _depart(self, session: LogSession, batch: list[Ticket]) -> _Flight | None:
+        """Load what is missing, decide, send. None where there was nothing to append."""
+        decided = await self._loader.decide(session, self._cache, batch, is_locked=False)
+        self._tell_faults(decided)
+        if self._cache.seen == 0 and decided.books.terms_now is None:  # no such ledger, so no key in it either
             for verdict in decided.verdicts:
-                self._fail(verdict.ticket, verdict.error or Unavailable("outcome_unknown"))
-            self._requeue(decided.deferred)
+                self._line.fail(verdict.ticket, verdict.error or Unavailable("outcome_unknown"))
+            self._line.put_back(decided.deferred)
             return None
         if not decided.verdicts:
-            await self._loader.fill(session, cache, decided.missing)
-            self._requeue(decided.deferred)
+            self._line.put_back(decided.deferred)
             return None
-        started = self._loop.time()
-        appended = await session.append(
-            self.ledger, seen=cache.seen, decisions=decided.decisions(), tail=self._bounds.tail
-        )
-        elapsed_s = self._loop.time() - started
-        self._metrics.appended(commands=len(decided.verdicts), seconds=elapsed_s)
-        _logger.info(
-            "batch_appended",
-            ledger=self.ledger,
-            commands=len(decided.verdicts),
-            events=appended.head - appended.base,
-            failed=len(appended.failed),
-            position=appended.head,
-            elapsed_ms=round(elapsed_s * 1_000, 3),
-        )
-        return decided, appended
+        return self._send(session, decided, seen=self._cache.seen, is_following=False)
 
-    async def _complete(self, session: LogSession, decided: DecidedBatch, appended: Appended) -> None:
-        """The append is committed: take over what it did, answer, and look up the keys that were there before."""
+    async def _may_follow(self, ahead: _Flight) -> bool:
+        """Enough commands wait while the append ahead is still on its way, and nothing speaks against deciding on what it will do."""
+        fewest = self._bounds.follow_commands_min
+        if not fewest or self._unrest or ahead.decided.deferred:
+            return False
+        enough = asyncio.ensure_future(self._line.has(fewest))
+        try:
+            await asyncio.wait((ahead.back, enough), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            enough.cancel()
+        return not ahead.back.done() and len(self._line) >= fewest and not self._line.next_needs_lock
+
+    def _follow(self, session: LogSession, ahead: DecidedBatch, taken: list[Ticket]) -> _Flight | None:
+        """Decides the next batch on what the one ahead will have done, and sends it. None where that needs a look at the log."""
+        batch = self._line.take()
+        taken += batch
+        books = self._cache.books(after=ahead.books)
+        decided = decide_batch(books, batch, seen=ahead.books.position, is_locked=False)
+        self._tell_faults(decided)
+        if not decided.verdicts:
+            self._line.put_back(decided.deferred)
+            return None
+        return self._send(session, decided, seen=ahead.books.position, is_following=True)
+
+    def _send(self, session: LogSession, decided: DecidedBatch, *, seen: int | None, is_following: bool) -> _Flight:
+        append = session.append(
+            self.ledger,
+            seen=seen,
+            decisions=decided.decisions(),
+            tail=self._bounds.tail,
+            is_following=is_following,
+        )
+        return _Flight(decided, self._loop.create_task(append), self._loop.time())
+
+    async def _complete(self, session: LogSession, decided: DecidedBatch, appended: Appended) -> list[Ticket]:
+        """The append is committed: take over what it did, answer, and look up the keys that were there before.
+
+        Gives the commands that are to be decided again, in their order.
+        """
+        if appended.is_unchained:
+            self._unrest = CALM_BATCHES
+            return [*(verdict.ticket for verdict in decided.verdicts), *decided.deferred]
         cache = self._cache
         try:
-            repeated = self._take_over(decided, appended)
+            repeated, again = self._take_over(decided, appended)
         except Corruption as error:  # committed, but not understood: only the log can say what became of each command
             _logger.error("completion_fault", ledger=self.ledger, code=error.code)
             raise OutcomeUnknown(error.code) from error
         if repeated:
-            await self._answer_repeats(session, repeated)
+            again += await self._answer_repeats(session, repeated)
         due = cache.take_unsaved()
         if due:
             await session.write_snapshots(self.ledger, [snapshot(account, cache.seen or 0) for account in due])
         cache.shrink(())
+        return again
 
-    def _take_over(self, decided: DecidedBatch, appended: Appended) -> list[Ticket]:
-        """One synchronous step: fold what others did, fold what we did, then answer. Gives the tickets whose key was in the log."""
+    def _take_over(self, decided: DecidedBatch, appended: Appended) -> tuple[list[Ticket], list[Ticket]]:
+        """One synchronous step: fold what others did, fold what we did, then answer.
+
+        Gives the commands whose key was in the log, and those that are to be decided again.
+        """
         if appended.is_behind:
             self._cache.drop()
-            self._requeue([*decided.deferred, *(verdict.ticket for verdict in decided.verdicts)])
-            return []
+            return [], [*decided.deferred, *(verdict.ticket for verdict in decided.verdicts)]
         fell = {decided.verdicts[index].group for index, _ in appended.failed}
         failed: dict[int, list[str]] = {}
         for index, fence in appended.failed:
@@ -235,10 +269,10 @@ class LedgerWriter:
             self._answer_verdict(verdict, position=at, appended=appended)
         if again:
             self._metrics.conflicted(commands=len(again))
-        self._requeue([*again, *decided.deferred])
+        self._unrest = CALM_BATCHES if again or appended.tail else max(0, self._unrest - 1)
         if appended.head > appended.base:
             self._log.announce(self.ledger)
-        return repeated
+        return repeated, [*again, *decided.deferred]
 
     def _fold(self, decided: DecidedBatch, appended: Appended, fell: set[int]) -> list[tuple[Verdict, int]]:
         """The cache is as of the new head. Gives the verdicts that stand, each with the position of its last event."""
@@ -268,18 +302,15 @@ class LedgerWriter:
         if ticket.key_tag in failed:
             repeated.append(ticket)
             return
-        for tag in failed:
-            if tag.startswith("reference:"):
-                self._fail(ticket, Rejection("reference_taken", reference=getattr(ticket.command, "reference", None)))
-                return
-            if tag.startswith("transaction:"):
-                self._fail(ticket, Rejection("transaction_exists", transaction=getattr(ticket.command, "id", None)))
-                return
+        taken = verdict.taken(failed) if failed else None
+        if taken is not None:
+            self._line.fail(ticket, taken)
+            return
         ticket.conflicts += 1
         again.append(ticket)
 
-    async def _answer_repeats(self, session: LogSession, tickets: Iterable[Ticket]) -> None:
-        """Gives the first answer again to commands whose key stands in the log; puts the others back."""
+    async def _answer_repeats(self, session: LogSession, tickets: Iterable[Ticket]) -> list[Ticket]:
+        """Gives the first answer again to commands whose key stands in the log. Gives those whose key does not."""
         asked = list(tickets)
         loaded = await session.load(
             self.ledger, seen=None, tags=[ticket.key_tag for ticket in asked], tail=self._bounds.tail
@@ -289,56 +320,51 @@ class LedgerWriter:
         for ticket in asked:
             found = loaded.events.get(ticket.key_tag)
             if found:
-                self._answer_recorded(ticket, found[-1])
+                self._line.answer_recorded(ticket, found[-1])
             else:
                 absent.append(ticket)
-        self._requeue(absent)
+        return absent
 
     async def _recover(self, batch: list[Ticket], error: DaybookError) -> None:
         """After a fault: forget the states, ask the log what became of the commands, decide the rest again, within bounds."""
         self._cache.drop()
+        self._unrest = CALM_BATCHES
         if isinstance(error, OutcomeUnknown):
             self._metrics.outcome_unknown()
-        # What the completion put back before the fault is decided again anyway: once, not twice.
+        # What is back in the queue already is decided again anyway: once, not twice.
         pending = [ticket for ticket in batch if not (ticket.future.done() or ticket.is_queued)]
         for ticket in pending:
             ticket.faults += 1
             ticket.is_doubtful |= isinstance(error, OutcomeUnknown) and not error.is_settled
         if not isinstance(error, Contention | Unavailable):
             for ticket in pending:
-                self._fail(ticket, error)
+                self._line.fail(ticket, error)
             return
         await asyncio.sleep(random.uniform(0.005, 0.05) * 2 ** min(pending[0].faults, 5) if pending else 0)  # noqa: S311
         if not pending or not isinstance(error, OutcomeUnknown):
-            self._requeue_or_fail(pending, error)
+            self._put_back_or_fail(pending, error)
             return
         try:
             async with self._log.borrow() as session:
-                await self._answer_repeats(session, pending)
+                self._line.put_back(await self._answer_repeats(session, pending))
         except LedgerNotFound:
-            self._requeue(pending)
+            self._line.put_back(pending)
         except DaybookError as again:
-            self._requeue_or_fail(pending, OutcomeUnknown(again.code))
+            self._put_back_or_fail(pending, OutcomeUnknown(again.code))
 
-    def _requeue_or_fail(self, tickets: Sequence[Ticket], error: DaybookError) -> None:
+    def _put_back_or_fail(self, tickets: Sequence[Ticket], error: DaybookError) -> None:
         """Back into the queue while tries and time are left; else the caller hears why."""
         now = self._loop.time()
         retry = [t for t in tickets if t.faults < self._bounds.faults_max and t.deadline > now]
         kept = set(map(id, retry))
-        self._requeue(retry)
+        self._line.put_back(retry)
         for ticket in tickets:
             if id(ticket) not in kept:
-                self._fail(ticket, Unavailable("outcome_unknown") if ticket.is_doubtful else error)
-
-    def _requeue(self, tickets: Sequence[Ticket]) -> None:
-        """To the front, in order."""
-        for ticket in reversed(tickets):
-            ticket.is_queued = True
-            self._waiting.appendleft(ticket)
+                self._line.fail(ticket, Unavailable("outcome_unknown") if ticket.is_doubtful else error)
 
     def _answer_verdict(self, verdict: Verdict, *, position: int, appended: Appended) -> None:
         if verdict.error is not None:
-            self._fail(verdict.ticket, verdict.error)
+            self._line.fail(verdict.ticket, verdict.error)
             return
         outcome = Outcome(
             event=verdict.decided[-1],
@@ -346,27 +372,37 @@ class LedgerWriter:
             position=position,
             recorded_at=appended.recorded_at,
         )
-        self._answer(verdict.ticket, outcome)
+        self._line.answer(verdict.ticket, outcome)
 
-    def _answer_recorded(self, ticket: Ticket, recorded: RecordedEvent) -> None:
-        """The first answer again; or 409 where the key was used for something else."""
-        outcome = Outcome.of(recorded)
-        if outcome.metadata.fingerprint != ticket.context.fingerprint:
-            self._fail(ticket, Rejection("idempotency_key_reused", position=recorded.position))
-        else:
-            self._answer(ticket, outcome)
+    def _tell(self, decided: DecidedBatch, appended: Appended, departed_at: float) -> None:
+        """Counts and logs an append that is committed."""
+        elapsed_s = self._loop.time() - departed_at
+        self._metrics.appended(commands=len(decided.verdicts), seconds=elapsed_s)
+        _logger.info(
+            "batch_appended",
+            ledger=self.ledger,
+            commands=len(decided.verdicts),
+            events=appended.head - appended.base,
+            failed=len(decided.verdicts) if appended.is_unchained else len(appended.failed),
+            position=appended.head,
+            elapsed_ms=round(elapsed_s * 1_000, 3),
+        )
 
-    def _answer(self, ticket: Ticket, outcome: Outcome) -> None:
-        name = outcome.event.code if isinstance(outcome.event, events.CommandRefused) else "accepted"
-        self._metrics.answered(command=type(ticket.command).__name__, outcome=name, is_replay=outcome.is_replay)
-        if not ticket.future.done():
-            ticket.future.set_result(outcome)
-        for follower in ticket.followers:
-            self._answer(follower, msgspec.structs.replace(outcome, is_replay=True))
+    def _tell_faults(self, decided: DecidedBatch) -> None:
+        for fault in decided.faults:
+            _logger.error("decision_fault", ledger=self.ledger, exc_info=fault)
 
-    def _fail(self, ticket: Ticket, error: DaybookError) -> None:
-        self._metrics.answered(command=type(ticket.command).__name__, outcome=error.code, is_replay=False)
-        if not ticket.future.done():
-            ticket.future.set_exception(error)
-        for follower in ticket.followers:
-            self._fail(follower, error)
+
+async def _worst(error: Exception, flights: Iterable[_Flight]) -> Exception:
+    """The error to go on with after one, when all that was on its way is back.
+
+    What was appended behind it stands in the log and not in the cache, and what was lost may stand there: both have to be asked
+    for by key, so both make the outcome unknown.
+    """
+    back = await asyncio.gather(*(flight.back for flight in flights), return_exceptions=True)
+    for one in back:
+        if isinstance(one, OutcomeUnknown) and not isinstance(error, OutcomeUnknown):
+            return one
+        if isinstance(one, Appended) and not one.is_unchained and not isinstance(error, OutcomeUnknown):
+            return OutcomeUnknown("overtaken")
+    return error

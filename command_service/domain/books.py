@@ -74,7 +74,7 @@ class Books:
     """One ledger during one batch: the cached state, and over it what the batch's own decisions have changed so far.
 
     `position`: what the state is complete as of. `is_certain`: the batch stands or falls as one, under the head's lock, so that
-    the positions of its events are known before it is appended.
+    the positions of its events are known before it is appended. `after`: the batch ahead of this one, whose changes count as done.
     """
 
     def __init__(
@@ -85,11 +85,14 @@ class Books:
         transactions: Mapping[str, Transaction] | None = None,
         position: int = 0,
         is_certain: bool = False,
+        after: "Books | None" = None,
     ) -> None:
         self._base = accounts
         self._base_transactions = {} if transactions is None else transactions
         self._base_position = position
         self._is_certain = is_certain
+        self._ahead: Mapping[str, Account] = {} if after is None else after.changed
+        self._ahead_transactions: Mapping[str, Transaction] = {} if after is None else after.changed_transactions
         self._posted_here: dict[str, TransactionPosted] = {}
         self.terms_now = terms
         self.position = position
@@ -256,7 +259,7 @@ class Books:
 
     def _post(self, event: TransactionPosted) -> None:
         # Few transactions are ever asked for again, and hardly one in its own batch: their states are made when somebody asks.
-        if event.reverses is not None or event.transaction in self._base_transactions or event.scheduled:
+        if event.reverses is not None or event.scheduled or self._transaction_before(event.transaction) is not None:
             self.changed_transactions.update(evolve_transactions(self._find_transaction, event, None))
         if event.transaction not in self.changed_transactions:
             self._posted_here[event.transaction] = event
@@ -271,29 +274,32 @@ class Books:
         return self._get(address)
 
     def _get(self, address: str) -> Account:
-        account = self.changed.get(address) or self._base.get(address)
+        account = self.changed.get(address) or self._ahead.get(address) or self._base.get(address)
         if account is None or (account.totals is None and account.limits):
             raise NotLoaded(Need("account", address))
         return account
 
     def _find(self, address: str) -> Account | None:
-        return self.changed.get(address) or self._base.get(address)
+        return self.changed.get(address) or self._ahead.get(address) or self._base.get(address)
 
     def _is_loaded(self, address: str) -> bool:
         account = self._find(address)
         return account is not None and account.is_complete
 
     def _find_transaction(self, transaction: str) -> Transaction | None:
-        known = self.changed_transactions.get(transaction) or self._base_transactions.get(transaction)
+        known = self.changed_transactions.get(transaction) or self._transaction_before(transaction)
         posted = self._posted_here.get(transaction)
         if known is None and posted is not None:
             return evolve_transaction(Transaction(transaction=transaction), posted, None)
         return known
 
+    def _transaction_before(self, transaction: str) -> Transaction | None:
+        return self._ahead_transactions.get(transaction) or self._base_transactions.get(transaction)
+
     def _is_written_here(self, transaction: str) -> bool:
         if transaction in self._posted_here:
             return True
-        before = self._base_transactions.get(transaction)
+        before = self._transaction_before(transaction)
         after = self.changed_transactions.get(transaction)
         return after is not None and (before is None or before.posted != after.posted)
 

@@ -2,8 +2,8 @@
 
 -- name: append
 select is_behind, base, head, recorded_at, failed_fences, tail_positions, tail_types, tail_data, tail_metadata,
-       tail_recorded_at, failed_conditions
-from daybook.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+       tail_recorded_at, failed_conditions, is_unchained
+from daybook.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
 
 -- name: load
 select is_behind, head, recorded_at, tail_positions, tail_types, tail_data, tail_metadata, tail_recorded_at,

@@ -7,8 +7,9 @@ writes. A connection never carries two ledgers' appends at once: a head row that
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 from psycopg import pq
@@ -35,13 +36,16 @@ _STATEMENTS: Final = {
     _ROLLBACK: ("rollback", ()),
     _APPEND: (
         calls.APPEND,
-        (binary.UUID, _T, _I8, _I8, _I8, _I4_A, _T_A, _I8_A, _I4_A, _T_A, _T_A, _T_A, _I4_A, _T_A, binary.JSONB),
+        (binary.UUID, _T, _I8, _I8, _I8, _I4_A, _T_A, _I8_A, _I4_A, _T_A, _T_A, _T_A, _I4_A, _T_A, binary.JSONB, _T, _T),
     ),
     _LOAD: (calls.LOAD, (binary.UUID, _T, _I8, _I8, _I8, _T_A, _T_A, _I4_A)),
     _LOCK_HEADS: (calls.LOCK_HEADS, (binary.UUID, _T_A)),
     _WRITE_SNAPSHOTS: (calls.WRITE_SNAPSHOTS, (_T, binary.UUID, _T_A, _I4_A, _I8_A, _T_A)),
     _NOTIFY: (calls.NOTIFY, (_T, _T_A)),
 }
+_UNCHAINED: Final = Appended(
+    is_behind=False, is_unchained=True, base=0, head=0, recorded_at=datetime.min.replace(tzinfo=UTC), failed=(), tail=()
+)
 _SESSION_STATEMENT: Final = {_SESSION: (calls.START_SESSION, (_T, _T, _T))}
 
 # Chosen: how much longer than the server's own limit a reply may take before the connection is given up.
@@ -54,6 +58,8 @@ class LogConnection:
     def __init__(self, pipeline: Pipeline, *, incarnation: UUID, backend_pid: int, backend_start: str) -> None:
         self._pipeline = pipeline
         self._in_transaction = False
+        self._chain = f"{uuid4()}/"
+        self._appends = 0  # sent on this connection so far; with it, a token that no other append has
         self.incarnation = incarnation
         self.backend_pid = backend_pid
         self.backend_start = backend_start
@@ -101,16 +107,26 @@ class LogConnection:
         """Open, with nothing in flight and no transaction begun: fit for another borrower."""
         return self._pipeline.is_open and self._pipeline.is_idle and not self._in_transaction
 
-    async def append(self, ledger: str, *, seen: int | None, decisions: Sequence[Decision], tail: Tail) -> Appended:
+    async def append(
+        self,
+        ledger: str,
+        *,
+        seen: int | None,
+        decisions: Sequence[Decision],
+        tail: Tail,
+        is_following: bool = False,
+    ) -> Appended:
         """The decisions of every group whose fences all hold are in the log, committed, in order.
 
         One round trip. `seen`: the head that the caller's states are complete as of; None asks for no tail.
         Fences see the log before this call, never the call's own events: a key twice in one call is the caller's fault.
-        Inside `transaction` it is committed when that block ends.
+        Inside `transaction` it is committed when that block ends. `is_following`: it was decided on what the append sent just
+        before it makes of the ledger, and counts only if that one appends all it has, directly after its own `seen`.
         Raises `LedgerNotFound` unless the first event is a LedgerOpened, `RolledBack` if the server said so,
         `OutcomeUnknown` if nobody can say (see `end_backend`).
         """
         flat = calls.flatten(decisions)
+        before, self._appends = self._appends, self._appends + 1
         parameters = (
             self.incarnation.bytes,
             ledger.encode(),
@@ -127,8 +143,12 @@ class LogConnection:
             binary.int4_array(flat.tag_events),
             binary.text_array(flat.tags),
             None,  # general conditions are the recorder's
+            f"{self._chain}{before}".encode() if is_following else None,
+            f"{self._chain}{self._appends}".encode(),
         )
         (result,) = await self._pipeline.execute((_APPEND, parameters), is_write=not self._in_transaction)
+        if binary.read_bool(result.get_value(0, 11)):
+            return _UNCHAINED
         return Appended(
             is_behind=binary.read_bool(result.get_value(0, 0)),
             base=binary.read_int8(result.get_value(0, 1)),

@@ -136,7 +136,7 @@ class PostgresLedgerRecorder(DCBRecorder):
                 self._expected_incarnation(), self.ledger, seen, tail.events_max, tail.bytes_max,
                 flat.fence_groups, flat.fence_tags, flat.fence_afters,
                 flat.event_groups, flat.event_types, flat.event_data, flat.event_metadata,
-                flat.tag_events, flat.tags, conditions,
+                flat.tag_events, flat.tags, conditions, None, None,
             ],
             is_write=True,
         )[0]  # fmt: skip

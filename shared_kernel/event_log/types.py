@@ -60,6 +60,8 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
     """What one append did. It is committed: the sync point of its pipeline has come back.
 
     `is_behind`: head - seen exceeded the tail's bounds; nothing was judged or appended, drop the cache.
+    `is_unchained`: the append before it, on which it was decided, did not stand as it was; nothing was judged or appended, and
+    nothing else here says anything.
     `base` is the head before this append. Kept events have the positions base + 1, base + 2, … in the order
     of the decisions and of their events. `failed` holds, for each failed fence, (decision index, fence index), sorted;
     every decision of a group with a failed fence fell.
@@ -67,6 +69,7 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     is_behind: bool
+    is_unchained: bool = False
     base: int
     head: int
     recorded_at: datetime

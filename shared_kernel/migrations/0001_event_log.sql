@@ -222,12 +222,15 @@ $$;
 -- conditions (null on the hot path): [{"group": 0, "after": 3, "items": […]}], items as in `matching`.
 -- seen: also return the events after it up to base; beyond the bounds nothing is judged or appended (is_behind).
 -- failed_fences and failed_conditions count from 1.
+-- follows: the call was decided on what the call with this chain_token makes of the ledger, sent on this session just before;
+-- unless that one appended all it had, and directly after its own `seen`, nothing is judged or appended (is_unchained). The
+-- token is kept by the session only if that call commits, and is never used twice, so a session that changed hands matches none.
 create function daybook.append(
   expected_incarnation uuid, of_ledger text, seen bigint, tail_events_max bigint, tail_bytes_max bigint,
   fence_groups integer[], fence_tags text[], fence_afters bigint[],
   event_groups integer[], event_types text[], event_data text[], event_metadata text[],
-  tag_events integer[], tags text[], conditions jsonb,
-  out is_behind boolean, out base bigint, out head bigint, out recorded_at timestamptz,
+  tag_events integer[], tags text[], conditions jsonb, follows text, chain_token text,
+  out is_behind boolean, out is_unchained boolean, out base bigint, out head bigint, out recorded_at timestamptz,
   out failed_fences integer[], out failed_conditions integer[],
   out tail_positions bigint[], out tail_types text[], out tail_data text[], out tail_metadata text[],
   out tail_recorded_at timestamptz[]
@@ -251,6 +254,10 @@ begin
   end if;
   if not exists (select from daybook.incarnation i where i.is_only and i.incarnation = expected_incarnation) then
     raise exception 'incarnation_changed' using errcode = 'DB001';
+  end if;
+  is_unchained := follows is not null and follows is distinct from current_setting('daybook.chain', true);
+  if is_unchained then
+    return;
   end if;
   if event_types[1] like 'LedgerOpened.v%' then
     insert into daybook.ledgers (ledger, position, recorded_at) values (of_ledger, 0, clock_timestamp())
@@ -305,6 +312,9 @@ begin
         positions[i] := base + kept;
       end if;
     end loop;
+  end if;
+  if chain_token is not null and seen = base and dropped is null then
+    perform set_config('daybook.chain', chain_token, false);
   end if;
   if kept = 0 then
     return;
@@ -377,6 +387,6 @@ grant execute on function daybook.matching(text, jsonb, bigint, bigint), daybook
 grant execute on function daybook.load(uuid, text, bigint, bigint, bigint, text[], text[], integer[]) to daybook_command;
 grant execute on function
   daybook.append(uuid, text, bigint, bigint, bigint, integer[], text[], bigint[], integer[], text[], text[], text[],
-                 integer[], text[], jsonb),
+                 integer[], text[], jsonb, text, text),
   daybook.lock_heads(uuid, text[])
   to daybook_command;

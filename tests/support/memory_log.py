@@ -22,6 +22,16 @@ from shared_kernel.event_log.types import (
     Tail,
 )
 
+UNCHAINED = Appended(
+    is_behind=False,
+    is_unchained=True,
+    base=0,
+    head=0,
+    recorded_at=datetime(2026, 1, 1, tzinfo=UTC),
+    failed=(),
+    tail=(),
+)
+
 
 class MemoryLog:
     """A log that several executors may share."""
@@ -157,6 +167,9 @@ class MemorySession:
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
         self._own: MemoryLog | None = None  # the log as this transaction sees it
+        self._turn = asyncio.Lock()
+        self._stands = False  # the append before appended all it had, directly after its own `seen`
+        self._is_lost = False
 
     @asynccontextmanager
     async def transaction(self, ledgers: Sequence[str]) -> AsyncIterator[None]:
@@ -195,11 +208,32 @@ class MemorySession:
         if lost is not None:
             raise OutcomeUnknown("connection_lost")
 
-    async def append(self, ledger: str, *, seen: int | None, decisions: Sequence[Decision], tail: Tail) -> Appended:
-        if self._own is None:
-            return await self._log.append(ledger, seen=seen, decisions=decisions, tail=tail)
-        await self._log.disturb()
-        return self._own.append_now(ledger, seen=seen, decisions=decisions, tail=tail)
+    async def append(
+        self,
+        ledger: str,
+        *,
+        seen: int | None,
+        decisions: Sequence[Decision],
+        tail: Tail,
+        is_following: bool = False,
+    ) -> Appended:
+        async with self._turn:  # as on a wire: what was sent first is done first
+            if self._is_lost:
+                raise OutcomeUnknown("connection_lost")
+            if is_following and not self._stands:
+                return UNCHAINED
+            self._stands = False
+            try:
+                if self._own is None:
+                    appended = await self._log.append(ledger, seen=seen, decisions=decisions, tail=tail)
+                else:
+                    await self._log.disturb()
+                    appended = self._own.append_now(ledger, seen=seen, decisions=decisions, tail=tail)
+            except OutcomeUnknown:
+                self._is_lost = True
+                raise
+            self._stands = not (appended.is_behind or appended.failed or appended.tail)
+            return appended
 
     async def load(
         self, ledger: str, *, seen: int | None, tags: Sequence[str], snapshots: Sequence[SnapshotKey] = (), tail: Tail

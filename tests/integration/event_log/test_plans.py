@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "plans" / "event_log.txt"
 APPEND = (
     "select * from daybook.append((select incarnation from daybook.incarnation), {ledger}, {seen}, 1000, 1000000,"
     " '{{0,1,2}}', '{{ledger-terms,key:new,account:1}}', '{{0,0,0}}', '{{0,1,2}}', '{{E,E,E}}', '{{1,2,3}}', '{{1,2,3}}',"
-    " '{{1,2,3}}', '{{account:1,key:new,account:2}}', null)"
+    " '{{1,2,3}}', '{{account:1,key:new,account:2}}', null, null, null)"
 )
 LOAD = (
     "select * from daybook.load((select incarnation from daybook.incarnation), {ledger}, {seen}, 1000, 1000000,"
@@ -30,7 +30,7 @@ LOAD = (
 )
 OPEN = (
     "select * from daybook.append((select incarnation from daybook.incarnation), {ledger}, null, 0, 0,"
-    " '{{}}', '{{}}', '{{}}', '{{0}}', '{{LedgerOpened.v1}}', '{{1}}', '{{1}}', '{{1}}', '{{ledger-terms}}', null)"
+    " '{{}}', '{{}}', '{{}}', '{{0}}', '{{LedgerOpened.v1}}', '{{1}}', '{{1}}', '{{1}}', '{{ledger-terms}}', null, null, null)"
 )
 FILL = """
 insert into daybook.ledgers select 'full:' || n, 0, now() from generate_series(1, 2000) n;

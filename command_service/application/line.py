@@ -1,0 +1,135 @@
+"""The line of commands that wait at one ledger: who is next, who comes again, and what each is told in the end.
+
+Every ticket that enters is answered exactly once, by `answer`, `answer_recorded` or `fail`. Knows no state and no log.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from command_service.application.batch import Ticket
+from command_service.application.outcome import Outcome
+from shared_kernel.errors import Contention, DaybookError, Rejection, Unavailable
+from shared_kernel.event_log.types import RecordedEvent
+from shared_kernel.events import CommandRefused
+
+
+class CountsAnswers(Protocol):
+    """Hears of every answer."""
+
+    def answered(self, *, command: str, outcome: str, is_replay: bool) -> None:
+        """A command was answered: "accepted", or the code of its refusal or rejection."""
+
+
+class Line:
+    """Commands in the order in which they are to be decided."""
+
+    def __init__(
+        self,
+        *,
+        commands_max: int,
+        batch_commands_max: int,
+        batch_entries_max: int,
+        lock_after: int,
+        metrics: CountsAnswers,
+    ) -> None:
+        self._commands_max = commands_max
+        self._batch_commands_max = batch_commands_max
+        self._batch_entries_max = batch_entries_max
+        self._lock_after = lock_after
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Ticket] = deque()
+        self._wanted = 1
+        self._has_wanted = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def enter(self, ticket: Ticket) -> None:
+        """The command comes last. Contention `overloaded` where the line is full."""
+        if len(self._waiting) >= self._commands_max:
+            raise Contention("overloaded", retry_after_ms=1_000)
+        ticket.is_queued = True
+        self._waiting.append(ticket)
+        if len(self._waiting) >= self._wanted:
+            self._has_wanted.set()
+
+    def put_back(self, tickets: Sequence[Ticket]) -> None:
+        """These come first again, in this order."""
+        for ticket in reversed(tickets):
+            ticket.is_queued = True
+            self._waiting.appendleft(ticket)
+
+    async def has(self, commands: int) -> None:
+        """Returns once so many commands wait."""
+        self._wanted = commands
+        if len(self._waiting) < commands:
+            self._has_wanted.clear()
+            await self._has_wanted.wait()
+
+    @property
+    def next_needs_lock(self) -> bool:
+        """The first command is to be decided under the head's lock: it says so, or fell too often."""
+        return bool(self._waiting) and self._needs_lock(self._waiting[0])
+
+    def take(self) -> list[Ticket]:
+        """The next batch: arrival order, bounded, expired ones turned away, repeated keys joined.
+
+        Either all of it needs the head's lock or nothing of it, as `next_needs_lock` said.
+        """
+        batch: dict[str, Ticket] = {}
+        others: list[Ticket] = []
+        entries = 0
+        now = self._loop.time()
+        is_locked = self.next_needs_lock
+        while self._waiting and len(batch) < self._batch_commands_max:
+            ticket = self._waiting[0]
+            if batch and (entries >= self._batch_entries_max or self._needs_lock(ticket) != is_locked):
+                break
+            self._waiting.popleft()
+            ticket.is_queued = False
+            if ticket.deadline < now:
+                self.fail(ticket, Unavailable("outcome_unknown" if ticket.is_doubtful else "deadline_passed"))
+                is_locked = is_locked if batch else self.next_needs_lock
+                continue
+            first = batch.setdefault(ticket.key_tag, ticket)
+            if first is ticket:
+                entries += len(getattr(ticket.command, "entries", ())) or 1
+            elif first.context.fingerprint == ticket.context.fingerprint:
+                first.followers.append(ticket)
+            else:  # another command under the same key: judged when the log has the first
+                others.append(ticket)
+        self.put_back(others)
+        return list(batch.values())
+
+    def answer(self, ticket: Ticket, outcome: Outcome) -> None:
+        """The caller, and whoever sent the same, hears the outcome."""
+        name = outcome.event.code if isinstance(outcome.event, CommandRefused) else "accepted"
+        self._metrics.answered(command=type(ticket.command).__name__, outcome=name, is_replay=outcome.is_replay)
+        if not ticket.future.done():
+            ticket.future.set_result(outcome)
+        for follower in ticket.followers:
+            self.answer(follower, msgspec.structs.replace(outcome, is_replay=True))
+
+    def answer_recorded(self, ticket: Ticket, recorded: RecordedEvent) -> None:
+        """The first answer again; or 409 where the key was used for something else."""
+        outcome = Outcome.of(recorded)
+        if outcome.metadata.fingerprint != ticket.context.fingerprint:
+            self.fail(ticket, Rejection("idempotency_key_reused", position=recorded.position))
+        else:
+            self.answer(ticket, outcome)
+
+    def fail(self, ticket: Ticket, error: DaybookError) -> None:
+        """The caller, and whoever sent the same, hears why there is no outcome."""
+        self._metrics.answered(command=type(ticket.command).__name__, outcome=error.code, is_replay=False)
+        if not ticket.future.done():
+            ticket.future.set_exception(error)
+        for follower in ticket.followers:
+            self.fail(follower, error)
+
+    def _needs_lock(self, ticket: Ticket) -> bool:
+        return ticket.needs_lock or ticket.conflicts >= self._lock_after
