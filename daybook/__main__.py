@@ -27,6 +27,7 @@ COMMANDS = {
     "accounts": "daybook.cli.reading:accounts",
     "ledgers": "daybook.cli.reading:ledgers",
     "tail": "daybook.cli.tail:tail",
+    "import": "daybook.cli.import_log:import_log",
     # the database
     "roles": "daybook.stack.database:roles_command",
     "migrate": "daybook.stack.database:migrate_command",

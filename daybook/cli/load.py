@@ -84,7 +84,7 @@ def load(
         raise CommandFailed(f"--batch is {batch}, and a request takes {BATCH_COMMANDS_MAX} at most", Exit.USAGE)
     target = connection.target()
     with ExitStack() as stack, faults_end_the_command("run the same command again to go on"):
-        path = stack.enter_context(_spooled()) if str(file) == "-" else file
+        path = stack.enter_context(spooled()) if str(file) == "-" else file
         found = _survey(path)
         client = commands(target)
         stack.callback(client.close)
@@ -144,7 +144,7 @@ def _survey(path: Path) -> Survey:
 
 
 @contextmanager
-def _spooled() -> Iterator[Path]:
+def spooled() -> Iterator[Path]:
     """Standard input as a file: it is read twice, once for its hash."""
     with tempfile.NamedTemporaryFile(prefix="daybook-load-") as spool:
         shutil.copyfileobj(sys.stdin.buffer, spool)

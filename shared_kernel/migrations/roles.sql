@@ -8,7 +8,7 @@ begin
   if not exists (select from pg_roles where rolname = 'daybook_owner') then
     create role daybook_owner nologin;
   end if;
-  foreach name in array array['daybook_migrator', 'daybook_command', 'daybook_query', 'daybook_relay', 'daybook_projector']
+  foreach name in array array['daybook_migrator', 'daybook_command', 'daybook_query', 'daybook_relay', 'daybook_projector', 'daybook_importer']
   loop
     if not exists (select from pg_roles where rolname = name) then
       execute format('create role %I login', name);
@@ -25,7 +25,7 @@ begin
   -- The database at hand: nobody but our roles connects; the projector makes a schema per generation.
   execute format('revoke all on database %I from public', current_database());
   execute format(
-    'grant connect on database %I to daybook_migrator, daybook_command, daybook_query, daybook_relay, daybook_projector',
+    'grant connect on database %I to daybook_migrator, daybook_command, daybook_query, daybook_relay, daybook_projector, daybook_importer',
     current_database()
   );
   execute format('grant create on database %I to daybook_owner, daybook_projector', current_database());
