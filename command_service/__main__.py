@@ -1,11 +1,15 @@
-"""`python -m command_service`: one command process, from its environment to SIGTERM."""
+"""`python -m command_service`: one command process, from its environment to SIGTERM; `… clock`: one clock."""
 
 import gc
 import os
+import sys
 
-from command_service.container import Container
-from command_service.settings import CommandSettings
+import structlog
+
+from command_service.container import ClockContainer, Container
+from command_service.settings import ClockSettings, CommandSettings
 from shared_kernel import logs
+from shared_kernel.errors import Corruption
 from shared_kernel.serve import serve_or_exit
 from shared_kernel.settings import SettingsError, exit_with, load_or_exit
 
@@ -13,8 +17,26 @@ from shared_kernel.settings import SettingsError, exit_with, load_or_exit
 GC_THRESHOLDS = (50_000, 50, 50)
 
 
+USAGE = """usage: python -m command_service [clock]
+
+without a word: serves commands over HTTP
+clock           ends holds whose time is over, posts scheduled transactions whose time has come
+"""
+
+
 def main() -> None:
-    """Serves commands until SIGTERM; exit code 2 and every fault by name where the settings are wrong."""
+    """Runs one process until SIGTERM. Exit code 1 with an alert, 2 with every fault where arguments or settings are wrong."""
+    match sys.argv[1:]:
+        case []:
+            _serve()
+        case ["clock"]:
+            _run_clock()
+        case _:
+            print(USAGE, file=sys.stderr, end="")
+            raise SystemExit(2)
+
+
+def _serve() -> None:
     settings = load_or_exit(CommandSettings, os.environ)
     logs.configure("command", level=settings.log_level, format=settings.log_format)
     container = Container(settings=settings)
@@ -26,6 +48,17 @@ def main() -> None:
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     serve_or_exit(app, settings, container.health())
+
+
+def _run_clock() -> None:
+    settings = load_or_exit(ClockSettings, os.environ)
+    logs.configure("clock", level=settings.log_level, format=settings.log_format)
+    process = ClockContainer(settings=settings).process()
+    try:
+        process.run()
+    except Corruption as error:
+        structlog.get_logger("daybook").error("stopped_with_alert", code=error.code, **error.fields)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

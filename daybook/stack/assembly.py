@@ -28,7 +28,7 @@ from daybook.stack.tokens import AUDIENCE, ISSUER, ensure_signing_key, mint_role
 from daybook.stack.users import ServerUser, require_reachable, server_user
 from daybook.terminal import CommandFailed, Exit
 
-PartName = Literal["postgres", "redis", "kafka", "command", "query", "relay", "projector"]
+PartName = Literal["postgres", "redis", "kafka", "command", "query", "relay", "projector", "clock"]
 PART_NAMES: tuple[PartName, ...] = get_args(PartName)
 
 GIVEN_BY = {
@@ -169,6 +169,7 @@ def _describe(layout: Layout, chosen: frozenset[str], places: Places, addresses:
         query_url=urls["query"],
         relay_url=urls["relay"],
         projector_url=urls["projector"],
+        clock_url=urls["clock"],
         postgres_url=addresses["postgres"],
         postgres_urls=places.postgres_urls,
         redis_url=addresses["redis"],

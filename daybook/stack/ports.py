@@ -21,6 +21,7 @@ OFFSETS = {
     "query": 1,
     "relay": 2,
     "projector": 3,
+    "clock": 4,
     "postgres": 10,
     "redis": 11,
     "kafka": 12,

@@ -1,4 +1,4 @@
-"""Daybook's own four processes on one machine: their commands, their whole environment, their health.
+"""Daybook's own processes on one machine: their commands, their whole environment, their health.
 
 This is the one place that says what a process is given here; compose files and manifests say the
 same for theirs, and a test compares the names.
@@ -20,7 +20,7 @@ from daybook.stack.ports import LOOPBACK
 from daybook.stack.tokens import AUDIENCE, ISSUER
 from shared_kernel.settings import PREFIX, STACK_NAMES
 
-PROCESSES = ("command", "query", "relay", "projector")
+PROCESSES = ("command", "query", "relay", "projector", "clock")
 KAFKA_TOPIC = "daybook.events"
 HEALTH_TIMEOUT_S = 2.0
 
@@ -29,6 +29,7 @@ ARGUMENTS = {
     "query": ("query_service",),
     "relay": ("projections", "relay"),
     "projector": ("projections", "projector"),
+    "clock": ("command_service", "clock"),
 }
 
 NEEDS = {
@@ -36,7 +37,11 @@ NEEDS = {
     "query": ("database", "swagger"),
     "relay": ("database", "kafka"),
     "projector": ("database", "kafka"),
+    "clock": ("database",),
 }
+
+# The database role of a process that has none of its own name.
+ROLES = {"clock": "command"}
 
 # What each process can be told, for handing on what a person has set.
 SETTINGS = {
@@ -44,6 +49,7 @@ SETTINGS = {
     "query": "query_service.settings:QuerySettings",
     "relay": "projections.settings:RelaySettings",
     "projector": "projections.settings:ProjectorSettings",
+    "clock": "command_service.settings:ClockSettings",
 }
 
 
@@ -68,7 +74,7 @@ def environment(process: str, places: Places, outer: Mapping[str, str]) -> dict[
     """
     env = {name: value for name, value in outer.items() if not name.startswith(PREFIX)}
     env |= {name: outer[name] for name in settable(process) if outer.get(name)}
-    env["DAYBOOK_POSTGRES_URL"] = places.postgres_urls[process]
+    env["DAYBOOK_POSTGRES_URL"] = places.postgres_urls[ROLES.get(process, process)]
     if process in {"command", "query"}:
         env |= {
             "DAYBOOK_HTTP_HOST": LOOPBACK,
@@ -86,9 +92,9 @@ def environment(process: str, places: Places, outer: Mapping[str, str]) -> dict[
         env |= {
             "DAYBOOK_KAFKA_BOOTSTRAP": places.kafka_bootstrap,
             "DAYBOOK_KAFKA_TOPIC": KAFKA_TOPIC,
-            "DAYBOOK_HEALTH_HOST": LOOPBACK,
-            "DAYBOOK_HEALTH_PORT": str(places.ports[process]),
         }
+    if process in {"relay", "projector", "clock"}:
+        env |= {"DAYBOOK_HEALTH_HOST": LOOPBACK, "DAYBOOK_HEALTH_PORT": str(places.ports[process])}
     return env
 
 

@@ -31,6 +31,7 @@ class StackFile(msgspec.Struct, frozen=True):
     query_url: str
     relay_url: str
     projector_url: str
+    clock_url: str
     postgres_url: str
     postgres_urls: Mapping[str, str]
     redis_url: str

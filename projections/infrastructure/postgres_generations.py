@@ -111,7 +111,8 @@ class PostgresGenerations:
         session.execute(sql.SQL("set local search_path to {}").format(schema))
         session.execute(self._projection.schema.encode())
         session.execute(self._projection.indexes.encode())
-        session.execute(sql.SQL("grant usage on schema {} to daybook_query").format(schema))
+        # The command role's clock reads what a projection's own SQL grants it.
+        session.execute(sql.SQL("grant usage on schema {} to daybook_query, daybook_command").format(schema))
         session.execute(sql.SQL("grant select on all tables in schema {} to daybook_query").format(schema))
         values = {
             "generation": number,

@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from daybook.stack.children import start_time
+from daybook.stack.processes import PROCESSES
 from tests.services import SERVERS, daybook, folder_for_servers
 
 START_WITHIN_S = 240  # the first run on a machine downloads the jars
@@ -192,12 +193,12 @@ def test_the_whole_stack_starts_and_its_first_commands_can_be_pasted(data: Path)
         shell.kill()
 
     stack = read_stack(data)
-    assert {"command", "query", "relay", "projector"} < set(stack["pids"])
+    assert set(PROCESSES) < set(stack["pids"])
     assert stack["command_url"] in told
     assert set(stack["tokens"]) == {"reader", "writer", "operator", "auditor", "admin"}
-    for process in ("command", "query", "relay", "projector"):
+    for process in PROCESSES:
         os.kill(stack["pids"][process], signal.SIGKILL)
-    wait_until(lambda: all(states(data)[name]["restarts"] == 1 for name in ("command", "query", "relay", "projector")))
+    wait_until(lambda: all(states(data)[name]["restarts"] == 1 for name in PROCESSES))
     wait_until(lambda: daybook("status", data=data, is_checked=False).returncode == 0)
     pids = read_stack(data)["pids"]
 

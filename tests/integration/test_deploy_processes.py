@@ -27,7 +27,7 @@ from scripts.generate_docs import figures_of_processes
 from tests.services import ROLES_PASSWORD, Database, Servers
 from tests.support.declared import ONCE, PROCESSES, ROOT, Declared, from_compose, from_kubernetes
 
-READY_WITHIN_S = 90  # some three times what all four at once take on two busy cores
+READY_WITHIN_S = 90  # some three times what all at once take on two busy cores
 STOP_WITHIN_S = 30  # a process ends within 10 s of SIGTERM; three times that
 DECLARED = {"compose": from_compose(), "kubernetes": from_kubernetes()}
 
@@ -95,6 +95,7 @@ class Places:
         urls = dict(self._database.urls) | {
             "roles": self._database.admin_url,
             "migrate": self._database.urls["migrator"],
+            "clock": self._database.urls["command"],
         }
         here = self._values | {
             "DAYBOOK_POSTGRES_URL_FILE": self._file(f"url_{declared.name}", urls[declared.name]),

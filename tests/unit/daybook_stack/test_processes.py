@@ -18,12 +18,14 @@ HTTP = {
     "DAYBOOK_JWT_AUDIENCE",
     "DAYBOOK_SWAGGER_DIR",
 }
-CARRIER = {"DAYBOOK_KAFKA_BOOTSTRAP", "DAYBOOK_KAFKA_TOPIC", "DAYBOOK_HEALTH_HOST", "DAYBOOK_HEALTH_PORT"}
+HEALTH = {"DAYBOOK_HEALTH_HOST", "DAYBOOK_HEALTH_PORT"}
+CARRIER = {"DAYBOOK_KAFKA_BOOTSTRAP", "DAYBOOK_KAFKA_TOPIC"} | HEALTH
 EXPECTED = {
     "command": COMMON | HTTP | {"DAYBOOK_REDIS_URL", "DAYBOOK_QUERY_PUBLIC_URL"},
     "query": COMMON | HTTP,
     "relay": COMMON | CARRIER,
     "projector": COMMON | CARRIER,
+    "clock": COMMON | HEALTH,
 }
 
 
@@ -46,7 +48,8 @@ def test_a_process_is_told_exactly_what_it_needs(process: str, places: Places) -
 
     assert given.pop("PATH") == "/usr/bin"
     assert set(given) == EXPECTED[process]
-    assert given["DAYBOOK_POSTGRES_URL"] == f"postgresql://daybook_{process}@127.0.0.1/daybook"
+    role = "command" if process == "clock" else process
+    assert given["DAYBOOK_POSTGRES_URL"] == f"postgresql://daybook_{role}@127.0.0.1/daybook"
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -80,7 +83,7 @@ def test_what_a_person_set_reaches_only_the_process_that_knows_it(places: Places
 
     assert told["command"] == {"DAYBOOK_LOCKS"}
     assert told["projector"] == {"DAYBOOK_KAFKA_GROUP_PREFIX"}
-    assert told["query"] == told["relay"] == set()
+    assert told["query"] == told["relay"] == told["clock"] == set()
 
 
 def test_a_misspelt_setting_is_found() -> None:

@@ -27,7 +27,7 @@ def test_every_port_is_bound_to_loopback() -> None:
 @pytest.mark.parametrize("name", [*PROCESSES, *ONCE])
 def test_process_gets_only_secrets_of_its_own(name: str) -> None:
     mine = {"roles": {"postgres_url_administrator", "roles_password"}}.get(name, {f"postgres_url_{name}"})
-    mine = {"postgres_url_migrator"} if name == "migrate" else mine
+    mine = {"migrate": {"postgres_url_migrator"}, "clock": {"postgres_url_command"}}.get(name, mine)
     assert set(compose()["services"][name]["secrets"]) == mine
 
 

@@ -1,0 +1,71 @@
+"""What is due, from the live generation of the `books` read model in Postgres.
+
+One connection, made anew after a fault. It reads two tables of other processes and nothing else; what it says is a hint, and the
+log decides.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from command_service.application.clock import READ_MODEL_MISSING, Due
+from shared_kernel.errors import Unavailable
+from shared_kernel.event_log.statements import SESSION_OPTIONS, load_statements
+
+_STATEMENTS: Final = load_statements("command_service.infrastructure", "due.sql")
+_FIRST: Final = datetime.min.replace(tzinfo=UTC)
+
+
+class PostgresDue:
+    """Implements `DueTransactions`. Used by one task at a time; close it when done."""
+
+    def __init__(self, url: str, *, page_max: int, connect_timeout_ms: int, statement_timeout_ms: int) -> None:
+        self._conninfo = make_conninfo(
+            url,
+            application_name="daybook clock",
+            connect_timeout=max(2, connect_timeout_ms // 1_000),  # libpq counts seconds and takes less than 2 for 2
+            options=f"{SESSION_OPTIONS} -c statement_timeout={statement_timeout_ms} -c timezone=UTC",
+        )
+        self._page_max = page_max
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+
+    async def page(self, *, now: datetime, after: Due | None) -> Sequence[Due]:
+        """As `DueTransactions.page`."""
+        try:
+            connection = await self._connected()
+            live = await (await connection.execute(_STATEMENTS["live"])).fetchone()
+            if live is None:
+                raise Unavailable(READ_MODEL_MISSING)
+            statement = sql.SQL(_STATEMENTS["due"]).format(schema=sql.Identifier(live[0]))
+            values = {
+                "now": now,
+                "due_at": _FIRST if after is None else after.due_at,
+                "ledger": "" if after is None else after.ledger,
+                "transaction": "" if after is None else after.transaction,
+                "limit": self._page_max,
+            }
+            rows = await (await connection.execute(statement, values)).fetchall()
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege):
+            # Dropped since, or of a version that does not tell what is due: another takes its place.
+            raise Unavailable(READ_MODEL_MISSING) from None
+        except (psycopg.Error, OSError) as error:
+            await self.close()
+            raise Unavailable("event_log_unavailable", reason=type(error).__name__) from error
+        return [Due(*row) for row in rows]
+
+    async def close(self) -> None:
+        """The connection is closed; the next question would open another."""
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                await self._connection.close()
+            self._connection = None
+
+    async def _connected(self) -> "psycopg.AsyncConnection[Any]":
+        if self._connection is None or self._connection.closed:
+            self._connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+        return self._connection
