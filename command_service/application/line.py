@@ -98,7 +98,7 @@ class Line:
                 continue
             first = batch.setdefault(ticket.key_tag, ticket)
             if first is ticket:
-                entries += len(getattr(ticket.command, "entries", ())) or 1
+                entries += len(getattr(ticket.command, "entries", ()) or ()) or 1  # UNSET: all that is held
             elif first.context.fingerprint == ticket.context.fingerprint:
                 first.followers.append(ticket)
             else:  # another command under the same key: judged when the log has the first
