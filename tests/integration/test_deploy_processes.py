@@ -6,7 +6,6 @@ Only places are exchanged (servers, files, ports), for those of this test run; n
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,7 +23,7 @@ from daybook.stack.jars import SWAGGER_FILES
 from daybook.stack.layout import Layout
 from daybook.stack.tokens import ensure_signing_key
 from scripts.generate_docs import figures_of_processes
-from tests.services import ROLES_PASSWORD, Database, Servers
+from tests.services import ROLES_PASSWORD, Database, Servers, free_port
 from tests.support.declared import ONCE, PROCESSES, ROOT, Declared, from_compose, from_kubernetes
 
 READY_WITHIN_S = 90  # some three times what all at once take on two busy cores
@@ -99,8 +98,8 @@ class Places:
         }
         here = self._values | {
             "DAYBOOK_POSTGRES_URL_FILE": self._file(f"url_{declared.name}", urls[declared.name]),
-            "DAYBOOK_HTTP_PORT": str(_free_port()),
-            "DAYBOOK_HEALTH_PORT": str(_free_port()),
+            "DAYBOOK_HTTP_PORT": str(free_port()),
+            "DAYBOOK_HEALTH_PORT": str(free_port()),
         }
         ours = {name: here.get(name, value) for name, value in declared.environment.items()}
         return {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")} | ours
@@ -192,10 +191,3 @@ def _fault(url: str) -> str | None:
             return error.read().decode()
     except OSError as error:
         return str(error)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
