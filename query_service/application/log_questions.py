@@ -21,7 +21,19 @@ class LogRow(NamedTuple):
     data: str
 
 
+class BirthRow(NamedTuple):
+    """The first event that bears one of the tags asked for."""
+
+    position: int
+    type: str
+    recorded_at: datetime
+    metadata: str
+    data: str
+
+
 LOG = {order: Question(f"log_{order}", LogRow, is_of_log=True) for order in ORDERS}
 TAGGED_LOG = {order: Question(f"tagged_log_{order}", LogRow, is_of_log=True) for order in ORDERS}
 
-LOG_QUESTIONS: tuple[Question[Any], ...] = (*LOG.values(), *TAGGED_LOG.values())
+BIRTHS = Question("births", BirthRow, is_of_log=True)
+
+LOG_QUESTIONS: tuple[Question[Any], ...] = (*LOG.values(), *TAGGED_LOG.values(), BIRTHS)

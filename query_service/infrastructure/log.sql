@@ -96,3 +96,20 @@ with {log_stamp}, looked as materialized (
   ) picked
 )
 {log_bounded}
+
+-- name: births
+-- The first event that bears each of these tags.
+with {log_stamp}
+select {stamped}, found.*
+from stamp
+left join lateral (
+  select event.position, event.type, event.recorded_at, event.metadata, event.data
+  from unnest(%(tags)s::text[]) as asked(tag)
+  cross join lateral (
+    select tagged.position from daybook.event_tags tagged
+    where tagged.ledger = %(ledger)s and tagged.tag = asked.tag order by tagged.position limit 1
+  ) first
+  cross join lateral (
+    select * from daybook.events known where known.ledger = %(ledger)s and known.position = first.position limit 1
+  ) event
+) found on true

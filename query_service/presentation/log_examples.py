@@ -44,3 +44,52 @@ STREAMED: Final = {
     "application/x-ndjson": "One event a line: its canonical line, byte for byte",
     "text/event-stream": "Server-sent events: `id`, `event` (the type) and `data` (the canonical line)",
 }
+
+_EXPORT: Final = """Streamed, as of the position in `Daybook-Position` (`as_of_position` and `as_of` choose another). A
+connection that breaks before the end shows that it is not whole. Role `reader`."""
+
+CSV: Final = f"""Every posted entry, a line each, in the order of the log; a hold's when it was posted. `units` are smallest units, `amount` is
+the same with the asset's decimals. {_EXPORT}
+
+```
+curl -OJ -H "Authorization: Bearer $TOKEN" "$QUERY_URL/v1/ledgers/bank/exports/entries.csv"
+```
+```text
+position,entry_index,recorded_at,effective_at,transaction,reverses,reference,description,account,direction,asset,units,amount
+17,0,2026-11-24T09:30:00.000000Z,1993-01-01T12:00:00.000000Z,0199d5a2-6f6e-7cc0-8a1b-3d2f6f1c9b10,,berka-695247,cash in,bank:cash,debit,CZK/2,70000,700.00
+```"""
+
+HLEDGER: Final = f"""What was posted, for hledger 1.25 and later: a transaction on its effective day, its code the position, debits positive,
+assets under their own names. {_EXPORT}
+
+```
+curl -OJ -H "Authorization: Bearer $TOKEN" "$QUERY_URL/v1/ledgers/bank/exports/hledger.journal"
+hledger -f bank-17.journal balance --flat
+```
+```text
+1993-01-01 * (17) cash in
+    ; transaction: 0199d5a2-6f6e-7cc0-8a1b-3d2f6f1c9b10
+    ; reference: berka-695247
+    ; recorded_at: 2026-11-24T09:30:00.000000Z
+    bank:cash  700.00 "CZK/2"
+    bank:clients:2378  -700.00 "CZK/2"
+```"""
+
+BEANCOUNT: Final = f"""What was posted, for beancount 3. `bank:clients:2378` is `Assets:Bank:Clients:2378` where the account is debit-normal, else
+`Liabilities:Bank:Clients:2378`; `_`, `-` and `.` are `-5F`, `-2D` and `-2E`, and a segment that begins with a capital gets `0-`
+before it. `CZK/2` is `CZK.2`. Beancount counts with 28 digits: amounts beyond them lose their last ones there. {_EXPORT}
+
+```
+curl -OJ -H "Authorization: Bearer $TOKEN" "$QUERY_URL/v1/ledgers/bank/exports/ledger.beancount"
+```
+```text
+0001-01-01 open Assets:Bank:Cash
+0001-01-01 open Liabilities:Bank:Clients:2378
+1993-01-01 * "cash in"
+  position: 17
+  transaction: "0199d5a2-6f6e-7cc0-8a1b-3d2f6f1c9b10"
+  reference: "berka-695247"
+  recorded_at: "2026-11-24T09:30:00.000000Z"
+  Assets:Bank:Cash  700.00 CZK.2
+  Liabilities:Bank:Clients:2378  -700.00 CZK.2
+```"""
