@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -199,8 +200,19 @@ def request_logger() -> Callable[[RequestLine], None]:
     return processed
 
 
+class _Second:
+    """The second that was written last, as text: a process writes many lines in one."""
+
+    number = -1
+    text = ""
+
+
 def _now() -> str:
-    return datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    seconds, microseconds = divmod(time.time_ns() // 1_000, 1_000_000)
+    if seconds != _Second.number:
+        _Second.text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        _Second.number = seconds
+    return f"{_Second.text}.{microseconds:06d}Z"
 
 
 class _Stamp:

@@ -103,7 +103,7 @@ def read_batch(body: bytes, key: str | None) -> AskedBatch:
     """
     _check_length(key)
     try:
-        batch: Batch | _Frame = decode(body, _BATCH)
+        batch: Batch | _Frame = decode(body, _BATCH, is_shape_whole=True)
     except Rejection:  # some element, or the frame: looked at one by one
         batch = decode(body, _FRAME)
     asked = [_read_element(element, index, key) for index, element in enumerate(batch.commands)]
@@ -113,7 +113,7 @@ def read_batch(body: bytes, key: str | None) -> AskedBatch:
 def read_batch_across(body: bytes, key: str | None) -> list[Asked]:
     """The commands of an atomic batch across ledgers. Raises Rejection for whatever is malformed."""
     _check_length(key)
-    batch = decode(body, _ACROSS)
+    batch = decode(body, _ACROSS, is_shape_whole=True)
     asked = [_read_element(element, index, key) for index, element in enumerate(batch.commands)]
     return _well_formed(asked)
 

@@ -59,7 +59,7 @@ def reader(kind: type[CommandT]) -> Callable[[bytes], CommandT]:
     decoder = msgspec.json.Decoder(kind)
 
     def read(body: bytes) -> CommandT:
-        command = decode(body, decoder)
+        command = decode(body, decoder, is_shape_whole=True)
         command.check()
         return command
 
@@ -102,7 +102,7 @@ def read_change(kind: type[Command], body: bytes, subject: str | None) -> Comman
 
     No body at all is an empty object: some commands have nothing more to say.
     """
-    given = decode(body or b"{}", _BODY_DECODERS[kind])
+    given = decode(body or b"{}", _BODY_DECODERS[kind], is_shape_whole=True)
     fields = {name: value for name in given.__struct_fields__ if (value := getattr(given, name)) is not UNSET}
     field = PATH_FIELDS.get(kind)
     if field is not None:
@@ -142,10 +142,11 @@ def context(command: Command, *, ledger: str, key: str | None, caller: Caller) -
 def new_id(now: datetime) -> str:
     """A UUIDv7 (RFC 9562 §5.7) as text: the time in milliseconds, then 74 random bits. Ids of one millisecond are unordered."""
     chance = random.getrandbits(74)
-    head = int(now.timestamp() * 1000) << 16 | 0x7000 | chance >> 62
-    tail = 1 << 63 | chance & (1 << 62) - 1
-    text = f"{head:016x}{tail:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    milliseconds = int(now.timestamp() * 1000)
+    return (
+        f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-{0x7000 | chance >> 62:04x}"
+        f"-{0x8000 | chance >> 48 & 0x3FFF:04x}-{chance & 0xFFFFFFFFFFFF:012x}"
+    )
 
 
 def at(root: str, rejection: Rejection) -> Rejection:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from command_service.domain import commands as kinds
 from command_service.domain.asking import canonical
-from command_service.domain.commands import SYSTEM_COMMANDS, Command, OpenAccount, PostTransaction
-from command_service.presentation.batches import Asked, read_batch, read_batch_across
+from command_service.domain.commands import COMMAND_TYPES, SYSTEM_COMMANDS, Command, OpenAccount, PostTransaction
+from command_service.presentation.batches import Asked, Batch, BatchAcross, read_batch, read_batch_across
 from command_service.presentation.requests import (
+    BODIES,
     PATH_FIELDS,
     Caller,
     context,
@@ -438,3 +439,27 @@ def test_no_element_whatever_is_a_fault_of_ours(elements: list[object]) -> None:
     asked = read_batch(msgspec.json.encode({"commands": elements}), "k").commands
     assert len(asked) == len(elements)
     assert all(str(one.fields["path"]).startswith("$.commands[") for one in asked if isinstance(one, Rejection))
+
+
+def _structs_within(kind: Any, seen: set[type]) -> set[type]:
+    """Every struct that a value of this type may hold."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        if kind not in seen:
+            seen.add(kind)
+            for field in msgspec.structs.fields(kind):
+                _structs_within(field.type, seen)
+        return seen
+    for argument in getattr(kind, "__args__", ()) or ():
+        _structs_within(argument, seen)
+    return seen
+
+
+@pytest.mark.parametrize("kind", [*COMMAND_TYPES.values(), *BODIES.values(), Batch, BatchAcross])
+def test_no_request_invents_a_key_that_was_not_sent(kind: type[msgspec.Struct]) -> None:
+    # Whether a key was there twice is told by counting (json_text.decode): what is absent has to stay absent.
+    for struct in _structs_within(kind, set()):
+        for field in msgspec.structs.fields(struct):
+            assert field.default in (msgspec.NODEFAULT, msgspec.UNSET), (struct, field.name)
+            assert field.default_factory is msgspec.NODEFAULT, (struct, field.name)
+            assert field.type is not Any
+            assert field.type is not msgspec.Raw

@@ -137,3 +137,55 @@ def test_any_json_value_comes_back_and_its_depth_is_counted(value: Any, is_ascii
 def test_no_bytes_make_it_fail_otherwise(body: bytes) -> None:
     with contextlib.suppress(Rejection):
         decode(body, ANY)
+
+
+class WholeEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    account: str
+    amount: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class Whole(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    entries: list[WholeEntry] | msgspec.UnsetType = msgspec.UNSET
+    metadata: dict[str, str] | msgspec.UnsetType | None = msgspec.UNSET
+
+
+WHOLE = msgspec.json.Decoder(Whole)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"entries":[{"account":"a","account":"b"}]}',
+        b'{"entries": [], "entries": []}',
+        b'{"metadata": null, "metadata": {"a": "b"}}',
+        b'{"metadata":{"a":"1","a":"2"}}',
+        b'{"metadata":{"a" :"1","a" :"2"}}',
+        b'{"metadata":{"a\\"":"1","a\\"":"2"}}',
+        '{"metadata":{"ä":"1","ä":"2"}}'.encode(),
+    ],
+)
+def test_the_short_way_finds_every_key_that_is_there_twice(body: bytes) -> None:
+    with pytest.raises(Rejection) as caught:
+        decode(body, WHOLE, is_shape_whole=True)
+    assert "twice" in str(caught.value.fields["detail"])
+
+
+@given(
+    st.dictionaries(st.text(), st.text(), max_size=5),
+    st.lists(st.tuples(st.text(max_size=3), st.integers()), max_size=4),
+    st.sampled_from([None, 0, 2]),
+    st.booleans(),
+)
+def test_the_short_way_gives_what_the_long_way_gives(
+    metadata: dict[str, str], entries: list[tuple[str, int]], indent: int | None, is_ascii: bool
+) -> None:
+    value = {"metadata": metadata, "entries": [{"account": a, "amount": n} for a, n in entries]}
+    body = json.dumps(value, indent=indent, ensure_ascii=is_ascii).encode(errors="replace")
+
+    def read(is_shape_whole: bool) -> object:
+        try:
+            return decode(body, WHOLE, is_shape_whole=is_shape_whole)
+        except Rejection as rejection:
+            return rejection.fields
+
+    assert read(True) == read(False)
