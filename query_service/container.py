@@ -1,19 +1,31 @@
 """Wires a query process: the one place where its concrete classes are named. No logic."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from dependency_injector import containers, providers
 from litestar import Litestar
 from litestar.di import Provide
+from litestar.types import ControllerRouterHandler
 from prometheus_client import CollectorRegistry
 
+from query_service.application.exports import Exports
+from query_service.application.log_reader import LogReader
 from query_service.application.query_handler import QueryHandler
+from query_service.infrastructure import statements
+from query_service.infrastructure.appended_listener import AppendedListener
 from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.postgres_books import PostgresBooks, connection_url
-from query_service.infrastructure.statements import Statements
 from query_service.infrastructure.visible_listener import VisibleListener
-from query_service.presentation.routes import ROUTES
+from query_service.presentation.across_routes import Across
+from query_service.presentation.export_routes import EXPORT_ROUTES
+from query_service.presentation.log_routes import LOG_ROUTES
+from query_service.presentation.refusal_routes import Refusals
+from query_service.presentation.report_routes import Reports
+from query_service.presentation.routes import Books, Ledgers
+from query_service.presentation.statement_routes import Statements
+from query_service.presentation.streams import Streams
+from query_service.presentation.transaction_routes import Transactions
 from query_service.settings import QuerySettings
 from shared_kernel.health import Health
 from shared_kernel.http import Lifespan, create_app
@@ -29,6 +41,8 @@ Every answer says `as_of` and carries the same position in the header `Daybook-P
 `Daybook-Position` that a command answered with, and the answer knows that command: it waits up to `Prefer: wait=` seconds
 for it. Lists come in pages that hold still while others post: give `next_cursor` as `cursor`."""
 
+ROUTES: Sequence[ControllerRouterHandler] = (Ledgers, Books, Transactions, Reports, Statements, Across, Refusals, *LOG_ROUTES, *EXPORT_ROUTES)
+
 
 def _app(
     *,
@@ -36,34 +50,48 @@ def _app(
     verifier: TokenVerifier,
     health: Health,
     registry: CollectorRegistry,
+    figures: QueryFigures,
     keys: Keys,
     books: PostgresBooks,
     visible: VisibleListener,
+    appended: AppendedListener,
     handler: QueryHandler,
+    log: LogReader,
+    exports: Exports,
+    streams: Streams,
 ) -> Edge:
     health.register("postgres", books.check_database)
     health.register("books", books.check_live)
+    health.when_stopping(streams.stop)
+    figures.watch_streams(lambda: streams.running)
     return create_app(
         title=TITLE,
         description=DESCRIPTION,
         route_handlers=ROUTES,
-        lifespan=[_lifespan(keys, books, visible)],
+        lifespan=[_lifespan(keys, books, visible, appended)],
         verifier=verifier,
         health=health,
         registry=registry,
         settings=settings,
-        dependencies={"handler": Provide(lambda: handler, use_cache=True, sync_to_thread=False)},
+        dependencies={
+            "handler": Provide(lambda: handler, use_cache=True, sync_to_thread=False),
+            "log": Provide(lambda: log, use_cache=True, sync_to_thread=False),
+            "exports": Provide(lambda: exports, use_cache=True, sync_to_thread=False),
+            "streams": Provide(lambda: streams, use_cache=True, sync_to_thread=False),
+        },
     )
 
 
-def _lifespan(keys: Keys, books: PostgresBooks, visible: VisibleListener) -> Lifespan:
+def _lifespan(keys: Keys, books: PostgresBooks, visible: VisibleListener, appended: AppendedListener) -> Lifespan:
     @asynccontextmanager
     async def running(_: Litestar) -> AsyncIterator[None]:
         await books.open()
         await visible.open()
+        await appended.open()
         try:
             yield
         finally:
+            await appended.close()
             await visible.close()
             await books.close()
             keys.close()
@@ -89,7 +117,7 @@ class Container(containers.DeclarativeContainer):
     books = providers.Singleton(
         PostgresBooks,
         url=settings.provided.postgres_url,
-        statements=providers.Singleton(Statements.load),
+        statements=providers.Singleton(statements.Statements.load),
         figures=figures,
         connections_max=settings.provided.postgres_connections_max,
         requests_waiting_max=settings.provided.postgres_requests_waiting_max,
@@ -102,6 +130,10 @@ class Container(containers.DeclarativeContainer):
         providers.Callable(connection_url, settings.provided.postgres_url, settings.provided.postgres_connect_ms),
         figures,
     )
+    appended = providers.Singleton(
+        AppendedListener,
+        providers.Callable(connection_url, settings.provided.postgres_url, settings.provided.postgres_connect_ms),
+    )
     handler = providers.Singleton(
         QueryHandler,
         books,
@@ -111,14 +143,33 @@ class Container(containers.DeclarativeContainer):
         wait_ms_max=settings.provided.wait_ms_max,
         poll_ms=settings.provided.visible_poll_ms,
     )
+    log = providers.Singleton(
+        LogReader,
+        handler,
+        appended,
+        reads_max=settings.provided.stream_reads_max,
+        poll_ms=settings.provided.follow_poll_ms,
+    )
+    exports = providers.Singleton(Exports, handler, log)
+    streams = providers.Singleton(
+        Streams,
+        streams_max=settings.provided.streams_max,
+        stall_seconds_max=settings.provided.stream_stall_seconds_max,
+        stop_seconds_max=settings.provided.http_stop_seconds_max,
+    )
     app = providers.Singleton(
         _app,
         settings=settings,
         verifier=verifier,
         health=health,
         registry=registry,
+        figures=figures,
         keys=keys,
         books=books,
         visible=visible,
+        appended=appended,
         handler=handler,
+        log=log,
+        exports=exports,
+        streams=streams,
     )

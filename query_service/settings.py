@@ -35,6 +35,20 @@ class QuerySettings(HttpSettings, frozen=True, kw_only=True):
         Meta(ge=5, le=10_000, description="How often a waiting query looks by itself, were no notification to come"),
     ] = 100
 
+    streams_max: Annotated[
+        int, Meta(ge=1, le=10_000, description="Exports and followers of a log at once; more are refused as overloaded")
+    ] = 100
+    stream_reads_max: Annotated[
+        int,
+        Meta(ge=1, le=200, description="Statements at once for all of these together, so that queries are not held up"),
+    ] = 3
+    follow_poll_ms: Annotated[
+        int, Meta(ge=5, le=60_000, description="How often a follower looks by itself, were no notification to come")
+    ] = 1_000
+    stream_stall_seconds_max: Annotated[
+        int, Meta(ge=1, le=3_600, description="A client that takes nothing of a stream for so long is cut off")
+    ] = 60
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.wait_ms > self.wait_ms_max:

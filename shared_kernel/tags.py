@@ -55,7 +55,7 @@ def of(event: Event, metadata: Metadata) -> list[str]:
             if event.reference is not None:
                 found.append(reference_tag(event.reference))
         case CommandRefused():
-            found += dict.fromkeys(f"refused:{address}" for address in event.accounts)
+            found += dict.fromkeys(refused_tag(address) for address in event.accounts)
         case AccountOpened():
             found += (f"account:{event.address}", terms_tag(event.address))
         case LedgerOpened() | LedgerArchived() | LedgerReopened():
@@ -86,7 +86,7 @@ def _other_tags(event: Event) -> list[str]:  # noqa: PLR0911 a flat ladder, one 
             reference = [] if event.reference is None else [reference_tag(event.reference)]
             return [transaction_tag(event.transaction), *reference]
         case ScheduledRefused():
-            refused = dict.fromkeys(f"refused:{address}" for address in event.accounts)
+            refused = dict.fromkeys(refused_tag(address) for address in event.accounts)
             return [*refused, transaction_tag(event.transaction)]
         case ScheduledCancelled() | TransactionMetadataChanged():
             return [transaction_tag(event.transaction)]
@@ -112,6 +112,11 @@ def terms_tag(address: str) -> str:
 def metadata_tag(address: str) -> str:
     """What clients noted on an account since it was opened."""
     return f"metadata:{address}"
+
+
+def refused_tag(address: str) -> str:
+    """What was refused after a look at an account."""
+    return f"refused:{address}"
 
 
 def draws_tag(address: str, asset: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from query_service.application.questions import AccountStatus, EntryKind, FrozenScope, TransactionStatus
 from shared_kernel.words import Direction, NormalBalance
 
 Time = Annotated[
@@ -62,12 +63,14 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A ledger and how far its read model is."""
+    """A ledger and how far its read model is. `archived`: it takes no commands. `time_zone`: what counts as a day in it."""
 
     ledger: str
+    status: Literal["open", "archived"]
     accounts: Literal["explicit", "on-first-use"]
     defaults: list[Defaults]
     records_refusals: bool
+    time_zone: str
     metadata: dict[str, str]
     opened_at: Time
     as_of: AsOf
@@ -75,39 +78,49 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     incomplete: Incomplete | None = None
 
 
-class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """An account. `position`: of the event that last changed its terms."""
+class Balance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The balances of an account in one asset, normal side positive, and the four raw totals.
+
+    posted: posted entries only · pending: posted and held · available: posted less what holds may take away. By effective time
+    there is posted only: what is held counts for no day yet.
+    """
+
+    posted: Units
+    pending: Units | None = None
+    available: Units | None = None
+    posted_debits: Units
+    posted_credits: Units
+    pending_debits: Units | None = None
+    pending_credits: Units | None = None
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An account. `frozen`: which entries a frozen one takes no more. `position`: of the event that last changed its terms or metadata.
+
+    `balances`: by asset, where a list was asked for them.
+    """
 
     address: str
     normal_balance: NormalBalance
-    status: Literal["open", "frozen", "closed"]
+    status: AccountStatus
+    frozen: FrozenScope | None = None
     limits: dict[str, Limit]
     metadata: dict[str, str]
     on_first_use: bool
     opened_at: Time
     position: Position
-
-
-class Balance(msgspec.Struct, frozen=True, kw_only=True):
-    """The balances of an account in one asset, normal side positive, and the four raw totals.
-
-    posted: posted entries only · pending: posted and held · available: posted less what holds may take away.
-    """
-
-    posted: Units
-    pending: Units
-    available: Units
-    posted_debits: Units
-    posted_credits: Units
-    pending_debits: Units
-    pending_credits: Units
+    balances: dict[str, Balance] | None = None
 
 
 class AccountEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of an account. `balance`: just after it, in its asset. `entry_index`: from 0 in its transaction."""
+    """What moved on an account. `balance`: just after it in the order of the log, in its asset. `entry_index`: from 0 in its event.
+
+    kind: posted · held (a hold was placed) · captured (of a hold, posted now) · released (of a hold, no longer held).
+    """
 
     position: Position
     entry_index: int
+    kind: EntryKind
     transaction: str
     direction: Direction
     amount: Units
@@ -126,18 +139,31 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     asset: str
 
 
-class Transaction(msgspec.Struct, frozen=True, kw_only=True):
-    """A transaction: for each asset debits equal credits."""
+class Transaction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A transaction: for each asset debits equal credits. `position` and `recorded_at`: of its birth; `changed_…`: of its last change.
+
+    `posted` and `held`: of what was ever held, what has been posted so far and what still is held. `expires_at`: when a hold
+    ends. `reverses`: the transaction whose entries these turn round; `reversed_by`: those that turn these round. `forced`: by an
+    admin, whatever the limits said.
+    """
 
     id: str
-    status: Literal["posted"]
+    status: TransactionStatus
     entries: list[Entry]
+    posted: list[Entry] | None = None
+    held: list[Entry] | None = None
     reference: str | None
     effective_at: Time
+    expires_at: Time | None = None
     description: str | None
     metadata: dict[str, str]
+    reverses: str | None = None
+    reversed_by: list[str] = []
+    forced: bool = False
     position: Position
     recorded_at: Time
+    changed_position: Position
+    changed_at: Time
     actor: str
     correlation_id: str
 
@@ -233,15 +259,6 @@ class TransactionAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     """One transaction."""
 
     transaction: Transaction
-    as_of: AsOf
-    complete: IsComplete
-    incomplete: Incomplete | None = None
-
-
-class TrialBalanceAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Debits and credits of the whole ledger by asset."""
-
-    assets: dict[str, TrialTotal]
     as_of: AsOf
     complete: IsComplete
     incomplete: Incomplete | None = None

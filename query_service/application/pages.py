@@ -1,7 +1,7 @@
 """Pages of a list: where one begins, how many rows to fetch for it, and the cursor of the next. Pure."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 from query_service.application.cursors import Cursor, fingerprint, read_cursor, write_cursor
 from query_service.application.query_handler import Stamp
@@ -13,6 +13,18 @@ POSITION_MAX = 2**63 - 1
 ORDINAL_MAX = 2**31 - 1
 
 RowT = TypeVar("RowT")
+
+
+class Walked(Protocol):
+    """A row that a list with a filter has come to: the how manieth, and whether it fits."""
+
+    @property
+    def fits(self) -> bool: ...
+    @property
+    def number(self) -> int: ...
+
+
+WalkedT = TypeVar("WalkedT", bound=Walked)
 
 
 class Key(NamedTuple):
@@ -55,14 +67,28 @@ class Page(NamedTuple):
         """The position and ordinal after which the page begins."""
         if self.cursor is None:
             return BEGINNING[order]
-        return Key(position=self.cursor.number, ordinal=self.cursor.ordinal)
+        return Key(text=self.cursor.text, position=self.cursor.number, ordinal=self.cursor.ordinal)
+
+    def found(
+        self, rows: Sequence[WalkedT], stamp: Stamp, key: Callable[[WalkedT], Key], *, walk_max: int
+    ) -> tuple[Sequence[WalkedT], str | None]:
+        """The same for a list with a filter, whose last row may be where the walk was broken off."""
+        fitting = [row for row in rows if row.fits]
+        if len(fitting) > self.limit:
+            return fitting[: self.limit], self.going_on(key(fitting[self.limit - 1]), stamp)
+        if rows and rows[-1].number >= walk_max:
+            return fitting, self.going_on(key(rows[-1]), stamp)
+        return fitting, None
 
     def cut(self, rows: Sequence[RowT], stamp: Stamp, key: Callable[[RowT], Key]) -> tuple[Sequence[RowT], str | None]:
         """The rows to show and the cursor of the next page, None on the last one."""
         if len(rows) <= self.limit:
             return rows, None
         shown = rows[: self.limit]
-        last = key(shown[-1])
+        return shown, self.going_on(key(shown[-1]), stamp)
+
+    def going_on(self, last: Key, stamp: Stamp) -> str:
+        """The cursor of the page after the row with this key."""
         cursor = Cursor(
             fingerprint=self.of,
             incarnation=stamp.incarnation,
@@ -71,4 +97,4 @@ class Page(NamedTuple):
             number=last.position,
             ordinal=last.ordinal,
         )
-        return shown, write_cursor(cursor)
+        return write_cursor(cursor)

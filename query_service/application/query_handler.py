@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from query_service.application.cursors import Cursor
+from query_service.application.filters import EVERYTHING, Tree
 from shared_kernel.errors import Rejection, Unavailable
 
 RowT = TypeVar("RowT", bound=tuple[object, ...])
@@ -19,11 +20,19 @@ Value = str | int | bool | datetime | None | list[str] | list[int]
 
 
 class Question(NamedTuple, Generic[RowT]):
-    """A named statement and the row it gives. `is_of_log`: it reads the event log itself, whose head it is as of."""
+    """A named statement and the row it gives.
+
+    `is_of_log`: it reads the event log itself, whose head it is as of. `needs_periods`: it reads the totals by effective
+    time besides, and is as of the position that both read models have reached. `filter`: which of a list's rows fit;
+    `fields` names the list whose fields it knows.
+    """
 
     statement: str
     row: type[RowT]
     is_of_log: bool = False
+    needs_periods: bool = False
+    filter: Tree = EVERYTHING
+    fields: str = ""
 
 
 class Standstill(NamedTuple):
@@ -38,15 +47,27 @@ class Stamp(NamedTuple):
     """What an answer is as of; read in the same statement as its rows.
 
     `head`: of the ledger's log, None if there is no such ledger. `reached`: where the read model stands, 0 if nowhere yet.
-    `position`: the one the rows are of; None where `reached` is less than what was wanted, and then there are no rows.
+    `position`: the one the rows are of; None where `reached` is less than `needed`, and then there are no rows.
+    `needed`: the least position that the read model must have reached. `is_fixed`: the same question will be answered as of
+    the same position for ever, since a position, a cursor or a time that the log has passed names it. `is_ahead`: the time
+    asked for has not come. `generation`: of the read model; None where the log itself was asked.
     """
 
     incarnation: str
+    generation: str | None
     head: int | None
     reached: int
     position: int | None
     recorded_at: datetime | None
-    standstill: Standstill | None
+    standstill: Standstill | None = None
+    needed: int = 1
+    is_fixed: bool = False
+    is_ahead: bool = False
+
+    @property
+    def holds_up(self) -> Standstill | None:
+        """The standstill, where the answer lacks something for it: what is as of a position before it lacks nothing."""
+        return None if self.is_fixed else self.standstill
 
 
 class Snapshot(NamedTuple, Generic[RowT]):
@@ -56,24 +77,66 @@ class Snapshot(NamedTuple, Generic[RowT]):
     rows: Sequence[RowT]
 
 
-class Asked(NamedTuple):
-    """What a client asks beside the question: of which ledger (None: of all that it may see), at which position.
+class NotModified(Exception):
+    """Nothing has changed since the version that the client named."""
 
-    `position` is the least position that the answer must be as of, `wait_ms` how long the client is ready to wait for
-    it (None: as the process is set).
+    def __init__(self, stamp: Stamp, asked: "Asked") -> None:
+        super().__init__()
+        self.stamp = stamp
+        self.asked = asked
+
+
+class Asked(NamedTuple):
+    """What a client asks beside the question: of which ledger (None: of all that it may see), as of what.
+
+    `position` is the least position that the read model must have reached, `wait_ms` how long the client is ready to wait
+    for it (None: as the process is set). The answer is as of the smallest of `at_position`, the last position recorded at
+    or before `at_time`, and the cursor's; without any of them as of the newest. `effective_at`: only what is effective at
+    or before it counts. `known`: versions of the answer that the client has. `variant` tells apart the forms it comes in.
     """
 
     ledger: str | None
     position: int | None = None
     wait_ms: int | None = None
     cursor: Cursor | None = None
+    at_position: int | None = None
+    at_time: datetime | None = None
+    effective_at: datetime | None = None
+    known: frozenset[str] = frozenset()
+    variant: str = ""
+
+    def named(self) -> tuple[str | int | None, ...]:
+        """What a list is of beside its own filters: pages of one list agree in it."""
+        times = (None if time is None else time.isoformat() for time in (self.at_time, self.effective_at))
+        return (self.ledger, self.at_position, *times)
+
+    def is_live(self) -> bool:
+        """True if the newest position there is was asked for."""
+        return self.at_position is None and self.at_time is None and self.cursor is None
+
+    def version(self, stamp: Stamp) -> str:
+        """Names the answer to one question in this form: equal texts, equal answers."""
+        source = stamp.generation or "log"
+        state = f"-{stamp.holds_up.state}" if stamp.holds_up else ""
+        return f"{stamp.position}-{source}-{stamp.incarnation}{state}{self.variant}"
+
+
+class NoRow(NamedTuple):
+    """What a question for the stamp alone gives: no rows at all."""
+
+    nothing: None
+
+
+STAMP = Question("stamp_alone", NoRow)
+BOTH_STAMP = Question("both_stamp_alone", NoRow, needs_periods=True)
+LOG_STAMP = Question("log_stamp_alone", NoRow, is_of_log=True)
 
 
 class Books(Protocol):
     """Where questions are answered from."""
 
     async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
-        """One snapshot. The parameters `ledger`, `wanted` and `at` (None: the newest) are always there."""
+        """One snapshot. The parameters `ledger`, `wanted`, `at`, `at_position`, `at_time` and `effective_at` are always there."""
         ...
 
 
@@ -117,27 +180,43 @@ class QueryHandler:
     async def ask(self, question: Question[RowT], asked: Asked, **parameters: Value) -> Snapshot[RowT]:
         """The snapshot that answers the question; its stamp has a position unless all ledgers were asked for.
 
-        Rejections: `ledger_not_found`, `position_beyond_head`, `invalid_cursor` (of another incarnation of the log).
-        Unavailable: `read_model_parked` at once, `read_model_behind` after the wait, `dependency_unavailable`.
+        Rejections: `ledger_not_found`, `position_beyond_head`, `invalid_cursor` (of another incarnation of the log),
+        `invalid_request` (a time that has not come). Unavailable: `read_model_parked` at once, `read_model_behind` after the
+        wait, `dependency_unavailable`. NotModified where the client has this answer already.
         """
         cursor = asked.cursor
-        wanted = max(1, asked.position or 0, cursor.position if cursor else 0)
-        found = {
+        found: dict[str, Value] = {
             **parameters,
             "ledger": asked.ledger,
-            "wanted": wanted,
+            "wanted": max(1, asked.position or 0),
             "at": cursor.position if cursor else None,
+            "at_position": asked.at_position,
+            "at_time": asked.at_time,
+            "effective_at": asked.effective_at,
         }
         if asked.ledger is None:
             return await self._books.fetch(question, found)
-        with self._visible.expect(asked.ledger, wanted) as arrival:
-            snapshot = await self._books.fetch(question, found)
-            if not _is_answered(snapshot.stamp, wanted, asked.ledger, cursor):
-                snapshot = await self._wait(question, asked, found, wanted, arrival)
+        if asked.known:
+            # Looked at first: the client may have the answer, and then the question need not be asked.
+            alone = LOG_STAMP if question.is_of_log else BOTH_STAMP if question.needs_periods else STAMP
+            stamp = (await self._answered(alone, asked, found)).stamp
+            if asked.version(stamp) in asked.known:
+                raise NotModified(stamp, asked)
+        return await self._answered(question, asked, found)
+
+    async def _answered(
+        self, question: Question[RowT], asked: Asked, parameters: Mapping[str, Value]
+    ) -> Snapshot[RowT]:
+        # Rather woken too early than too late: what a time needs is known only when the snapshot is there.
+        wanted = max(1, asked.position or 0, asked.at_position or 0, asked.cursor.position if asked.cursor else 0)
+        with self._visible.expect(asked.ledger or "", wanted) as arrival:
+            snapshot = await self._books.fetch(question, parameters)
+            if not _is_answered(snapshot.stamp, asked):
+                snapshot = await self._wait(question, asked, parameters, arrival)
         return snapshot
 
     async def _wait(
-        self, question: Question[RowT], asked: Asked, parameters: Mapping[str, Value], wanted: int, arrival: Arrival
+        self, question: Question[RowT], asked: Asked, parameters: Mapping[str, Value], arrival: Arrival
     ) -> Snapshot[RowT]:
         now = asyncio.get_running_loop().time
         began = now()
@@ -147,31 +226,41 @@ class QueryHandler:
             # Asked once more after the last moment: what arrived in it is answered.
             await arrival.wait(max(0.0, min(left_ms, self._poll_ms)))
             snapshot = await self._books.fetch(question, parameters)
-            is_answered = _is_answered(snapshot.stamp, wanted, asked.ledger, asked.cursor)
+            is_answered = _is_answered(snapshot.stamp, asked)
             if is_answered or left_ms <= 0:
                 self._waits.waited((now() - began) * 1000, is_answered=is_answered)
                 if is_answered:
                     return snapshot
-                raise _behind(snapshot.stamp, wanted)
+                raise _behind(snapshot.stamp)
 
 
-def _is_answered(stamp: Stamp, wanted: int, ledger: str | None, cursor: Cursor | None) -> bool:
+def _is_answered(stamp: Stamp, asked: Asked) -> bool:
     """False if waiting may help; raises where it cannot. The order of these guards is the order of the errors."""
+    cursor = asked.cursor
     if stamp.head is None:
-        raise Rejection("ledger_not_found", ledger=ledger)
+        raise Rejection("ledger_not_found", ledger=asked.ledger)
     if cursor is not None and cursor.incarnation != stamp.incarnation:
         raise Rejection("invalid_cursor", detail="The cursor is from before the database was restored", path="cursor")
+    wanted = max(1, asked.position or 0, asked.at_position or 0, cursor.position if cursor else 0)
     if wanted > stamp.head:
         raise Rejection("position_beyond_head", position=wanted, head=stamp.head)
+    if stamp.is_ahead:
+        raise Rejection("invalid_request", detail="The time has not come", path="as_of")
+    if stamp.position == 0:
+        raise Rejection(
+            "ledger_not_found", ledger=asked.ledger, detail="The ledger was opened after the time asked for"
+        )
     if stamp.position is not None:
         return True
     if stamp.standstill is not None and stamp.standstill.state == "parked":
-        raise Unavailable(
-            "read_model_parked", position=wanted, head=stamp.head, visible=stamp.reached, lag=stamp.head - stamp.reached
-        )
+        raise Unavailable("read_model_parked", **_distance(stamp))
     return False
 
 
-def _behind(stamp: Stamp, wanted: int) -> Unavailable:
+def _behind(stamp: Stamp) -> Unavailable:
+    return Unavailable("read_model_behind", **_distance(stamp))
+
+
+def _distance(stamp: Stamp) -> dict[str, int]:
     head = stamp.head or 0
-    return Unavailable("read_model_behind", position=wanted, head=head, visible=stamp.reached, lag=head - stamp.reached)
+    return {"position": stamp.needed, "head": head, "visible": stamp.reached, "lag": head - stamp.reached}

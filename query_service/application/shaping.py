@@ -3,9 +3,9 @@
 What is stored as JSON text is read into its shape here, so that the API shows what it declares and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 import msgspec
 
@@ -16,28 +16,27 @@ from query_service.application.answers import (
     Balance,
     Defaults,
     Entry,
-    Event,
     Incomplete,
     Ledger,
     Limit,
     Transaction,
-    TrialTotal,
 )
 from query_service.application.query_handler import Stamp, Standstill
 from query_service.application.questions import (
     AccountRow,
     BalanceRow,
     EntryRow,
-    EventRow,
     LedgerRow,
+    ListedAccountRow,
+    ListedBalanceRow,
     TransactionRow,
-    TrialRow,
 )
-from shared_kernel.words import format_time
+from shared_kernel.words import NormalBalance, format_time
 
 _read_limits = msgspec.json.Decoder(dict[str, Limit]).decode
 _read_defaults = msgspec.json.Decoder(list[Defaults]).decode
 _read_metadata = msgspec.json.Decoder(dict[str, str]).decode
+_read_ids = msgspec.json.Decoder(list[str]).decode
 _read_entries = msgspec.json.Decoder(list[Entry]).decode
 
 
@@ -58,7 +57,7 @@ class Stamped(TypedDict):
 
 def stamped(stamp: Stamp) -> Stamped:
     """The three fields of an answered question."""
-    held = incomplete(stamp.standstill)
+    held = incomplete(stamp.holds_up)
     return Stamped(as_of=as_of(stamp), complete=held is None, incomplete=held)
 
 
@@ -69,14 +68,18 @@ def incomplete(standstill: Standstill | None) -> Incomplete | None:
     return Incomplete(state=standstill.state, since=format_time(standstill.since), position=standstill.position)
 
 
-def ledger(row: LedgerRow) -> Ledger:
-    """A ledger as the API shows it."""
+def ledger(row: LedgerRow, stamp: Stamp | None = None) -> Ledger:
+    """A ledger as the API shows it; in an answer about it alone, with what the stamp says of it."""
     standstill = None if row.state is None else Standstill(row.state, _known(row.since), row.stuck_position or 0)
+    if stamp is not None:
+        standstill = stamp.holds_up
     return Ledger(
         ledger=row.ledger,
+        status=row.status,
         accounts=row.accounts,
         defaults=_read_defaults(row.defaults),
         records_refusals=row.records_refusals,
+        time_zone=row.time_zone,
         metadata=_read_metadata(row.metadata),
         opened_at=format_time(row.opened_at),
         as_of=AsOf(position=row.position, recorded_at=format_time(row.recorded_at)),
@@ -85,36 +88,58 @@ def ledger(row: LedgerRow) -> Ledger:
     )
 
 
-def account(row: AccountRow) -> Account:
-    """An account as the API shows it."""
+def account(
+    row: AccountRow | ListedAccountRow, balances: Mapping[str, Sequence[ListedBalanceRow]] | None = None
+) -> Account:
+    """An account as the API shows it, with its balances where they are given by address."""
+    shown = None
+    if balances is not None:
+        shown = {total.asset: balance(row.normal_balance, total) for total in balances.get(row.address, ())}
     return Account(
         address=row.address,
         normal_balance=row.normal_balance,
         status=row.status,
+        frozen=row.frozen,
         limits=_read_limits(row.limits),
         metadata=_read_metadata(row.metadata),
         on_first_use=row.on_first_use,
         opened_at=format_time(row.opened_at),
         position=row.position,
+        balances=shown,
     )
 
 
-def balances(rows: Sequence[BalanceRow]) -> dict[str, Balance]:
+def balances(rows: Iterable[BalanceRow]) -> dict[str, Balance]:
     """By asset."""
-    return {row.asset: balance(row) for row in rows if row.asset is not None}
+    return {row.asset: balance(row.normal_balance, row) for row in rows if row.asset is not None}
 
 
-def balance(totals: BalanceRow | EntryRow) -> Balance:
-    """The signed balances from the raw totals (design §2): the normal side is positive."""
-    posted = totals.posted_credits - totals.posted_debits
-    held = totals.pending_credits - totals.pending_debits
-    leaving = totals.pending_debits
-    if totals.normal_balance == "debit":
-        posted, held, leaving = -posted, -held, totals.pending_credits
+class Totals(Protocol):
+    """Raw totals of an account in one asset; without pending ones only what is posted is known."""
+
+    @property
+    def posted_debits(self) -> int: ...
+    @property
+    def posted_credits(self) -> int: ...
+    @property
+    def pending_debits(self) -> int | None: ...
+    @property
+    def pending_credits(self) -> int | None: ...
+
+
+def balance(normal_balance: NormalBalance, totals: Totals) -> Balance:
+    """The signed balances from the raw totals (design §2): the normal side is positive. Pending totals count posted and held."""
+    posted = signed(normal_balance, totals.posted_debits, totals.posted_credits)
+    if totals.pending_debits is None or totals.pending_credits is None:
+        return Balance(posted=posted, posted_debits=totals.posted_debits, posted_credits=totals.posted_credits)
+    if normal_balance == "debit":
+        available = totals.posted_debits - totals.pending_credits
+    else:
+        available = totals.posted_credits - totals.pending_debits
     return Balance(
         posted=posted,
-        pending=posted + held,
-        available=posted - leaving,
+        pending=signed(normal_balance, totals.pending_debits, totals.pending_credits),
+        available=available,
         posted_debits=totals.posted_debits,
         posted_credits=totals.posted_credits,
         pending_debits=totals.pending_debits,
@@ -122,18 +147,24 @@ def balance(totals: BalanceRow | EntryRow) -> Balance:
     )
 
 
+def signed(normal_balance: NormalBalance, debits: int, credits: int) -> int:  # noqa: A002 - the accounting word
+    """The difference with the normal side positive."""
+    return debits - credits if normal_balance == "debit" else credits - debits
+
+
 def account_entry(row: EntryRow) -> AccountEntry:
-    """An entry of an account with the balance after it. Rows without a position are no entries."""
+    """What moved on an account, with the balance after it. Rows without a position are no entries."""
     return AccountEntry(
         position=row.position or 0,
         entry_index=row.entry_index,
+        kind=row.kind,
         transaction=row.transaction_id,
         direction=row.direction,
         amount=row.amount,
         asset=row.asset,
         effective_at=format_time(row.effective_at),
         recorded_at=format_time(row.recorded_at),
-        balance=balance(row),
+        balance=balance(row.normal_balance, row),
     )
 
 
@@ -143,36 +174,22 @@ def transaction(row: TransactionRow) -> Transaction:
         id=row.transaction_id,
         status=row.status,
         entries=_read_entries(row.entries),
+        posted=None if row.posted_entries is None else _read_entries(row.posted_entries),
+        held=None if row.held_entries is None else _read_entries(row.held_entries),
         reference=row.reference,
         effective_at=format_time(row.effective_at),
+        expires_at=None if row.expires_at is None else format_time(row.expires_at),
         description=row.description,
         metadata=_read_metadata(row.metadata),
-        position=row.position,
-        recorded_at=format_time(row.recorded_at),
+        reverses=row.reverses,
+        reversed_by=[] if row.reversed_by is None else _read_ids(row.reversed_by),
+        forced=row.is_forced,
+        position=row.created_position,
+        recorded_at=format_time(row.created_at),
+        changed_position=row.position,
+        changed_at=format_time(row.recorded_at),
         actor=row.actor,
         correlation_id=row.correlation_id,
-    )
-
-
-def trial_balance(rows: Sequence[TrialRow]) -> dict[str, TrialTotal]:
-    """By asset."""
-    return {
-        row.asset: TrialTotal(
-            debits=row.debits, credits=row.credits, difference=row.debits - row.credits, accounts=row.accounts
-        )
-        for row in rows
-    }
-
-
-def event(ledger_name: str, row: EventRow) -> Event:
-    """An event as it stands in the log."""
-    return Event(
-        ledger=ledger_name,
-        position=row.position,
-        type=row.type,
-        recorded_at=format_time(row.recorded_at),
-        metadata=msgspec.Raw(row.metadata),
-        data=msgspec.Raw(row.data),
     )
 
 

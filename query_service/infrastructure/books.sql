@@ -1,29 +1,26 @@
--- The statements of the read side on the books. Each is one statement and so one snapshot: the live generation, the
--- ledger's position and the rows. Its first nine columns are the stamp (`stamped`), the others are the row.
--- {word} stands for the piece of that name. {schema} is the schema of the generation that the caller believes to be live;
--- `schema_name` tells which one is.
+-- The statements of the read side on the books: stamps, ledgers, accounts, balances, entries. Each is one statement and so one
+-- snapshot: the live generation, the ledger's position and the rows. Its first columns are the stamp (`stamped`), the others the row.
+-- {word} stands for the piece of that name. {schema} is the schema of the generation that the caller believes to be live, {periods}
+-- that of the other read model; `schema_name` tells which ones are.
 -- A statement named …_{order} is made twice: newest ({before} <, {direction} desc) and oldest (>, asc).
 
 -- name: stamp
--- Of one ledger. `at` is null, and there are no rows, where the read model is behind `wanted`. A position that belongs to another
--- incarnation of the log is none. Lateral with a limit: each is one index probe with the whole key, whatever the planner believes.
+-- Of one ledger. `named` is the smallest of the prefixes that were asked for: of the cursor (%(at)s), by position, by recorded time;
+-- null: the newest. `at` is null, and there are no rows, where the read model is behind `needed`. A position that belongs to another
+-- incarnation of the log is none. A time is ahead if neither the clock nor the log has come to it.
+-- Lateral with a limit: each is one index probe with the whole key, whatever the planner believes.
 stamp as materialized (
   select
-    generation.generation, generation.schema_name, log.incarnation, log.head,
+    generation.schema_name, generation.generation::text as generation, log.incarnation, log.head,
     coalesce(reached.position, 0) as reached,
-    case when reached.position >= %(wanted)s::bigint then coalesce(%(at)s::bigint, reached.position) end as at,
-    standstill.state, standstill.since, standstill.position as stuck_position
+    case when reached.position >= asked.needed then coalesce(asked.named, reached.position) end as at,
+    standstill.state, standstill.since, standstill.position as stuck_position, {asked_columns}
   from projections.live
   cross join lateral (
     select known.generation, known.schema_name from projections.generations known
     where known.projection = 'books' and known.generation = live.generation limit 1
   ) generation
-  cross join lateral (
-    select
-      known.incarnation,
-      (select ledger.position from daybook.ledgers ledger where ledger.ledger = %(ledger)s) as head
-    from daybook.incarnation known where known.is_only limit 1
-  ) log
+  {log_asked}
   left join lateral (
     select known.position from projections.positions known
     where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s
@@ -36,10 +33,173 @@ stamp as materialized (
   where live.projection = 'books'
 )
 
+-- name: both_stamp
+-- The same for a question that needs the periods too: as far as both have come.
+stamp as materialized (
+  select
+    generation.schema_name || ' ' || other.schema_name as schema_name,
+    generation.generation || '.' || other.generation as generation, log.incarnation, log.head,
+    coalesce(least(reached.position, other_reached.position), 0) as reached,
+    case
+      when least(reached.position, other_reached.position) >= asked.needed and other_reached.position is not null
+        then coalesce(asked.named, least(reached.position, other_reached.position))
+    end as at,
+    coalesce(standstill.state, other_standstill.state) as state,
+    coalesce(standstill.since, other_standstill.since) as since,
+    coalesce(standstill.position, other_standstill.position) as stuck_position, {asked_columns}
+  from projections.live
+  cross join lateral (
+    select known.generation, known.schema_name from projections.generations known
+    where known.projection = 'books' and known.generation = live.generation limit 1
+  ) generation
+  cross join lateral (
+    select known.generation from projections.live known where known.projection = 'periods' limit 1
+  ) other_live
+  cross join lateral (
+    select known.generation, known.schema_name from projections.generations known
+    where known.projection = 'periods' and known.generation = other_live.generation limit 1
+  ) other
+  {log_asked}
+  left join lateral (
+    select known.position from projections.positions known
+    where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s
+      and known.incarnation = log.incarnation limit 1
+  ) reached on true
+  left join lateral (
+    select known.position from projections.positions known
+    where known.projection = 'periods' and known.generation = other_live.generation and known.ledger = %(ledger)s
+      and known.incarnation = log.incarnation limit 1
+  ) other_reached on true
+  left join lateral (
+    select known.state, known.since, known.position from projections.waiting known
+    where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s limit 1
+  ) standstill on true
+  left join lateral (
+    select known.state, known.since, known.position from projections.waiting known
+    where known.projection = 'periods' and known.generation = other_live.generation and known.ledger = %(ledger)s limit 1
+  ) other_standstill on true
+  where live.projection = 'books'
+)
+
+-- name: asked_columns
+asked.needed, asked.is_fixed,
+    coalesce(%(at_time)s::timestamptz > greatest(clock_timestamp(), log.recorded_at), false) as is_ahead
+
+-- name: log_asked
+cross join lateral (
+    select known.incarnation, head.position as head, head.recorded_at
+    from daybook.incarnation known
+    left join lateral (
+      select ledger.position, ledger.recorded_at from daybook.ledgers ledger where ledger.ledger = %(ledger)s limit 1
+    ) head on true
+    where known.is_only limit 1
+  ) log
+  cross join lateral (
+    select case when %(at_time)s::timestamptz is not null then daybook.position_as_of(%(ledger)s, %(at_time)s) end as position
+  ) timed
+  cross join lateral (
+    select
+      least(%(at)s::bigint, %(at_position)s::bigint, timed.position) as named,
+      greatest(%(wanted)s::bigint, least(%(at)s::bigint, %(at_position)s::bigint, timed.position)) as needed,
+      coalesce(%(at)s::bigint, %(at_position)s::bigint) is not null or coalesce(timed.position < log.head, false) as is_fixed
+  ) asked
+
 -- name: stamped
-stamp.schema_name, stamp.incarnation::text, stamp.head, stamp.reached, stamp.at, (
+stamp.schema_name, stamp.incarnation::text, stamp.generation, stamp.head, stamp.reached, stamp.at, (
     select dated.recorded_at from daybook.events dated where dated.ledger = %(ledger)s and dated.position = stamp.at
-  ) as as_of_recorded_at, stamp.state, stamp.since, stamp.stuck_position
+  ) as as_of_recorded_at, stamp.state, stamp.since, stamp.stuck_position, stamp.needed, stamp.is_fixed, stamp.is_ahead
+
+-- name: stamp_alone
+with {stamp}
+select {stamped}, null as nothing
+from stamp
+
+-- name: both_stamp_alone
+with {both_stamp}
+select {stamped}, null as nothing
+from stamp
+
+-- name: live
+-- Which generations answer: the schema of the books, and that of the periods where there is one.
+select
+  books.schema_name || coalesce(' ' || (
+    select known.schema_name
+    from projections.live other
+    join projections.generations known on known.projection = other.projection and known.generation = other.generation
+    where other.projection = 'periods'
+  ), '')
+from projections.live
+join projections.generations books on books.projection = live.projection and books.generation = live.generation
+where live.projection = 'books'
+
+-- name: ledger_columns
+version.ledger, version.opened_at, version.status, version.accounts, version.defaults, version.records_refusals,
+    version.time_zone, version.metadata
+
+-- name: ledgers
+-- Ledgers by name; the stamp is of no ledger, since each has a position of its own.
+with {stamp}
+select {stamped}, found.*
+from stamp
+left join lateral (
+  select {ledger_columns}, reached.position, reached.recorded_at, standstill.state, standstill.since,
+    standstill.position as stuck_position
+  from {schema}.ledgers opened
+  cross join lateral (
+    select known.position, known.recorded_at from projections.positions known
+    where known.projection = 'books' and known.generation = stamp.generation::integer and known.ledger = opened.ledger
+      and known.incarnation = stamp.incarnation limit 1
+  ) reached
+  cross join lateral (
+    select * from {schema}.ledgers known where known.ledger = opened.ledger order by known.position desc limit 1
+  ) version
+  left join lateral (
+    select known.state, known.since, known.position from projections.waiting known
+    where known.projection = 'books' and known.generation = stamp.generation::integer and known.ledger = opened.ledger limit 1
+  ) standstill on true
+  where opened.ledger > %(after)s and opened.position = 1 and opened.ledger ~ any(%(patterns)s::text[])
+  order by opened.ledger
+  limit %(limit)s::bigint
+) found on true
+order by found.ledger
+
+-- name: ledger
+with {stamp}
+select {stamped}, found.*
+from stamp
+left join lateral (
+  select {ledger_columns}, stamp.at as position, reached.recorded_at, stamp.state, stamp.since, stamp.stuck_position
+  from (
+    select * from {schema}.ledgers known
+    where known.ledger = %(ledger)s and known.position <= stamp.at order by known.position desc limit 1
+  ) version
+  cross join lateral (
+    select known.recorded_at from daybook.events known
+    where known.ledger = version.ledger and known.position = stamp.at limit 1
+  ) reached
+) found on true
+
+-- name: account_columns
+version.address, version.normal_balance, version.status, version.frozen, version.limits, version.metadata,
+    version.on_first_use, version.opened_at, version.opened_position, version.position
+
+-- name: account
+with {stamp}
+select {stamped}, found.*
+from stamp
+left join lateral (
+  select {account_columns}
+  from {schema}.accounts version
+  where version.ledger = %(ledger)s and version.address = %(address)s and version.position <= stamp.at
+  order by version.position desc limit 1
+) found on true
+
+-- name: known_account
+lateral (
+  select version.address, version.normal_balance from {schema}.accounts version
+  where version.ledger = %(ledger)s and version.address = %(address)s and version.position <= stamp.at
+  order by version.position desc limit 1
+) account
 
 -- name: assets
 -- The assets that an account ever had an entry in: one index probe each, however many entries there are.
@@ -56,92 +216,6 @@ assets as (
     order by later.asset limit 1
   ) next
 )
-
--- name: known_account
-lateral (
-  select version.address, version.normal_balance from {schema}.accounts version
-  where version.ledger = %(ledger)s and version.address = %(address)s and version.position <= stamp.at
-  order by version.position desc limit 1
-) account
-
--- name: live
--- Which generation answers.
-select generations.schema_name
-from projections.live
-join projections.generations on generations.projection = live.projection and generations.generation = live.generation
-where live.projection = 'books'
-
--- name: ledgers
--- Ledgers by name; the stamp is of no ledger, since each has a position of its own.
-with {stamp}
-select {stamped}, found.*
-from stamp
-left join lateral (
-  select
-    opened.ledger, opened.recorded_at as opened_at, opened.accounts, opened.defaults, opened.records_refusals,
-    opened.metadata, reached.position, reached.recorded_at, standstill.state, standstill.since,
-    standstill.position as stuck_position
-  from {schema}.ledgers opened
-  cross join lateral (
-    select known.position, known.recorded_at from projections.positions known
-    where known.projection = 'books' and known.generation = stamp.generation and known.ledger = opened.ledger
-      and known.incarnation = stamp.incarnation limit 1
-  ) reached
-  left join lateral (
-    select known.state, known.since, known.position from projections.waiting known
-    where known.projection = 'books' and known.generation = stamp.generation and known.ledger = opened.ledger limit 1
-  ) standstill on true
-  where opened.ledger > %(after)s and opened.ledger ~ any(%(patterns)s::text[])
-  order by opened.ledger
-  limit %(limit)s::bigint
-) found on true
-order by found.ledger
-
--- name: ledger
-with {stamp}
-select {stamped}, found.*
-from stamp
-left join lateral (
-  select
-    opened.ledger, opened.recorded_at as opened_at, opened.accounts, opened.defaults, opened.records_refusals,
-    opened.metadata, stamp.reached as position, reached.recorded_at, stamp.state, stamp.since, stamp.stuck_position
-  from {schema}.ledgers opened
-  cross join lateral (
-    select known.recorded_at from daybook.events known
-    where known.ledger = opened.ledger and known.position = stamp.reached limit 1
-  ) reached
-  where opened.ledger = %(ledger)s and opened.position <= stamp.at
-) found on true
-
--- name: accounts
-with {stamp}
-select {stamped}, found.*
-from stamp
-left join lateral (
-  select distinct on (version.address)
-    version.address, version.normal_balance, version.status, version.limits, version.metadata, version.on_first_use,
-    version.opened_at, version.position
-  from {schema}.accounts version
-  where version.ledger = %(ledger)s and version.position <= stamp.at
-    and version.address > %(after)s and version.address >= %(low)s and version.address < %(high)s
-    and version.address ~ %(matching)s
-  order by version.address, version.position desc
-  limit %(limit)s::bigint
-) found on true
-order by found.address
-
--- name: account
-with {stamp}
-select {stamped}, found.*
-from stamp
-left join lateral (
-  select
-    version.address, version.normal_balance, version.status, version.limits, version.metadata, version.on_first_use,
-    version.opened_at, version.position
-  from {schema}.accounts version
-  where version.ledger = %(ledger)s and version.address = %(address)s and version.position <= stamp.at
-  order by version.position desc limit 1
-) found on true
 
 -- name: balances
 with recursive {stamp}, {assets}
@@ -161,16 +235,35 @@ left join lateral (
 ) total on account.address is not null
 order by total.asset
 
+-- name: effective_balances
+-- What was posted and is effective by then: `pair` and `until` are what the piece asks for.
+with recursive {both_stamp}, {assets}
+select {stamped}, account.address, account.normal_balance, total.*
+from stamp
+left join {known_account} on true
+left join lateral (
+  select pair.asset, effective.debits, effective.credits, null::numeric as pending_debits, null::numeric as pending_credits
+  from (select %(address)s::text as address, assets.asset from assets) pair
+  cross join lateral (
+    select %(effective_at)s::timestamptz as effective_at, stamp.at as position, stamp.at as seen
+  ) until
+  cross join {effective_totals}
+  where effective.is_there
+) total on account.address is not null
+order by total.asset
+
+-- name: entry_columns
+merged.position, merged.entry_index, merged.kind, merged.transaction_id, merged.direction, merged.amount, merged.asset,
+    merged.effective_at, merged.recorded_at,
+    merged.posted_debits, merged.posted_credits, merged.pending_debits, merged.pending_credits
+
 -- name: entries_{order}
 with recursive {stamp}, {assets}
 select {stamped}, account.address, account.normal_balance, found.*
 from stamp
 left join {known_account} on true
 left join lateral (
-  select
-    merged.position, merged.entry_index, merged.transaction_id, merged.direction, merged.amount, merged.asset,
-    merged.effective_at, merged.recorded_at,
-    merged.posted_debits, merged.posted_credits, merged.pending_debits, merged.pending_credits
+  select {entry_columns}
   from assets
   cross join lateral (
     select * from {schema}.entries entry
@@ -186,119 +279,53 @@ left join lateral (
 ) found on account.address is not null
 order by found.position {direction}, found.entry_index {direction}
 
--- name: transaction_columns
-transaction.transaction_id, transaction.position, transaction.status, transaction.reference, transaction.description,
-    transaction.effective_at, transaction.recorded_at, transaction.entries, transaction.metadata, transaction.actor,
-    transaction.correlation_id
-
--- name: transaction
--- A range of one, so that its order counts: only the index by id gives it, and the planner, while the table is empty, would
--- as soon search the ledger by position.
-with {stamp}
-select {stamped}, found.*
+-- name: effective_entries_{order}
+-- What was posted and is effective by then, in the order of effective time: timely events and untimely ones, merged.
+with recursive {both_stamp}, {assets}
+select {stamped}, account.address, account.normal_balance, found.*
 from stamp
+left join {known_account} on true
 left join lateral (
-  select {transaction_columns}
-  from {schema}.transactions transaction
-  where transaction.ledger = %(ledger)s and transaction.transaction_id between %(transaction)s and %(transaction)s
-    and transaction.position <= stamp.at
-  order by transaction.transaction_id desc, transaction.position desc limit 1
-) found on true
-
--- name: transactions_{order}
-with {stamp}
-select {stamped}, found.*
-from stamp
-left join lateral (
-  select {transaction_columns}
-  from {schema}.transactions transaction
-  where transaction.ledger = %(ledger)s and transaction.position <= stamp.at
-    and transaction.position {before} %(after_position)s::bigint
-  order by transaction.position {direction}
-  limit %(limit)s::bigint
-) found on true
-order by found.position {direction}
-
--- name: reference_transactions_{order}
--- A range of one reference as in `transaction`.
-with recursive {stamp}, {assets}
-select {stamped}, found.*
-from stamp
-left join lateral (
-  select {transaction_columns}
-  from {schema}.transactions transaction
-  where transaction.ledger = %(ledger)s and transaction.reference between %(reference)s and %(reference)s
-    and transaction.position <= stamp.at and transaction.position {before} %(after_position)s::bigint
-    and (
-      %(address)s::text is null
-      or exists (
-        select from assets
-        cross join lateral (
-          select from {schema}.entries entry
-          where entry.ledger = %(ledger)s and entry.address = %(address)s and entry.asset = assets.asset
-            and entry.position = transaction.position
-          limit 1
-        ) touching
-      )
-    )
-  order by transaction.reference {direction}, transaction.position {direction}
-  limit %(limit)s::bigint
-) found on true
-order by found.position {direction}
-
--- name: account_transactions_{order}
-with recursive {stamp}, {assets}
-select {stamped}, found.*
-from stamp
-left join lateral (
-  select {transaction_columns}
+  select {entry_columns}
   from (
-    select distinct touched.position
+    select event.asset, event.effective_at, event.position
     from assets
     cross join lateral (
-      select distinct entry.position from {schema}.entries entry
-      where entry.ledger = %(ledger)s and entry.address = %(address)s and entry.asset = assets.asset
-        and entry.position <= stamp.at and entry.position {before} %(after_position)s::bigint
-      order by entry.position {direction}
-      limit %(limit)s::bigint
-    ) touched
-    order by touched.position {direction}
-    limit %(limit)s::bigint
-  ) touching
+      select assets.asset, either.effective_at, either.position
+      from (
+        (
+          select known.effective_at, known.position from {periods}.timely known
+          where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = assets.asset
+            and known.effective_at <= %(effective_at)s::timestamptz and known.position <= stamp.at
+            and (known.effective_at, known.position)
+              {before}= (coalesce(%(after_time)s::timestamptz, '{edge}'), %(after_position)s::bigint)
+          order by known.effective_at {direction}, known.position {direction} limit %(limit)s::bigint + 1
+        )
+        union all
+        (
+          select known.begins_at, known.position from {periods}.untimely known
+          where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = assets.asset
+            and known.span = 'instant' and known.begins_at <= %(effective_at)s::timestamptz and known.position <= stamp.at
+            and (known.begins_at, known.position)
+              {before}= (coalesce(%(after_time)s::timestamptz, '{edge}'), %(after_position)s::bigint)
+          order by known.begins_at {direction}, known.position {direction} limit %(limit)s::bigint + 1
+        )
+      ) either
+      order by either.effective_at {direction}, either.position {direction}
+      limit %(limit)s::bigint + 1 -- of the first all may have been shown
+    ) event
+    where %(asset)s::text is null or assets.asset = %(asset)s
+    order by event.effective_at {direction}, event.position {direction}
+    limit %(limit)s::bigint + 1
+  ) event
   cross join lateral (
-    select * from {schema}.transactions version
-    where version.ledger = %(ledger)s and version.position = touching.position limit 1
-  ) transaction
-) found on true
-order by found.position {direction}
-
--- name: trial_balance
--- One index probe to find each account's asset, one for its totals: what it costs depends on accounts, not on history.
-with recursive {stamp}, pairs as (
-  (
-    select first.address, first.asset from {schema}.entries first
-    where first.ledger = %(ledger)s order by first.address, first.asset limit 1
-  )
-  union all
-  select next.address, next.asset from pairs
-  cross join lateral (
-    select later.address, later.asset from {schema}.entries later
-    where later.ledger = %(ledger)s and (later.address, later.asset) > (pairs.address, pairs.asset)
-    order by later.address, later.asset limit 1
-  ) next
-)
-select {stamped}, total.*
-from stamp
-left join lateral (
-  select
-    pairs.asset, sum(last.posted_debits) as debits, sum(last.posted_credits) as credits, count(*) as accounts
-  from pairs
-  cross join lateral (
-    select entry.posted_debits, entry.posted_credits from {schema}.entries entry
-    where entry.ledger = %(ledger)s and entry.address = pairs.address and entry.asset = pairs.asset
-      and entry.position <= stamp.at
-    order by entry.position desc, entry.entry_index desc limit 1
-  ) last
-  group by pairs.asset
-) total on true
-order by total.asset
+    select * from {schema}.entries known
+    where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = event.asset
+      and known.position = event.position and known.kind in ('posted', 'captured')
+  ) merged
+  where (merged.effective_at, merged.position, merged.entry_index)
+    {before} (coalesce(%(after_time)s::timestamptz, '{edge}'), %(after_position)s::bigint, %(after_index)s::bigint)
+  order by merged.effective_at {direction}, merged.position {direction}, merged.entry_index {direction}
+  limit %(limit)s::bigint
+) found on account.address is not null
+order by found.effective_at {direction}, found.position {direction}, found.entry_index {direction}

@@ -36,6 +36,12 @@ class QueryFigures:
             "daybook_query_position_waiting", "Queries that wait for a position now", registry=self._registry
         ).set_function(waiting)
 
+    def watch_streams(self, running: Callable[[], int]) -> None:
+        """From now on it is shown how many exports and followers there are."""
+        Gauge("daybook_query_streams", "Exports and followers of a log now", registry=self._registry).set_function(
+            running
+        )
+
     def watch_pool(self, pool: AsyncConnectionPool) -> None:
         """From now on the pool's state is shown, as it is when somebody looks."""
         connections = Gauge(

@@ -17,11 +17,13 @@ from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from query_service.application.query_handler import Question, RowT, Snapshot, Stamp, Standstill, Value
+from query_service.infrastructure.conditions import compiled
 from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.statements import Statements
 from shared_kernel.errors import Unavailable
 
-STAMP_COLUMNS: Final = 9
+STAMP_COLUMNS: Final = 13
+PREPARED_MAX: Final = 150  # chosen: every statement that is asked often, beside some filters
 ATTEMPTS_MAX: Final = 4  # chosen: a connection that the server closed and a generation's change may meet; twice each
 _DEAD_PEER_MS: Final = 10_000  # chosen: unacknowledged data for this long means that the server is gone
 
@@ -50,7 +52,7 @@ class PostgresBooks:
     ) -> None:
         self._statements = statements
         self._figures = figures
-        self._schema = ""
+        self._schemas = ""
         self._asking = 0
         self._asking_max = connections_max + requests_waiting_max
 
@@ -60,6 +62,7 @@ class PostgresBooks:
             connection.adapters.register_dumper(int, Int8Dumper)
             await connection.execute(session(statement_ms))
             connection.prepare_threshold = 0
+            connection.prepared_max = PREPARED_MAX
 
         self.pool = AsyncConnectionPool(
             connection_url(url, connect_ms),
@@ -99,7 +102,7 @@ class PostgresBooks:
                 async with self.pool.connection() as connection:
                     snapshot = await self._look(connection, question, parameters)
             except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-                self._schema = ""  # that generation was dropped
+                self._schemas = ""  # that generation was dropped
             except psycopg.errors.QueryCanceled as error:
                 raise Unavailable(
                     "dependency_unavailable", dependency="postgres", reason="statement_timeout"
@@ -134,25 +137,33 @@ class PostgresBooks:
     async def _look(
         self, connection: AsyncConnection, question: Question[RowT], parameters: Mapping[str, Value]
     ) -> Snapshot[RowT] | None:
-        """None if another generation has become live: to be looked at again."""
+        """None if other generations have become live: to be looked at again."""
         # A question of the log needs no generation.
-        schema = self._schema or ("none" if question.is_of_log else await self._live(connection))
-        if schema is None:
+        schemas = self._schemas or ("none" if question.is_of_log else await self._live(connection))
+        if schemas is None:
             raise Unavailable("dependency_unavailable", dependency="books", reason="no_live_generation")
-        text = self._statements.text(question.statement, schema)
-        rows = await (await connection.execute(text.encode(), parameters)).fetchall()
+        books, _, periods = schemas.partition(" ")
+        if question.needs_periods and not periods:
+            if self._schemas:  # what was found some time ago
+                self._schemas = ""
+                return None
+            raise Unavailable("dependency_unavailable", dependency="periods", reason="no_live_generation")
+        condition, values = compiled(question.filter, question.fields)
+        text = self._statements.text(question.statement, schemas).replace("{condition}", condition)
+        rows = await (await connection.execute(text.encode(), {**parameters, **values})).fetchall()
         if not question.is_of_log:
             live = cast("str", rows[0][0]) if rows else ""
-            self._schema = live
-            if live != schema:
+            if live != (schemas if question.needs_periods else books):
+                self._schemas = ""
                 self._figures.swaps.inc()
                 return None
+            self._schemas = schemas
         found = [question.row(*row[STAMP_COLUMNS:]) for row in rows if row[STAMP_COLUMNS] is not None]
         return Snapshot(_stamp(rows[0]), found)
 
     async def _live(self, connection: AsyncConnection) -> str | None:
         row = await (
-            await connection.execute(self._statements.text("live", self._schema or "none").encode())
+            await connection.execute(self._statements.text("live", self._schemas or "none").encode())
         ).fetchone()
         return None if row is None else cast("str", row[0])
 
@@ -176,16 +187,19 @@ def session(statement_ms: int) -> bytes:
 
 
 def _stamp(row: tuple[object, ...]) -> Stamp:
-    _, incarnation, head, reached, position, recorded_at, state, since, stuck_position = row[:STAMP_COLUMNS]
+    _, incarnation, generation, head, reached, position, recorded_at, state, since, stuck, *asked = row[:STAMP_COLUMNS]
+    needed, is_fixed, is_ahead = asked
     return Stamp(
         incarnation=cast("str", incarnation),
+        generation=cast("str | None", generation),
         head=cast("int | None", head),
         reached=cast("int", reached),
         position=cast("int | None", position),
         recorded_at=cast("datetime | None", recorded_at),
-        standstill=Standstill(state, cast("datetime", since), cast("int", stuck_position))  # type: ignore[arg-type]
-        if state is not None
-        else None,
+        standstill=None if state is None else Standstill(state, cast("datetime", since), cast("int", stuck)),  # type: ignore[arg-type]
+        needed=cast("int", needed),
+        is_fixed=cast("bool", is_fixed),
+        is_ahead=cast("bool", is_ahead),
     )
 
 

@@ -1,7 +1,8 @@
 """The named statements of the read side, put together once at start.
 
 {word} in a statement stands for the piece of that name in the same files. A name that ends in _{order} stands for two
-statements, newest and oldest first. {schema} stays open: `text` fills it in with the generation that is live.
+statements, newest and oldest first. {schema} and {periods} stay open: `text` fills them in with the generations that are
+live. {condition} stays open too: the filter of a list, which is another one each time.
 """
 
 import re
@@ -10,10 +11,13 @@ from typing import Final, Self
 
 from shared_kernel.event_log.statements import load_statements
 
-FILES: Final = ("books.sql", "events.sql")
+FILES: Final = (
+    *("books.sql", "search.sql", "totals.sql", "account_statements.sql", "refusals.sql"),
+    *("events.sql", "log.sql"),
+)
 _ORDERS: Final = (
-    {"order": "newest", "before": "<", "direction": "desc"},
-    {"order": "oldest", "before": ">", "direction": "asc"},
+    {"order": "newest", "before": "<", "direction": "desc", "edge": "infinity"},
+    {"order": "oldest", "before": ">", "direction": "asc", "edge": "-infinity"},
 )
 _PLACE = re.compile(r"\{(\w+)\}")
 _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -29,25 +33,37 @@ class Statements:
                 self._templates[_fill(name, words)] = _fill(_fill(text, pieces), words)
         self._made: dict[str, str] = {}
         self._made_for = ""
+        self._schemas: Mapping[str, str] = {}
 
     @classmethod
     def load(cls) -> Self:
-        """The statements of this package; KeyError for a question without one comes from `text`, at the first use."""
+        """The statements of this package; KeyError for a question without one comes from `text`, at the first use.
+
+        ValueError where two files have a name in common.
+        """
         pieces: dict[str, str] = {}
         for name in FILES:
-            pieces |= load_statements("query_service.infrastructure", name)
+            found = load_statements("query_service.infrastructure", name)
+            if twice := found.keys() & pieces.keys():
+                raise ValueError(f"{name} names {', '.join(sorted(twice))} once more")
+            pieces |= found
         return cls(pieces)
 
-    def text(self, name: str, schema: str) -> str:
-        """The statement on the tables in a schema. KeyError for a name that there is not."""
-        if schema != self._made_for:
-            if not _SCHEMA_NAME.fullmatch(schema):
-                raise ValueError("not the name of a generation's schema")
+    def text(self, name: str, schemas: str) -> str:
+        """The statement on the tables of live generations: the schema of the books and, after a space, of the periods.
+
+        KeyError for a name that there is not.
+        """
+        if schemas != self._made_for:
+            books, _, periods = schemas.partition(" ")
+            if not _SCHEMA_NAME.fullmatch(books) or (periods and not _SCHEMA_NAME.fullmatch(periods)):
+                raise ValueError("not the names of generations' schemas")
             self._made.clear()  # another generation: those of the last one are not asked for again
-            self._made_for = schema
+            self._made_for = schemas
+            self._schemas = {"schema": books, "periods": periods}
         made = self._made.get(name)
         if made is None:
-            made = self._made[name] = _fill(self._templates[name], {"schema": schema})
+            made = self._made[name] = _fill(self._templates[name], self._schemas)
         return made
 
 

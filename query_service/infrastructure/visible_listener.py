@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 from query_service.infrastructure.figures import QueryFigures
 
 CHANNEL: Final = "daybook_visible"
-PROJECTION: Final = "books"
+PROJECTIONS: Final = ("books", "periods")  # a question may need both: what one announces is a hint like any other
 RECONNECT_MS: Final = 500  # chosen: readers poll meanwhile
 SILENCE_S: Final = 30.0  # chosen: after this long without a word the connection is tried
 
@@ -89,7 +89,7 @@ class VisibleListener:
         """Wakes who waits for what was announced: `<projection>/<ledger>/<position>`."""
         projection, _, rest = payload.partition("/")
         ledger, _, position = rest.rpartition("/")
-        if projection == PROJECTION and position.isdigit():
+        if projection in PROJECTIONS and position.isdigit():
             for arrival in self._expected.get(ledger, ()):
                 if arrival.position <= int(position):
                     arrival.wake()

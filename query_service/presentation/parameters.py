@@ -4,19 +4,26 @@ Who may read what is decided here too: `reader` for the books, `auditor` for the
 others asked and were refused. A ledger that the token does not cover looks absent.
 """
 
+from datetime import datetime
 from typing import Annotated
 
 from litestar import Request
 from litestar.datastructures import State
+from litestar.di import NamedDependency
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
+from query_service.application import filters
+from query_service.application.filters import Condition, Fields, Kind, Tree, parse
 from query_service.application.pages import LIMIT_MAX, POSITION_MAX
 from query_service.application.query_handler import Asked
-from query_service.application.questions import Order
+from query_service.application.questions import AccountStatus, Order, TransactionStatus
+from query_service.application.search import Sort
 from shared_kernel.errors import Rejection
+from shared_kernel.http_context import context_of
 from shared_kernel.security import Principal
-from shared_kernel.words import ADDRESS_LENGTH_MAX, Pattern
+from shared_kernel.words import ADDRESS_LENGTH_MAX, Pattern, is_address, parse_time
 
+SEGMENTS_MAX = 128  # an address of 256 characters has no more
 TAG_LENGTH_MAX = 1_000  # chosen: a percent-encoded key or reference of 200 characters fits
 POSITION_HEADER = "Daybook-Position"
 _NO_NUL = r"^[^\x00]*$"  # Postgres has no such text
@@ -52,7 +59,7 @@ AccountFilter = Annotated[
         required=False,
         pattern=_NO_NUL,
         max_length=ADDRESS_LENGTH_MAX,
-        description="Only those with an entry of this address",
+        description="Only those with an entry of this address, or of one that fits this pattern",
     ),
 ]
 ReferenceFilter = Annotated[
@@ -73,6 +80,37 @@ AssetFilter = Annotated[
         pattern=_NO_NUL,
         max_length=32,
         description="Only entries in this asset, such as EUR/2",
+    ),
+]
+FilterText = Annotated[
+    str | None,
+    QueryParameter(
+        name="filter",
+        required=False,
+        pattern=_NO_NUL,
+        max_length=filters.LENGTH_MAX,
+        description="Conditions on fields with `and`, `or`, `not` and brackets, such as"
+        ' `status = pending and (metadata.shop = "7" or not amount.EUR/2 >= 100)`; docs/api.md has the grammar and the fields',
+    ),
+]
+AccountStatusFilter = Annotated[
+    AccountStatus | None, QueryParameter(name="status", required=False, description="Only accounts with this status")
+]
+TransactionStatusFilter = Annotated[
+    TransactionStatus | None,
+    QueryParameter(name="status", required=False, description="Only transactions with this status"),
+]
+SortBy = Annotated[
+    Sort,
+    QueryParameter(name="sort", description="By `position` (of the transaction's birth) or by `effective_at`"),
+]
+WithBalances = Annotated[
+    bool, QueryParameter(name="balances", description="`true`: each account with its balances by asset")
+]
+Segments = Annotated[
+    int,
+    QueryParameter(
+        name="segments", ge=0, le=SEGMENTS_MAX, description="Grouped by so many leading segments; 0: all together"
     ),
 ]
 TagFilter = Annotated[
@@ -126,18 +164,77 @@ PreferHeader = Annotated[
         description="`wait=5`: wait up to 5 seconds for the position (RFC 7240); then 503 `read_model_behind`",
     ),
 ]
+KnownHeader = Annotated[
+    str | None,
+    HeaderParameter(
+        name="If-None-Match",
+        required=False,
+        description="`ETag` of an answer that the client has: 304 without a body where it still stands",
+    ),
+]
+AsOfPosition = Annotated[
+    int | None,
+    QueryParameter(
+        name="as_of_position",
+        ge=1,
+        le=POSITION_MAX,
+        required=False,
+        description="As the books were just after this event: later ones do not count. Such an answer never changes",
+    ),
+]
+AsOfTime = Annotated[
+    str | None,
+    QueryParameter(
+        name="as_of",
+        required=False,
+        schema_extra={"format": "date-time"},
+        description="As the books were known at this time: what was recorded later does not count. Of this and `as_of_position`"
+        " the smaller prefix of the log counts",
+    ),
+]
+EffectiveAt = Annotated[
+    str | None,
+    QueryParameter(
+        name="effective_at",
+        required=False,
+        schema_extra={"format": "date-time"},
+        description="Only what is effective at or before this time counts, as far as the books (of `as_of`) know it",
+    ),
+]
 
 
-def reader(request: Reading, ledger: LedgerPath, seen: PositionHeader = None, prefer: PreferHeader = None) -> Asked:
+def reader(
+    request: Reading,
+    ledger: LedgerPath,
+    *,
+    seen: PositionHeader = None,
+    prefer: PreferHeader = None,
+    known: KnownHeader = None,
+    as_of_position: AsOfPosition = None,
+    as_of: AsOfTime = None,
+) -> Asked:
     """What somebody who may read the books asks of a ledger."""
     request.user.require_on("reader", ledger)
-    return Asked(ledger=ledger, position=_position(seen), wait_ms=wait_ms(prefer))
+    return Asked(
+        ledger=ledger,
+        position=_position(seen),
+        wait_ms=wait_ms(prefer),
+        at_position=as_of_position,
+        at_time=time_of("as_of", as_of),
+        known=known_versions(known),
+        variant=_variant(request),
+    )
 
 
-def auditor(request: Reading, ledger: LedgerPath, seen: PositionHeader = None) -> Asked:
+def dated_reader(asked: NamedDependency[Asked], effective_at: EffectiveAt = None) -> Asked:
+    """The same, for what has an effective time beside the recorded one."""
+    return asked._replace(effective_at=time_of("effective_at", effective_at))
+
+
+def auditor(request: Reading, ledger: LedgerPath, *, seen: PositionHeader = None, known: KnownHeader = None) -> Asked:
     """What somebody who may read the log itself asks of a ledger. There is nothing to wait for: the log is the truth."""
     request.user.require_on("auditor", ledger)
-    return Asked(ledger=ledger, position=_position(seen))
+    return Asked(ledger=ledger, position=_position(seen), known=known_versions(known), variant=_variant(request))
 
 
 def reader_of_all(request: Reading) -> Asked:
@@ -174,3 +271,63 @@ def pattern(text: str | None) -> Pattern:
         return Pattern.parse("**" if text is None else text)
     except ValueError as error:
         raise Rejection("invalid_request", detail=f"The pattern is {error}", path="address") from error
+
+
+def time_of(name: str, text: str | None) -> datetime | None:
+    """The time in the parameter of that name. Rejection `invalid_request` where it is not one."""
+    if text is None:
+        return None
+    try:
+        # A plus sign that was not escaped arrives as a space; no time has a space for anything else.
+        return parse_time(text.replace(" ", "+"))
+    except ValueError as error:
+        raise Rejection("invalid_request", detail="Not an RFC 3339 time with a zone", path=name) from error
+
+
+def known_versions(header: str | None) -> frozenset[str]:
+    """The versions that an If-None-Match header names, weak or strong. What we never gave out matches nothing."""
+    if header is None:
+        return frozenset()
+    return frozenset(tag.strip().removeprefix("W/").strip('"') for tag in header.split(","))
+
+
+def known_address(address: str) -> str:
+    """No account can have an address outside the grammar."""
+    if not is_address(address):
+        raise Rejection("account_not_found", account=address)
+    return address
+
+
+def instant(text: str) -> datetime | None:
+    """The time in a cursor's text. Rejection `invalid_cursor`: somebody made it up."""
+    if not text:
+        return None
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise Rejection("invalid_cursor", path="cursor") from error
+
+
+def _variant(request: Reading) -> str:
+    """Amounts come as integers or as text."""
+    return "-text" if context_of(request.scope).has_text_amounts else ""
+
+
+def both(filter_text: str | None, fields: Fields, **equals: str | None) -> Tree:
+    """The filter, and the parameters that stand for the commonest conditions: `field=value`."""
+    tree = parse(filter_text, fields)
+    for name, value in equals.items():
+        if value is not None:
+            tree = filters.both(
+                Condition(name, fields[name].kind, "=", (_value(name, fields[name].kind, value),)), tree
+            )
+    return tree
+
+
+def _value(name: str, kind: Kind, text: str) -> str:
+    if kind == "pattern":
+        try:
+            Pattern.parse(text)
+        except ValueError as error:
+            raise Rejection("invalid_request", detail=f"The pattern is {error}", path=name) from error
+    return text

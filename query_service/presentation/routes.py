@@ -1,60 +1,38 @@
-"""The routes of the read side: each asks one question and shapes its rows. What is answered stands in application/answers.py.
+"""The routes of ledgers and accounts: each asks one question and shapes its rows. What is answered stands in application/answers.py.
 
 A description ends with an exact example (examples.py); OpenAPI is made from these texts.
 """
 
-from typing import Protocol, TypeVar
-
 from litestar import Controller, Response, get
-from litestar.datastructures import ResponseHeader
 from litestar.di import NamedDependency, Provide
 
-from query_service.application import answers, questions, shaping
-from query_service.application.pages import LIMIT_DEFAULT, POSITION_MAX, Key, Page
-from query_service.application.query_handler import Asked, QueryHandler
+from query_service.application import answers, questions, search, shaping
+from query_service.application.pages import LIMIT_DEFAULT, Key, Page
+from query_service.application.query_handler import Asked, NotModified, QueryHandler
+from query_service.application.reports import AFTER_ASCII, balances_of
 from query_service.presentation import examples
 from query_service.presentation.parameters import (
-    POSITION_HEADER,
-    AccountFilter,
+    AccountStatusFilter,
     AddressPath,
     AddressPattern,
     AssetFilter,
     CursorText,
-    FromPosition,
+    FilterText,
     Limit,
     OrderBy,
-    PositionPath,
     Reading,
-    ReferenceFilter,
-    TagFilter,
-    ToPosition,
-    TransactionPath,
-    TypeFilter,
-    auditor,
+    WithBalances,
+    both,
+    dated_reader,
+    instant,
+    known_address,
     pattern,
     reader,
     reader_of_all,
 )
+from query_service.presentation.responses import POSITIONED, answered, on_not_modified
 from shared_kernel.errors import Rejection
-from shared_kernel.words import is_address
-
-POSITIONED = (
-    ResponseHeader(
-        name=POSITION_HEADER,
-        documentation_only=True,
-        description="The position that the answer is as of: give it with the next query, and it is no older",
-        required=True,
-    ),
-)
-AFTER_ASCII = "\x7f"  # after every character of an address: ends the range of a prefix
-
-
-class _AsOf(Protocol):
-    @property
-    def as_of(self) -> answers.AsOf: ...
-
-
-AnswerT = TypeVar("AnswerT", bound=_AsOf)
+from shared_kernel.words import format_time
 
 
 class Ledgers(Controller):
@@ -91,11 +69,15 @@ class Ledgers(Controller):
 
 
 class Books(Controller):
-    """One ledger, from the read model."""
+    """One ledger and its accounts, from the read model."""
 
     path = "/v1/ledgers/{ledger:str}"
     tags = ("books",)
-    dependencies = {"asked": Provide(reader, sync_to_thread=False)}  # noqa: RUF012
+    dependencies = {  # noqa: RUF012
+        "asked": Provide(reader, sync_to_thread=False),
+        "dated": Provide(dated_reader, sync_to_thread=False),
+    }
+    exception_handlers = {NotModified: on_not_modified}  # noqa: RUF012
     response_headers = POSITIONED
 
     @get("/", summary="One ledger", description=examples.LEDGER)
@@ -106,68 +88,84 @@ class Books(Controller):
         snapshot = await handler.ask(questions.LEDGER, asked)
         if not snapshot.rows:
             raise Rejection("ledger_not_found", ledger=asked.ledger)
-        ledger = shaping.ledger(snapshot.rows[0])
-        return _positioned(answers.LedgerAnswer(ledger=ledger, **shaping.stamped(snapshot.stamp)))
+        ledger = shaping.ledger(snapshot.rows[0], snapshot.stamp)
+        return answered(answers.LedgerAnswer(ledger=ledger, **shaping.stamped(snapshot.stamp)), snapshot.stamp, asked)
 
     @get("/accounts", summary="Accounts by address", description=examples.ACCOUNTS)
     async def accounts(
         self,
         *,
         handler: NamedDependency[QueryHandler],
-        asked: NamedDependency[Asked],
+        dated: NamedDependency[Asked],
         address: AddressPattern = None,
+        status: AccountStatusFilter = None,
+        filter: FilterText = None,  # noqa: A002 - the parameter's name in the API
+        balances: WithBalances = False,
         limit: Limit = LIMIT_DEFAULT,
         cursor: CursorText = None,
     ) -> Response[answers.AccountList]:
-        """Those that fit the pattern."""
+        """Those that fit pattern and filter, on request with their balances."""
+        if dated.effective_at is not None and not balances:
+            raise Rejection("invalid_request", detail="Only balances have it: add balances=true", path="effective_at")
         fits = pattern(address)
-        page = Page.of_list("accounts", asked.ledger, fits.text, limit=limit, cursor=cursor)
+        tree = both(filter, search.ACCOUNT_FIELDS, address=None if address is None else fits.text, status=status)
+        page = Page.of_list("accounts", *dated.named(), address, status, filter, balances, limit=limit, cursor=cursor)
+        question, looked_up = search.accounts(tree)
         snapshot = await handler.ask(
-            questions.ACCOUNTS,
-            asked._replace(cursor=page.cursor),
+            question,
+            dated._replace(cursor=page.cursor),
             after=page.after_text(),
             low=fits.prefix(),
             high=fits.prefix() + AFTER_ASCII,
-            matching=fits.regex(),
             limit=page.rows_max(),
+            **looked_up,
         )
-        rows, next_cursor = page.cut(snapshot.rows, snapshot.stamp, lambda row: Key(text=row.address))
-        return _positioned(
-            answers.AccountList(
-                data=[shaping.account(row) for row in rows], next_cursor=next_cursor, **shaping.stamped(snapshot.stamp)
-            )
+        rows, next_cursor = page.found(
+            snapshot.rows, snapshot.stamp, lambda row: Key(text=row.walked_to), walk_max=search.WALK_MAX
         )
+        by_address = (
+            await balances_of(handler, dated, snapshot.stamp, [row.address for row in rows]) if balances else None
+        )
+        answer = answers.AccountList(
+            data=[shaping.account(row, by_address) for row in rows],
+            next_cursor=next_cursor,
+            **shaping.stamped(snapshot.stamp),
+        )
+        return answered(answer, snapshot.stamp, dated)
 
     @get("/accounts/{address:str}", summary="One account", description=examples.ACCOUNT)
     async def account(
         self, *, handler: NamedDependency[QueryHandler], asked: NamedDependency[Asked], address: AddressPath
     ) -> Response[answers.AccountAnswer]:
         """Its terms."""
-        snapshot = await handler.ask(questions.ACCOUNT, asked, address=_known(address))
+        snapshot = await handler.ask(questions.ACCOUNT, asked, address=known_address(address))
         if not snapshot.rows:
             raise Rejection("account_not_found", account=address)
         account = shaping.account(snapshot.rows[0])
-        return _positioned(answers.AccountAnswer(account=account, **shaping.stamped(snapshot.stamp)))
+        return answered(
+            answers.AccountAnswer(account=account, **shaping.stamped(snapshot.stamp)), snapshot.stamp, asked
+        )
 
     @get("/accounts/{address:str}/balances", summary="Balances of an account", description=examples.BALANCES)
     async def balances(
-        self, *, handler: NamedDependency[QueryHandler], asked: NamedDependency[Asked], address: AddressPath
+        self, *, handler: NamedDependency[QueryHandler], dated: NamedDependency[Asked], address: AddressPath
     ) -> Response[answers.BalancesAnswer]:
-        """By asset; one probe each, however long the history."""
-        snapshot = await handler.ask(questions.BALANCES, asked, address=_known(address))
+        """By asset."""
+        question = questions.BALANCES if dated.effective_at is None else questions.EFFECTIVE_BALANCES
+        snapshot = await handler.ask(question, dated, address=known_address(address))
         if not snapshot.rows:
             raise Rejection("account_not_found", account=address)
-        balances = shaping.balances(snapshot.rows)
-        return _positioned(
-            answers.BalancesAnswer(account=address, balances=balances, **shaping.stamped(snapshot.stamp))
+        answer = answers.BalancesAnswer(
+            account=address, balances=shaping.balances(snapshot.rows), **shaping.stamped(snapshot.stamp)
         )
+        return answered(answer, snapshot.stamp, dated)
 
     @get("/accounts/{address:str}/entries", summary="Entries of an account", description=examples.ENTRIES)
     async def entries(
         self,
         *,
         handler: NamedDependency[QueryHandler],
-        asked: NamedDependency[Asked],
+        dated: NamedDependency[Asked],
         address: AddressPath,
         asset: AssetFilter = None,
         order: OrderBy = "newest",
@@ -175,13 +173,15 @@ class Books(Controller):
         cursor: CursorText = None,
     ) -> Response[answers.EntryList]:
         """With the balance just after each."""
-        page = Page.of_list("entries", asked.ledger, address, asset, order, limit=limit, cursor=cursor)
+        page = Page.of_list("entries", *dated.named(), address, asset, order, limit=limit, cursor=cursor)
         after = page.after(order)
+        is_by_position = dated.effective_at is None
         snapshot = await handler.ask(
-            questions.ENTRIES[order],
-            asked._replace(cursor=page.cursor),
-            address=_known(address),
+            (questions.ENTRIES if is_by_position else questions.EFFECTIVE_ENTRIES)[order],
+            dated._replace(cursor=page.cursor),
+            address=known_address(address),
             asset=asset,
+            after_time=instant(after.text),
             after_position=after.position,
             after_index=after.ordinal,
             limit=page.rows_max(),
@@ -190,150 +190,17 @@ class Books(Controller):
             raise Rejection("account_not_found", account=address)
         found = [row for row in snapshot.rows if row.position is not None]
         rows, next_cursor = page.cut(
-            found, snapshot.stamp, lambda row: Key(position=row.position or 0, ordinal=row.entry_index)
+            found,
+            snapshot.stamp,
+            lambda row: Key(
+                text="" if is_by_position else format_time(row.effective_at),
+                position=row.position or 0,
+                ordinal=row.entry_index,
+            ),
         )
-        return _positioned(
-            answers.EntryList(
-                data=[shaping.account_entry(row) for row in rows],
-                next_cursor=next_cursor,
-                **shaping.stamped(snapshot.stamp),
-            )
+        answer = answers.EntryList(
+            data=[shaping.account_entry(row) for row in rows],
+            next_cursor=next_cursor,
+            **shaping.stamped(snapshot.stamp),
         )
-
-    @get("/transactions", summary="Transactions by position", description=examples.TRANSACTIONS)
-    async def transactions(
-        self,
-        *,
-        handler: NamedDependency[QueryHandler],
-        asked: NamedDependency[Asked],
-        account: AccountFilter = None,
-        reference: ReferenceFilter = None,
-        order: OrderBy = "newest",
-        limit: Limit = LIMIT_DEFAULT,
-        cursor: CursorText = None,
-    ) -> Response[answers.TransactionList]:
-        """All, those of an account, the one with a reference, or both."""
-        page = Page.of_list("transactions", asked.ledger, account, reference, order, limit=limit, cursor=cursor)
-        if account is not None and not is_address(account):
-            raise Rejection("invalid_request", detail="Not an address", path="account")
-        by_order = questions.TRANSACTIONS
-        if reference is not None:
-            by_order = questions.REFERENCE_TRANSACTIONS
-        elif account is not None:
-            by_order = questions.ACCOUNT_TRANSACTIONS
-        snapshot = await handler.ask(
-            by_order[order],
-            asked._replace(cursor=page.cursor),
-            address=account,
-            reference=reference,
-            after_position=page.after(order).position,
-            limit=page.rows_max(),
-        )
-        rows, next_cursor = page.cut(snapshot.rows, snapshot.stamp, lambda row: Key(position=row.position))
-        return _positioned(
-            answers.TransactionList(
-                data=[shaping.transaction(row) for row in rows],
-                next_cursor=next_cursor,
-                **shaping.stamped(snapshot.stamp),
-            )
-        )
-
-    @get("/transactions/{transaction:str}", summary="One transaction", description=examples.TRANSACTION)
-    async def transaction(
-        self, *, handler: NamedDependency[QueryHandler], asked: NamedDependency[Asked], transaction: TransactionPath
-    ) -> Response[answers.TransactionAnswer]:
-        """By its id."""
-        if "\x00" in transaction:  # Postgres has no such text
-            raise Rejection("transaction_not_found")
-        snapshot = await handler.ask(questions.TRANSACTION, asked, transaction=transaction)
-        if not snapshot.rows:
-            raise Rejection("transaction_not_found", transaction=transaction)
-        found = shaping.transaction(snapshot.rows[0])
-        return _positioned(answers.TransactionAnswer(transaction=found, **shaping.stamped(snapshot.stamp)))
-
-    @get("/trial-balance", summary="Trial balance", description=examples.TRIAL_BALANCE)
-    async def trial_balance(
-        self, *, handler: NamedDependency[QueryHandler], asked: NamedDependency[Asked]
-    ) -> Response[answers.TrialBalanceAnswer]:
-        """Debits and credits of all accounts by asset."""
-        snapshot = await handler.ask(questions.TRIAL_BALANCE, asked)
-        assets = shaping.trial_balance(snapshot.rows)
-        return _positioned(answers.TrialBalanceAnswer(assets=assets, **shaping.stamped(snapshot.stamp)))
-
-
-class Log(Controller):
-    """One ledger's events, from the log itself."""
-
-    path = "/v1/ledgers/{ledger:str}/events"
-    tags = ("log",)
-    dependencies = {"asked": Provide(auditor, sync_to_thread=False)}  # noqa: RUF012
-    response_headers = POSITIONED
-
-    @get("/", summary="Events by position, tag and type", description=examples.EVENTS)
-    async def events(
-        self,
-        *,
-        handler: NamedDependency[QueryHandler],
-        asked: NamedDependency[Asked],
-        from_position: FromPosition = 1,
-        to_position: ToPosition = None,
-        tag: TagFilter = None,
-        type: TypeFilter = None,  # noqa: A002 - the parameter's name in the API
-        order: OrderBy = "oldest",
-        limit: Limit = LIMIT_DEFAULT,
-        cursor: CursorText = None,
-    ) -> Response[answers.EventList]:
-        """The canonical lines, a page at a time."""
-        page = Page.of_list(
-            "events", asked.ledger, from_position, to_position, tag, type, order, limit=limit, cursor=cursor
-        )
-        snapshot = await handler.ask(
-            (questions.EVENTS if tag is None else questions.TAGGED_EVENTS)[order],
-            asked._replace(cursor=page.cursor),
-            from_position=from_position,
-            to_position=POSITION_MAX if to_position is None else to_position,
-            tag=tag,
-            type=type,
-            after_position=page.after(order).position,
-            limit=page.rows_max(),
-        )
-        rows, next_cursor = page.cut(snapshot.rows, snapshot.stamp, lambda row: Key(position=row.position))
-        events = [shaping.event(asked.ledger or "", row) for row in rows]
-        return _positioned(
-            answers.EventList(data=events, next_cursor=next_cursor, as_of=shaping.as_of(snapshot.stamp), complete=True)
-        )
-
-    @get("/{position:str}", summary="One event", description=examples.EVENT)
-    async def event(
-        self, *, handler: NamedDependency[QueryHandler], asked: NamedDependency[Asked], position: PositionPath
-    ) -> Response[answers.EventAnswer]:
-        """By its position."""
-        number = int(position) if position.isascii() and position.isdigit() and len(position) < 19 else 0
-        snapshot = await handler.ask(
-            questions.EVENTS["oldest"],
-            asked,
-            from_position=number,
-            to_position=number,
-            type=None,
-            after_position=0,
-            limit=1,
-        )
-        if not snapshot.rows:
-            raise Rejection("event_not_found", position=number)
-        event = shaping.event(asked.ledger or "", snapshot.rows[0])
-        return _positioned(answers.EventAnswer(event=event, as_of=shaping.as_of(snapshot.stamp), complete=True))
-
-
-ROUTES = (Ledgers, Books, Log)
-
-
-def _positioned(answer: AnswerT) -> Response[AnswerT]:
-    """The answer, and in a header the position that it is as of."""
-    return Response(answer, headers={POSITION_HEADER: str(answer.as_of.position)})
-
-
-def _known(address: str) -> str:
-    """No account can have an address outside the grammar."""
-    if not is_address(address):
-        raise Rejection("account_not_found", account=address)
-    return address
+        return answered(answer, snapshot.stamp, dated)

@@ -47,18 +47,51 @@ async def client(database: Database, tmp_path_factory: pytest.TempPathFactory) -
         ("/bank/accounts/cash/balances?asset=EUR/2", "asset"),
         ("/bank/accounts/cash/entries?order=up", "order"),
         ("/bank/accounts/cash/entries?asset=" + "A" * 33, "asset"),
-        ("/bank/transactions?account=a:*", "account"),
+        ("/bank/transactions?account=a::*", "account"),
         ("/bank/transactions?account=", "account"),
         ("/bank/transactions?reference=" + "r" * 201, "reference"),
-        ("/bank/transactions?status=posted", "status"),
+        ("/bank/transactions?status=done", "status"),
+        ("/bank/transactions?sort=amount", "sort"),
+        ("/bank/transactions?filter=", "filter"),
+        ("/bank/transactions?filter=status", "filter"),
+        ("/bank/transactions?filter=status%20%3D%20done", "filter"),
+        ("/bank/transactions?filter=colour%20%3D%20red", "filter"),
+        ("/bank/transactions?filter=" + "(" * 50, "filter"),
+        ("/bank/transactions?filter=" + "x" * 2001, "filter"),
+        ("/bank/accounts?filter=reference%20%3D%20x", "filter"),
+        ("/bank/accounts?balances=maybe", "balances"),
+        ("/bank/accounts?effective_at=2026-01-01T00:00:00Z", "effective_at"),
+        ("/bank/accounts?as_of_position=0", "as_of_position"),
+        ("/bank/accounts?as_of_position=x", "as_of_position"),
+        ("/bank/accounts?as_of=2026-01-01", "as_of"),
+        ("/bank/accounts?as_of=2026-01-01T00:00:00", "as_of"),
+        ("/bank/accounts?as_of=9999-01-01T00:00:00Z", "as_of"),
+        ("/bank/balances?effective_at=yesterday", "effective_at"),
+        ("/bank/balances?segments=-1", "segments"),
+        ("/bank/balances?address=a**", "address"),
+        ("/bank/balances/diff", "from_position"),
+        ("/bank/balances/diff?from_position=-1", "from_position"),
+        ("/bank/balances/diff?from_position=3&to_position=2", "to_position"),
+        ("/bank/balances/diff?from_position=3&as_of_position=2", "from_position"),
+        ("/bank/balances/diff?from_position=0&effective_until=x", "effective_until"),
+        ("/bank/accounts/cash/statement", "asset"),
+        ("/bank/accounts/cash/statement?asset=EUR/2&axis=both", "axis"),
+        ("/bank/accounts/cash/statement?asset=EUR/2&from=x", "from"),
+        ("/bank/accounts/cash/statement?asset=EUR/2&from=2026-01-02T00:00:00Z&until=2026-01-01T00:00:00Z", "until"),
+        ("/bank/accounts/cash/statement?asset=EUR/2&format=pdf", "format"),
+        ("/bank/accounts/cash/statement?asset=EUR/2&format=csv&limit=7", "limit"),
+        ("/bank/accounts/cash/explanation", "asset"),
+        ("/bank/refusals?from=x", "from"),
+        ("/bank/refusals?account=a::b", "account"),
         ("/bank/trial-balance?limit=1", "limit"),
         ("/bank/events?from_position=0", "from_position"),
         ("/bank/events?from_position=9223372036854775808", "from_position"),
         ("/bank/events?to_position=-3", "to_position"),
         ("/bank/events?tag=" + "t" * 1001, "tag"),
-        ("/bank/events?type=" + "t" * 101, "type"),
+        ("/bank/events?type=" + "t" * 1001, "type"),
         ("?ledger=bank", "ledger"),
         ("/bank?as_of=1", "as_of"),
+        ("/bank?effective_at=2026-01-01T00:00:00Z", "effective_at"),
     ],
 )
 async def test_bad_parameter_is_named(client: Client, path: str, parameter: str) -> None:
@@ -71,6 +104,24 @@ async def test_bad_parameter_is_named(client: Client, path: str, parameter: str)
 async def test_bad_position_header_is_named(client: Client, path: str, text: str) -> None:
     problem = await client.problem(path, 400, "invalid_request", role="admin", headers={"Daybook-Position": text})
     assert problem["path"] == "Daybook-Position"
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter"),
+    [
+        ("/v1/balances", "ledgers"),
+        ("/v1/balances?ledgers=", "ledgers"),
+        ("/v1/balances?ledgers=bank,bank", "ledgers"),
+        ("/v1/balances?ledgers=bank,", "ledgers"),
+        ("/v1/trial-balance?ledgers=" + ",".join(f"l{number}" for number in range(21)), "ledgers"),
+        ("/v1/trial-balance?ledgers=bank&as_of_position=1", "as_of_position"),
+        ("/v1/trial-balance?ledgers=bank&as_of=9999-01-01T00:00:00Z", "as_of"),
+    ],
+)
+async def test_bad_parameter_across_ledgers_is_named(client: Client, path: str, parameter: str) -> None:
+    response = await client.http.get(path, headers=await _authorization(client))
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
+    assert response.json()["path"] == parameter
 
 
 async def test_position_of_no_ledger_in_particular_is_refused(client: Client) -> None:

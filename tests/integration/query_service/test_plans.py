@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from query_service.application.log_questions import LOG_QUESTIONS
 from query_service.application.questions import QUESTIONS
 from query_service.infrastructure.postgres_books import session
 from query_service.infrastructure.statements import Statements
@@ -15,7 +16,7 @@ from tests.integration.query_service.bookkeeper import Bookkeeper
 from tests.services import Database
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "plans"
-NAMES = [question.statement for question in QUESTIONS]
+NAMES = sorted({question.statement for question in (*QUESTIONS, *LOG_QUESTIONS)})
 PARAMETER = re.compile(r"%\((\w+)\)s")
 
 # 20 ledgers, 20,000 events, 40,000 entries of 2,000 accounts: large enough for a scan to look cheaper than it is.
@@ -24,15 +25,36 @@ insert into daybook.ledgers select 'l:' || n, 1000, '2026-01-01' from generate_s
 insert into daybook.events select 'l:' || n, p, 'TransactionPosted.v1', '{}', '{}', '2026-01-01'
   from generate_series(1, 20) n, generate_series(1, 1000) p;
 insert into daybook.event_tags select 'l:' || n, 'account:a:' || (p % 100), p from generate_series(1, 20) n, generate_series(1, 1000) p;
-insert into projections.positions select 'books', 1, 'l:' || n, 1000, '2026-01-01', incarnation
-  from daybook.incarnation, generate_series(1, 20) n;
-insert into books_1.ledgers select 'l:' || n, 1, '2026-01-01', 'explicit', '[]', true, '{}' from generate_series(1, 20) n;
-insert into books_1.accounts select 'l:' || n, 'a:' || a, 1, '2026-01-01', 'credit', 'open', false, '{}', '{}'
+insert into projections.positions select projection, 1, 'l:' || n, 1000, '2026-01-01', incarnation
+  from daybook.incarnation, generate_series(1, 20) n, unnest(array['books', 'periods']) projection;
+insert into books_1.ledgers select 'l:' || n, 1, 'open', '2026-01-01', '2026-01-01', 'explicit', '[]', true, 'UTC', '{}'
+  from generate_series(1, 20) n;
+insert into books_1.accounts
+  select 'l:' || n, 'a:' || a, 1, 1, '2026-01-01', '2026-01-01', 'credit', case when a % 7 = 0 then 'frozen' else 'open' end, null, false, '{}', '{}'
   from generate_series(1, 20) n, generate_series(0, 99) a;
-insert into books_1.transactions select 'l:' || n, 't' || p, p, 'posted', '2026-01-01', '2026-01-01', 'r' || p, null, '[]', '{}', 'x', 'x'
+insert into books_1.transactions
+  select 'l:' || n, 't' || p, p, p, '2026-01-01', '2026-01-01', case when p % 9 = 0 then 'pending' else 'posted' end,
+    '2026-01-01', null, null, 'r' || p, null, '[]', null, null, '{}', 'EUR/2', p % 50, null, null, false, 'x', 'x'
   from generate_series(1, 20) n, generate_series(1, 1000) p;
-insert into books_1.entries select 'l:' || n, 'a:' || ((p + i * 7) % 100), 'EUR/2', p, i, 'debit', 1, 't' || p, '2026-01-01', '2026-01-01', 0, 0, 0, 0
+insert into books_1.other_amounts select 'l:' || n, 'EUR/2', p % 50, p from generate_series(1, 20) n, generate_series(1, 1000) p;
+insert into books_1.entries
+  select 'l:' || n, 'a:' || ((p + i * 7) % 100), 'EUR/2', p, i, 'posted', 'debit', 1, 't' || p, '2026-01-01', '2026-01-01', 0, 0, 0, 0
   from generate_series(1, 20) n, generate_series(1, 1000) p, generate_series(0, 1) i;
+insert into books_1.unsettled
+  select 'l:' || n, 't' || p, p, p, 'pending', null, case when p % 2 = 0 then p + 1 end
+  from generate_series(1, 20) n, generate_series(9, 1000, 9) p;
+insert into books_1.scheduled_accounts select 'l:' || n, 'a:' || (p % 100), p from generate_series(1, 20) n, generate_series(1, 1000) p;
+insert into books_1.refusals
+  select 'l:' || n, p, '2026-01-01', 'c' || (p % 5), 'x', null, '[]', '{}', '{}', p, 'a' || (p % 5), 'x', null
+  from generate_series(1, 20) n, generate_series(1, 1000) p;
+insert into books_1.transaction_labels select 'l:' || n, 'k' || (p % 3), 'v' || (p % 50), p, p from generate_series(1, 20) n, generate_series(1, 1000) p;
+insert into books_1.account_labels select 'l:' || n, 'k', 'v' || (a % 5), 'a:' || a, 1 from generate_series(1, 20) n, generate_series(0, 99) a;
+insert into periods_1.timely
+  select 'l:' || n, 'a:' || (p % 100), 'EUR/2', p, timestamptz '2026-01-01' + p * interval '1 hour', p, 0
+  from generate_series(1, 20) n, generate_series(1, 1000) p;
+insert into periods_1.untimely
+  select 'l:' || n, 'a:' || (p % 100), 'EUR/2', span, timestamptz '2026-01-01' + p * interval '1 hour', p, p, 0
+  from generate_series(1, 20) n, generate_series(1, 1000) p, unnest(array['year', 'month', 'day', 'instant']) span;
 """
 
 
@@ -80,7 +102,7 @@ def _plans(url: str) -> dict[str, str]:
                     parameters.append(found[1])
                 return f"${parameters.index(found[1]) + 1}"
 
-            text = PARAMETER.sub(numbered, statements.text(name, "books_1"))
+            text = PARAMETER.sub(numbered, statements.text(name, "books_1 periods_1").replace("{condition}", "true"))
             nulls = ", ".join(["null"] * len(parameters))
             connection.execute(f"prepare plan as {text}")
             rows = connection.execute(f"explain (costs off) execute plan({nulls})").fetchall()

@@ -50,6 +50,8 @@ async def test_ledger_and_account_show_their_terms(client: Client) -> None:
     as_of = {"position": 7, "recorded_at": AT.format(7)}
     ledger = {
         "ledger": "bank",
+        "status": "open",
+        "time_zone": "UTC",
         "accounts": "on-first-use",
         "defaults": [{"pattern": "users:*:wallet", "normal_balance": "credit", "limits": {"EUR/2": {"minimum": 0}}}],
         "records_refusals": True,
@@ -87,6 +89,8 @@ async def test_transaction_is_found_by_id_reference_and_account(client: Client) 
         "metadata": {"shop": "7"},
         "position": 5,
         "recorded_at": AT.format(5),
+        "changed_position": 5,
+        "changed_at": AT.format(5),
         "actor": "local-writer",
         "correlation_id": "c-5",
     }
@@ -115,6 +119,7 @@ async def test_entries_carry_the_balance_after_each(client: Client) -> None:
     assert newest[2] | {"balance": None} == {
         "position": 5,
         "entry_index": 1,
+        "kind": "posted",
         "transaction": "t1",
         "direction": "credit",
         "amount": 700,
@@ -235,7 +240,7 @@ async def test_roles_open_the_books_and_the_log(client: Client, role: str) -> No
 
 
 def _balance(*, debits: int, credits: int, posted: int) -> dict[str, int]:  # noqa: A002
-    held = {"pending_debits": 0, "pending_credits": 0}
+    held = {"pending_debits": debits, "pending_credits": credits}
     totals = {"posted_debits": debits, "posted_credits": credits}
     return {"posted": posted, "pending": posted, "available": posted, **totals, **held}
 

@@ -47,7 +47,7 @@ async def test_announcement_of_another_ledger_or_an_older_position_answers_nobod
     client = await open_service(visible_poll_ms=10_000, wait_ms_max=60_000)
     visible = client.container.visible()
     with visible.expect("bank", 4) as arrival:
-        for payload in ("books/bank/3", "books/bank:1/9", "periods/bank/9", "books/bank", "books/bank/x", ""):
+        for payload in ("books/bank/3", "books/bank:1/9", "seals/bank/9", "books/bank", "books/bank/x", ""):
             visible.hear(payload)
         assert not arrival._heard.is_set()
         visible.hear("books/bank/5")

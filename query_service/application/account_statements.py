@@ -1,0 +1,131 @@
+"""Statements of one account and asset: a page at a time, or all of them, always as of one position. No SQL, no HTTP."""
+
+from collections.abc import AsyncGenerator, Sequence
+from datetime import datetime
+from typing import Final, Literal, NamedTuple
+
+from query_service.application import questions, reports, shaping
+from query_service.application.pages import Key
+from query_service.application.query_handler import Asked, QueryHandler, Stamp
+from query_service.application.questions import StatementRow
+from query_service.application.report_answers import StatementAnswer, statement_entries
+from query_service.application.search import WALK_MAX
+from shared_kernel.errors import Rejection
+from shared_kernel.words import NormalBalance, format_time
+
+Axis = Literal["recorded", "effective"]
+PAGE_ROWS: Final = 1_000  # chosen: what a whole statement keeps in memory
+
+
+class Period(NamedTuple):
+    """What a statement is of: `begins_at` is included, `ends_at` is not; None: no bound."""
+
+    address: str
+    asset: str
+    axis: Axis
+    begins_at: datetime | None
+    ends_at: datetime | None
+
+
+class After(NamedTuple):
+    """The line after which a page begins, by the keys of both axes."""
+
+    time: datetime | None = None
+    position: int = 0
+    ordinal: int = -1
+
+
+class Page(NamedTuple):
+    """Some lines of a statement with both ends of the whole. `end`: where it goes on; None: this is the last."""
+
+    stamp: Stamp
+    ends: StatementRow
+    rows: Sequence[StatementRow]
+    end: Key | None
+
+    @property
+    def normal_balance(self) -> NormalBalance:
+        """Of the account."""
+        return self.ends.normal_balance
+
+    def opening(self) -> int:
+        """The posted balance before the period."""
+        return shaping.signed(self.normal_balance, self.ends.opening_debits, self.ends.opening_credits)
+
+    def closing(self) -> int:
+        """The posted balance after it."""
+        return shaping.signed(self.normal_balance, self.ends.closing_debits, self.ends.closing_credits)
+
+    def debits(self) -> int:
+        """Of all lines of the period."""
+        return self.ends.closing_debits - self.ends.opening_debits
+
+    def credits(self) -> int:
+        """Of all lines of the period."""
+        return self.ends.closing_credits - self.ends.opening_credits
+
+
+async def read(handler: QueryHandler, asked: Asked, period: Period, *, after: After, limit: int) -> Page:
+    """The lines after one, at most so many. Rejection `account_not_found`."""
+    question = questions.STATEMENT if period.axis == "recorded" else questions.EFFECTIVE_STATEMENT
+    snapshot = await handler.ask(
+        question,
+        asked,
+        address=period.address,
+        asset=period.asset,
+        from_time=period.begins_at,
+        until_time=period.ends_at,
+        after_time=after.time,
+        after_position=after.position,
+        after_index=after.ordinal,
+        walk_max=WALK_MAX,
+        limit=limit + 1,
+    )
+    if not snapshot.rows:
+        raise Rejection("account_not_found", account=period.address)
+    walked = [row for row in snapshot.rows if row.walked_to is not None]
+    rows = [row for row in walked if row.fits]
+    end = None
+    if len(rows) > limit:
+        rows = rows[:limit]
+        end = _key(period, rows[-1])
+    elif walked and walked[-1].number >= WALK_MAX:
+        end = _key(period, walked[-1])
+    return Page(snapshot.stamp, snapshot.rows[0], rows, end)
+
+
+async def pages(handler: QueryHandler, asked: Asked, period: Period) -> AsyncGenerator[Page, None]:
+    """All lines, page by page; the later ones as of the position of the first. There is at least one page."""
+    after = After()
+    while True:
+        page = await read(handler, asked, period, after=after, limit=PAGE_ROWS)
+        yield page
+        if page.end is None:
+            return
+        last = page.end
+        after = After(datetime.fromisoformat(last.text) if last.text else None, last.position, last.ordinal)
+        asked = reports.fixed(asked, page.stamp)
+
+
+def answer(period: Period, page: Page, next_cursor: str | None) -> StatementAnswer:
+    """The page as JSON."""
+    return StatementAnswer(
+        account=period.address,
+        asset=period.asset,
+        normal_balance=page.normal_balance,
+        axis=period.axis,
+        begins_at=None if period.begins_at is None else format_time(period.begins_at),
+        ends_at=None if period.ends_at is None else format_time(period.ends_at),
+        opening=page.opening(),
+        closing=page.closing(),
+        debits=page.debits(),
+        credits=page.credits(),
+        data=statement_entries(page.rows, period.axis),
+        next_cursor=next_cursor,
+        **shaping.stamped(page.stamp),
+    )
+
+
+def _key(period: Period, row: StatementRow) -> Key:
+    text = format_time(row.effective_at) if period.axis == "effective" else ""
+    return Key(text=text, position=row.position, ordinal=row.entry_index)

@@ -1,0 +1,291 @@
+"""What sums, differences, statements, explanations and refusals answer; made from rows here as well. Pure."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from query_service.application.answers import (
+    AsOf,
+    Incomplete,
+    IsComplete,
+    NextCursor,
+    Position,
+    Time,
+    TrialTotal,
+    Units,
+)
+from query_service.application.questions import ChangeRow, StatementRow
+from query_service.application.reports import Group, Sum
+from query_service.application.shaping import balance, signed
+from shared_kernel.words import Direction, NormalBalance, format_time, parse_time
+
+
+class SummedBalance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the accounts of a group have together in an asset; accounts of the two normal sides are not mixed.
+
+    `group`: their leading segments. The balances are those of an account (`Balance`), summed.
+    """
+
+    group: str
+    asset: str
+    normal_balance: NormalBalance
+    accounts: Annotated[int, Meta(description="Accounts with an entry in the asset")]
+    posted: Units
+    pending: Units | None = None
+    available: Units | None = None
+    posted_debits: Units
+    posted_credits: Units
+    pending_debits: Units | None = None
+    pending_credits: Units | None = None
+
+
+class SumsAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Sums by group, asset and normal side."""
+
+    data: list[SummedBalance]
+    as_of: AsOf
+    complete: IsComplete
+    incomplete: Incomplete | None = None
+
+
+class TrialBalanceAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Debits and credits of the whole ledger by asset."""
+
+    assets: dict[str, TrialTotal]
+    as_of: AsOf
+    complete: IsComplete
+    incomplete: Incomplete | None = None
+
+
+class LedgerSums(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The sums of one of several ledgers, as of a position of its own."""
+
+    ledger: str
+    data: list[SummedBalance]
+    as_of: AsOf
+    complete: IsComplete
+    incomplete: Incomplete | None = None
+
+
+class LedgersSumsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums of several ledgers, and all of them together."""
+
+    ledgers: list[LedgerSums]
+    together: list[SummedBalance]
+    complete: IsComplete
+
+
+class LedgerTrialBalance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The trial balance of one of several ledgers, as of a position of its own."""
+
+    ledger: str
+    assets: dict[str, TrialTotal]
+    as_of: AsOf
+    complete: IsComplete
+    incomplete: Incomplete | None = None
+
+
+class LedgersTrialBalanceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Trial balances of several ledgers, and all of them together."""
+
+    ledgers: list[LedgerTrialBalance]
+    together: dict[str, TrialTotal]
+    complete: IsComplete
+
+
+class ChangeEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry that made a difference."""
+
+    position: Position
+    transaction: str
+    direction: Direction
+    amount: Units
+    effective_at: Time
+    recorded_at: Time
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """An account whose posted balance in an asset changed. `opening`: as of `from_position`; `closing`: as of `to_position`.
+
+    `entries`: the first that made the change; `entries_complete` is false where there are more.
+    """
+
+    account: str
+    asset: str
+    normal_balance: NormalBalance
+    opening: Units
+    closing: Units
+    change: Units
+    debits: Units
+    credits: Units
+    entries: list[ChangeEntry]
+    entries_complete: bool
+
+
+class ChangeList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What changed between two positions, by account and asset; a page may be short, and the next one goes on."""
+
+    data: list[Change]
+    next_cursor: NextCursor
+    from_position: Annotated[int, Meta(description="0: before the ledger was opened")]
+    to_position: Position
+    effective_until: Time | None
+    as_of: AsOf
+    complete: IsComplete
+    incomplete: Incomplete | None = None
+
+
+class StatementEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of a statement. `balance`: of what is posted, just after it in the statement's order, normal side positive."""
+
+    position: Position
+    entry_index: int
+    transaction: str
+    reference: str | None
+    description: str | None
+    direction: Direction
+    amount: Units
+    effective_at: Time
+    recorded_at: Time
+    balance: Units
+
+
+class StatementAnswer(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"begins_at": "from", "ends_at": "until"}
+):
+    """What was posted to an account in an asset, from a time (included) until before another, by recorded or by effective time.
+
+    `opening` and `closing`: the posted balance before and after, normal side positive. `debits`, `credits`: of all lines between.
+    """
+
+    account: str
+    asset: str
+    normal_balance: NormalBalance
+    axis: Literal["recorded", "effective"]
+    begins_at: Time | None
+    ends_at: Time | None
+    opening: Units
+    closing: Units
+    debits: Units
+    credits: Units
+    data: list[StatementEntry]
+    next_cursor: NextCursor
+    as_of: AsOf
+    complete: IsComplete
+    incomplete: Incomplete | None = None
+
+
+def summed(by_group: Mapping[Group, Sum]) -> list[SummedBalance]:
+    """By group, asset and normal side, sorted."""
+    found = []
+    for group in sorted(by_group):
+        total = by_group[group]
+        shown = balance(group.normal_balance, total)
+        found.append(
+            SummedBalance(
+                group=group.segments,
+                asset=group.asset,
+                normal_balance=group.normal_balance,
+                accounts=total.accounts,
+                posted=shown.posted,
+                pending=shown.pending,
+                available=shown.available,
+                posted_debits=total.posted_debits,
+                posted_credits=total.posted_credits,
+                pending_debits=total.pending_debits,
+                pending_credits=total.pending_credits,
+            )
+        )
+    return found
+
+
+def trial_balance(by_group: Iterable[tuple[Group, Sum]]) -> dict[str, TrialTotal]:
+    """By asset; groups and normal sides together."""
+    sums: dict[str, tuple[int, int, int]] = {}
+    for group, total in by_group:
+        debits, credits_, accounts = sums.get(group.asset, (0, 0, 0))
+        sums[group.asset] = (
+            debits + total.posted_debits,
+            credits_ + total.posted_credits,
+            accounts + total.accounts,
+        )
+    return {
+        asset: TrialTotal(debits=debits, credits=credits_, difference=debits - credits_, accounts=accounts)
+        for asset, (debits, credits_, accounts) in sorted(sums.items())
+    }
+
+
+class _ChangeEntryRow(msgspec.Struct):
+    position: int
+    entry_index: int
+    transaction: str
+    direction: Direction
+    amount: int
+    effective_at: str
+    recorded_at: str
+
+
+_read_change_entries = msgspec.json.Decoder(list[_ChangeEntryRow]).decode
+
+
+def change(row: ChangeRow) -> Change:
+    """A changed account and asset. That its entries are all there is seen from their sum."""
+    entries = [] if row.entries is None else _read_change_entries(row.entries)
+    debits, credits_ = row.debits_after - row.debits_before, row.credits_after - row.credits_before
+    listed = {"debit": 0, "credit": 0}
+    for entry in entries:
+        listed[entry.direction] += entry.amount
+    opening = signed(row.normal_balance, row.debits_before, row.credits_before)
+    closing = signed(row.normal_balance, row.debits_after, row.credits_after)
+    return Change(
+        account=row.address,
+        asset=row.asset,
+        normal_balance=row.normal_balance,
+        opening=opening,
+        closing=closing,
+        change=closing - opening,
+        debits=debits,
+        credits=credits_,
+        entries=[
+            ChangeEntry(
+                position=entry.position,
+                transaction=entry.transaction,
+                direction=entry.direction,
+                amount=entry.amount,
+                effective_at=format_time(parse_time(entry.effective_at)),
+                recorded_at=format_time(parse_time(entry.recorded_at)),
+            )
+            for entry in entries
+        ],
+        entries_complete=(listed["debit"], listed["credit"]) == (debits, credits_),
+    )
+
+
+def statement_entries(rows: Iterable[StatementRow], axis: Literal["recorded", "effective"]) -> list[StatementEntry]:
+    """The lines of a page with their running balance: counted on by effective time, known by recorded time."""
+    found = []
+    running: list[int] | None = None
+    for row in rows:
+        if axis == "effective":
+            running = running or [row.debits_before, row.credits_before]
+            running[row.direction == "credit"] += row.amount
+            debits, credits_ = running
+        else:
+            debits, credits_ = row.posted_debits, row.posted_credits
+        found.append(
+            StatementEntry(
+                position=row.position,
+                entry_index=row.entry_index,
+                transaction=row.transaction_id,
+                reference=row.reference,
+                description=row.description,
+                direction=row.direction,
+                amount=row.amount,
+                effective_at=format_time(row.effective_at),
+                recorded_at=format_time(row.recorded_at),
+                balance=signed(row.normal_balance, debits, credits_),
+            )
+        )
+    return found

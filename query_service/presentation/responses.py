@@ -1,0 +1,71 @@
+"""How an answer goes out: with its position, its version, and how long it may be kept.
+
+What a position names never changes as long as this generation of the read model lives: it may be kept by whoever asked, for a
+bounded time, since an operator may repair or rebuild. Everything else is to be asked again, which an ETag makes cheap.
+"""
+
+from typing import Protocol, TypeVar
+
+from litestar import Request, Response
+from litestar.datastructures import ResponseHeader, State
+from litestar.status_codes import HTTP_304_NOT_MODIFIED
+
+from query_service.application.answers import AsOf
+from query_service.application.query_handler import Asked, NotModified, Stamp
+from query_service.presentation.parameters import POSITION_HEADER
+from shared_kernel.security import Principal
+
+FIXED_SECONDS = 3_600  # chosen: a repaired or rebuilt read model is seen by all after an hour at the latest
+VARY = "Accept, Authorization, Prefer"
+
+POSITIONED = (
+    ResponseHeader(
+        name=POSITION_HEADER,
+        documentation_only=True,
+        description="The position that the answer is as of: give it with the next query, and it is no older",
+        required=True,
+    ),
+    ResponseHeader(
+        name="ETag",
+        documentation_only=True,
+        description="Names this answer: position, generation of the read model, incarnation of the log. Give it as"
+        " `If-None-Match`, and while nothing has changed you get 304 without a body",
+        required=True,
+    ),
+    ResponseHeader(
+        name="Cache-Control",
+        documentation_only=True,
+        description=f"`private, max-age={FIXED_SECONDS}, immutable` for a complete answer that a position names, else"
+        " `private, no-cache`",
+        required=True,
+    ),
+)
+
+
+class _AsOf(Protocol):
+    @property
+    def as_of(self) -> AsOf: ...
+
+
+AnswerT = TypeVar("AnswerT", bound=_AsOf)
+
+
+def answered(answer: AnswerT, stamp: Stamp, asked: Asked) -> Response[AnswerT]:
+    """The answer, with the headers that say what it is as of."""
+    return Response(answer, headers=headers(stamp, asked))
+
+
+def headers(stamp: Stamp, asked: Asked) -> dict[str, str]:
+    """The headers of every answer about one ledger."""
+    keeping = f"private, max-age={FIXED_SECONDS}, immutable" if stamp.is_fixed else "private, no-cache"
+    return {
+        POSITION_HEADER: str(stamp.position),
+        "ETag": f'"{asked.version(stamp)}"',
+        "Cache-Control": keeping,
+        "Vary": VARY,
+    }
+
+
+def on_not_modified(_: Request[Principal, object, State], unchanged: NotModified) -> Response[None]:
+    """304: the client has the answer."""
+    return Response(None, status_code=HTTP_304_NOT_MODIFIED, headers=headers(unchanged.stamp, unchanged.asked))
