@@ -27,6 +27,7 @@ from shared_kernel.event_log.pool import LogPool
 from shared_kernel.event_log.types import Tail
 from shared_kernel.health import Health, HealthServer
 from shared_kernel.http import create_app
+from shared_kernel.http_docs import describe_later
 from shared_kernel.http_edge import Edge
 from shared_kernel.keys import open_keys
 from shared_kernel.metrics import new_registry
@@ -100,7 +101,7 @@ def _app(
         settings=settings,
         dependencies={"commands": Provide(lambda: commands, use_cache=True, sync_to_thread=False)},
     )
-    describe_requests(cast("Litestar", edge.app))
+    describe_later(cast("Litestar", edge.app), describe_requests)
     edge.app = DirectRoutes(edge.app, commands)
     return edge
 

@@ -5,6 +5,7 @@ come from a folder that a setting names (the local stack unpacks them there).
 """
 
 import html
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,7 @@ from litestar.types import ControllerRouterHandler
 from shared_kernel.amounts import PARAMETER
 from shared_kernel.http_errors import PROBLEM_TYPE
 
+_DESCRIBE = "daybook_describe"
 SWAGGER_FILES = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "swagger-ui-standalone-preset.js": "text/javascript; charset=utf-8",
@@ -114,8 +116,16 @@ def openapi_config(title: str, description: str) -> OpenAPIConfig:
     )
 
 
+def describe_later(app: Litestar, describe: Callable[[Litestar], None]) -> None:
+    """`describe` completes the document when somebody asks for it first: making it takes longer than the rest of a start."""
+    app.state[_DESCRIBE] = describe
+
+
 def openapi_document(app: Litestar) -> dict[str, Any]:
     """The OpenAPI document of an application, with our errors in place of Litestar's."""
+    describe = app.state.pop(_DESCRIBE, None)
+    if describe is not None:
+        describe(app)
     document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(app.openapi_schema.to_schema()))
     document.setdefault("components", {}).setdefault("schemas", {})["Problem"] = _PROBLEM_SCHEMA
     problem = {
