@@ -35,6 +35,9 @@ class RelaySettings(KafkaSettings, frozen=True, kw_only=True):
     round_ms: Annotated[
         int, Meta(ge=0, description="Shortest time between batches, so that a busy log makes larger ones")
     ] = 20
+    rest_ms_max: Annotated[
+        int, Meta(ge=0, description="Longest rest after a batch; a busy log rests three times as long as it worked")
+    ] = 100
     lease_ms: Annotated[Milliseconds, Meta(description="How long a silent relay keeps others from taking over")] = 6_000
     stop_ms: Annotated[Milliseconds, Meta(description="How long a batch may still take after SIGTERM")] = 5_000
     poll_ms: Annotated[Milliseconds, Meta(description="Longest wait before all ledgers are looked at")] = 1_000
@@ -61,6 +64,9 @@ class ProjectorSettings(KafkaSettings, frozen=True, kw_only=True):
     round_ms: Annotated[
         int, Meta(ge=0, description="Shortest time between batches, so that a busy log makes larger ones")
     ] = 40
+    rest_ms_max: Annotated[
+        int, Meta(ge=0, description="Longest rest after a batch; a busy log rests three times as long as it worked")
+    ] = 250
     poll_ms: Annotated[Milliseconds, Meta(description="Longest wait for Kafka at once")] = 200
     heads_ms: Annotated[Milliseconds, Meta(description="How often positions are compared with all heads")] = 2_000
     offsets_ms: Annotated[Milliseconds, Meta(description="How often offsets are committed to Kafka")] = 1_000

@@ -14,6 +14,7 @@ import structlog
 
 from projections.application.figures import Figures
 from projections.application.ports import ForeignGeneration, Generation, Generations, Source
+from projections.application.resting import rest_s
 from projections.application.worker import Worker
 from shared_kernel.errors import Contention, DaybookError, Unavailable
 from shared_kernel.event_log.types import RecordedEvent
@@ -23,6 +24,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How often, and how long."""
 
     round_ms: int
+    rest_ms_max: int = 0
     batch_events_max: int
     poll_ms: int
     heads_ms: int
@@ -107,7 +109,9 @@ class Projector:
             is_full = len(self._arrived) >= self._pace.batch_events_max
             self._arrived = []
             if not is_full:  # the first event is seen at once, those behind it together
-                self._stop.wait(max(began + self._pace.round_ms / 1_000 - time.monotonic(), 0.0))
+                worked_s = time.monotonic() - began
+                pace = self._pace
+                self._stop.wait(rest_s(worked_s=worked_s, round_ms=pace.round_ms, rest_ms_max=pace.rest_ms_max))
         now = time.monotonic()
         if now - self._committed_at >= self._pace.commit_ms / 1_000:
             self._source.commit()

@@ -13,6 +13,7 @@ import structlog
 
 from projections.application.figures import RelayFigures
 from projections.application.ports import Log, Move, Publisher, PublishFailed, Relayed, Wakeups
+from projections.application.resting import rest_s
 from projections.application.worker import beyond_head
 from shared_kernel.errors import Contention, DaybookError, Unavailable
 from shared_kernel.event_log.types import RecordedEvent
@@ -27,6 +28,7 @@ class RelayPace(msgspec.Struct, frozen=True, kw_only=True):
     lease_ms: int
     stop_ms: int
     round_ms: int
+    rest_ms_max: int = 0
     poll_ms: int
     retry_ms: int
     retry_max_ms: int
@@ -117,7 +119,9 @@ class Relay:
             del self._news[ledger]
         self._news.update(served)  # until a read finds nothing more
         if 0 < len(events) < self._pace.batch_events_max:  # the first event goes at once, those behind it together
-            self._stop.wait(max(began + self._pace.round_ms / 1_000 - self._monotonic(), 0.0))
+            worked_s = self._monotonic() - began
+            pace = self._pace
+            self._stop.wait(rest_s(worked_s=worked_s, round_ms=pace.round_ms, rest_ms_max=pace.rest_ms_max))
 
     def _publish(self, events: Sequence[RecordedEvent], after: Mapping[str, int]) -> None:
         began = self._monotonic()
