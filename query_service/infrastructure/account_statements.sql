@@ -131,6 +131,8 @@ left join lateral (
       select * from {schema}.entries known
       where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = %(asset)s
         and known.position = event.position and known.kind in ('posted', 'captured')
+      order by known.position, known.entry_index
+      limit 10000 -- more than an event has: looked up by its whole key, whatever the planner believes
     ) known
     where (known.effective_at, known.position, known.entry_index)
       > (ends.begin, %(after_position)s::bigint, %(after_index)s::bigint)

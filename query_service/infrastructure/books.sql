@@ -322,6 +322,8 @@ left join lateral (
     select * from {schema}.entries known
     where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = event.asset
       and known.position = event.position and known.kind in ('posted', 'captured')
+    order by known.position, known.entry_index
+    limit 10000 -- more than an event has: looked up by its whole key, whatever the planner believes
   ) merged
   where (merged.effective_at, merged.position, merged.entry_index)
     {before} (coalesce(%(after_time)s::timestamptz, '{edge}'), %(after_position)s::bigint, %(after_index)s::bigint)

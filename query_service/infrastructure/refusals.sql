@@ -18,7 +18,9 @@ left join lateral (
       ) met
     ) walk
     left join lateral (
-      select * from {schema}.refusals known where known.ledger = %(ledger)s and known.position = walk.position limit 1
+      select * from {schema}.refusals known -- a range of one, as in search.sql
+      where known.ledger = %(ledger)s and known.position between walk.position and walk.position
+      order by known.position limit 1
     ) refusal on true
   ) looked
   where looked.fits or looked.number = %(walk_max)s::bigint

@@ -44,9 +44,9 @@ left join lateral (
       ) met
       left join lateral (
         select known.transaction_id from {schema}.transactions known
-        where known.ledger = %(ledger)s and known.created_position = met.created_position
-          and known.position = known.created_position
-        limit 1
+        where known.ledger = %(ledger)s and known.position = known.created_position
+          and known.created_position between met.created_position and met.created_position
+        order by known.created_position limit 1 -- a range of one, as below
       ) birth on met.transaction_id is null
     ) walk
     left join {transaction_version} on true

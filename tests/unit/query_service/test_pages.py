@@ -9,7 +9,7 @@ from query_service.application.pages import BEGINNING, Key, Page
 from query_service.application.query_handler import Stamp
 from shared_kernel.errors import Rejection
 
-STAMP = Stamp(incarnation="i", generation=1, head=9, reached=9, position=7, recorded_at=None, standstill=None)
+STAMP = Stamp(incarnation="i", generation="1", head=9, reached=9, position=7, recorded_at=None, standstill=None)
 positions = st.integers(1, 2**63 - 1)
 
 
