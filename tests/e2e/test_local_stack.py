@@ -97,6 +97,7 @@ def test_the_servers_start_answer_survive_a_crash_and_keep_their_data(data: Path
     # A crash: started again, under another pid that stack.json knows.
     for name in ("redis", "postgres", "kafka"):
         os.kill(stack["pids"][name], signal.SIGKILL)
+    for name in ("redis", "postgres", "kafka"):
         wait_until(lambda name=name: part(data, name).restarts == 1 and part(data, name).state == "ready")  # type: ignore[misc]
     assert {name: seen["restarts"] for name, seen in states(data).items()} == dict.fromkeys(SERVERS.split(","), 1)
     again = read_stack(data)
