@@ -27,6 +27,7 @@ COMMANDS = {
     "accounts": "daybook.cli.reading:accounts",
     "ledgers": "daybook.cli.reading:ledgers",
     "tail": "daybook.cli.tail:tail",
+    "export": "daybook.cli.export:export",
     "import": "daybook.cli.import_log:import_log",
     # the database
     "roles": "daybook.stack.database:roles_command",

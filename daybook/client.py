@@ -21,6 +21,7 @@ from shared_kernel.errors import DaybookError, Field, Unavailable
 ANSWER_SECONDS_MAX = 30.0  # chosen: above the longest wait that either service offers
 ATTEMPTS_MAX = 8  # chosen: with the waits below some 15 s, longer than a restart of any process takes
 FIRST_WAIT_SECONDS = 0.1
+DOWNLOAD_BYTES = 256 * 1024
 WAIT_SECONDS_MAX = 4.0
 ShapeT = TypeVar("ShapeT")
 RETRIED = {429, 502, 503, 504}
@@ -136,6 +137,29 @@ class Client:
         if key is not None:
             headers["Idempotency-Key"] = key
         return self._send("POST", path, body, headers)
+
+    def download(
+        self, path: str, write: Callable[[bytes], object], *, accept: str, **parameters: str | int | None
+    ) -> int | None:
+        """Everything that the path answers, written piece by piece; gives the position that it is as of.
+
+        Never repeated: a part of it may be written already. Unavailable `incomplete` where the connection ended before the answer.
+        """
+        present = {name: value for name, value in parameters.items() if value is not None}
+        target = self._prefix + path + ("?" + urlencode(present) if present else "")
+        try:
+            self._connection.request("GET", target, headers={**self._headers, "Accept": accept})
+            response = self._connection.getresponse()
+            if response.status >= 300:
+                raise read_problem(response.status, response.read())
+            while piece := response.read1(DOWNLOAD_BYTES):
+                write(piece)
+        except BrokenPipeError:
+            raise
+        except (OSError, http.client.HTTPException) as lost:
+            self._connection.close()
+            raise Unavailable("incomplete", url=self._url, detail=str(lost) or type(lost).__name__) from lost
+        return _whole(response.headers.get("Daybook-Position"))
 
     def close(self) -> None:
         """The connection is closed; the next request opens another."""

@@ -50,6 +50,7 @@ class Health:
     def __init__(self, check_seconds_max: float = CHECK_SECONDS_MAX) -> None:
         self._check_seconds_max = check_seconds_max
         self._checks: dict[str, Check] = {}
+        self._at_stop: list[Callable[[], None]] = []
 
     def register(self, name: str, check: Check) -> None:
         """`check` counts from now on; one of the same name is replaced."""
@@ -58,6 +59,12 @@ class Health:
     def stop(self) -> None:
         """Never ready again, so that load balancers turn away while requests in flight finish."""
         self.register("running", lambda: "the process is stopping")
+        for act in self._at_stop:
+            act()
+
+    def when_stopping(self, act: Callable[[], None]) -> None:
+        """`act` runs when the process begins to stop: for what would not end by itself in the time there is."""
+        self._at_stop.append(act)
 
     async def ready(self) -> Readiness:
         """Runs all checks at once, each within its time."""

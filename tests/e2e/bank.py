@@ -141,13 +141,19 @@ def read_rows(path: Path) -> list[Row]:
     ]
 
 
+def sums(rows: list[Row]) -> dict[str, int]:
+    """What each account's balance must be."""
+    found: Counter[str] = Counter()
+    for row in rows:
+        found[row.account] += row.amount
+    return dict(found)
+
+
 def check_books(books: Books, rows: list[Row]) -> int:
     """Every balance is the plain sum of its rows, debits equal credits, each row is there once, positions have no
     gaps. Returns the head."""
-    sums: Counter[str] = Counter()
-    for row in rows:
-        sums[row.account] += row.amount
-    assert {account: books.posted(account) for account in sums} == dict(sums)
+    expected = sums(rows)
+    assert {account: books.posted(account) for account in expected} == expected
     trial = books.trial_balance()
     assert trial.difference == 0
     assert trial.debits == trial.credits == sum(abs(row.amount) for row in rows)

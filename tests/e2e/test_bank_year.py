@@ -1,6 +1,7 @@
 """The bank's year through the whole of Daybook, started as an operator starts it, and every process killed under load."""
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -19,8 +21,21 @@ from daybook.client import Target, find_target
 from daybook.stack.layout import Layout
 from daybook.stack.stack_file import read_state
 from shared_kernel.errors import DaybookError
-from tests.e2e.bank import ROOT, Books, Row, SteadyLoad, check_books, check_positions, read_rows, source, wait_until
+from tests.e2e.bank import (
+    ASSET,
+    ROOT,
+    Books,
+    Row,
+    SteadyLoad,
+    check_books,
+    check_positions,
+    read_rows,
+    source,
+    sums,
+    wait_until,
+)
 from tests.services import daybook
+from tests.support.plain_text import beancount_sums, hledger_sums
 
 pytestmark = pytest.mark.long
 YEAR_SECONDS_MAX = 60  # the issue's bound, from the first post to the last balance visible
@@ -50,6 +65,10 @@ class Bank(msgspec.Struct, frozen=True):
 
     def load(self) -> _Summary:
         return load(self.folder, self.commands, self.ledger)
+
+    def accounts(self) -> set[str]:
+        """All that the year's commands name; their metadata names accounts of other banks besides."""
+        return set(re.findall(r'"account":"(bank:[^"]+)","direction"', self.commands.read_text()))
 
     def pids(self) -> dict[str, int]:
         """The running parts that are ready, by name: what `daybook status` reads, without a process for each look."""
@@ -123,6 +142,39 @@ def test_a_second_load_changes_nothing(bank: Bank) -> None:
     books = Books(bank.target, bank.ledger)
     assert check_positions(books) == bank.first.position
     books.close()
+
+
+@pytest.mark.parametrize("program", ["hledger", "beancount"])
+def test_plain_text_accounting_reports_the_banks_balances(bank: Bank, tmp_path: Path, program: str) -> None:
+    journal = tmp_path / f"year.{program}"
+    position = str(bank.first.position)
+    told = daybook(
+        *("export", bank.ledger, "--as", program, "--as-of-position", position, "--to", str(journal)),
+        data=bank.folder,
+        within_s=120,
+    )
+    assert f"as of position {position}" in told.stderr
+    if program == "hledger":
+        found = hledger_sums(journal)
+    else:
+        found = beancount_sums(journal, dict.fromkeys(bank.accounts(), "credit"), {ASSET})
+    # All accounts were opened by their first use, and so are credit-normal; a journal counts debits.
+    clients = {account: -units for (account, _), units in found.items() if account.startswith("bank:clients:")}
+    assert clients == {account: units for account, units in sums(bank.rows).items() if units}
+    with closing(Books(bank.target, bank.ledger, bank.first.position)) as books:
+        others = {account for account in bank.accounts() if not account.startswith("bank:clients:")}
+        assert {account: found[account, ASSET] for account in others} == {
+            account: -books.posted(account) for account in others
+        }
+
+
+def test_the_years_log_breaks_no_rule_of_the_books(bank: Bank, tmp_path: Path) -> None:
+    log = tmp_path / "year.ndjson"
+    daybook("export", bank.ledger, "--to", str(log), data=bank.folder, within_s=120)
+    told = daybook("import", str(log), "--ledger", bank.ledger, "--check", "--json", within_s=120).stdout
+    summary = msgspec.json.decode(told)
+    assert (summary["events"], summary["findings"]) == (bank.first.position, [])
+    assert summary["accounts"] == len(bank.accounts())
 
 
 @pytest.mark.timeout(600)
