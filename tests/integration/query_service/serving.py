@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from tests.integration.query_service.conftest import KEY, token
-from tests.services import Database
+from tests.services import Database, free_port
 
 STARTS_WITHIN_S = 60
 STOPS_WITHIN_S = 30  # three times what is promised
@@ -52,9 +51,7 @@ def query_process(database: Database, folder: Path, **settings: str) -> Iterator
     """A query process that is ready; killed at the end if it still runs."""
     keys = folder / "keys.json"
     keys.write_text(json.dumps({"keys": [KEY.as_dict(private=False)]}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")}
     environment = inherited | {
         "DAYBOOK_POSTGRES_URL": database.urls["query"],
