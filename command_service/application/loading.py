@@ -36,6 +36,7 @@ from shared_kernel.errors import Contention
 from shared_kernel.event_log.errors import LedgerNotFound
 from shared_kernel.event_log.types import Loaded, RecordedEvent, Snapshot, SnapshotKey, Tail
 
+PAGE_EVENTS = 2_000  # chosen: about 2 MB at a time
 LOADS_MAX = 20  # chosen: three or four are needed, more only while others append faster than the tail's bound
 _decode_account = msgspec.json.Decoder(Account).decode
 _encode_account = msgspec.json.Encoder().encode
@@ -122,9 +123,11 @@ class Loader:
                     return
                 continue
             incomplete = [address for address in addresses if not cache.accounts[address].is_complete]
-            incomplete += [name for kind, name in needs if kind == "in_full" and cache.accounts[name].totals is None]
-            if incomplete:
-                await self._load_totals(session, cache, list(dict.fromkeys(incomplete)))
+            whole = [name for kind, name in needs if kind == "in_full" and cache.accounts[name].is_untracked]
+            if incomplete or whole:
+                for address in whole:
+                    await self._shorten(session, address)
+                await self._load_totals(session, cache, [*incomplete, *whole])
                 continue
             bare = [n for kind, n in needs if kind == "metadata" and cache.accounts[n].metadata_keys is None]
             if not bare:
@@ -155,6 +158,20 @@ class Loader:
         for transaction, tag in stories.items():
             cache.transactions[transaction] = _story(transaction, loaded.events.get(tag, ()))
         return True
+
+    async def _shorten(self, session: LogSession, address: str) -> None:
+        """A snapshot lies so close to the end of the account's history that what is left can be loaded at once.
+
+        Nobody wrote any while nobody tracked the account, and it may be the one that every transaction of years has touched.
+        """
+        key = SnapshotKey(address=address, fold_version=FOLD_VERSION)
+        while True:
+            page = await session.page(self._ledger, key, events_max=PAGE_EVENTS)
+            if len(page.events) < PAGE_EVENTS:
+                return
+            found = {} if page.snapshot is None else {address: page.snapshot}
+            account = _folded(_from_snapshot(address, found), page.events)
+            await session.write_snapshots(self._ledger, [snapshot(account, page.events[-1].position)])
 
     async def _load_totals(self, session: LogSession, cache: LedgerCache, addresses: list[str]) -> None:
         keys = [SnapshotKey(address=address, fold_version=FOLD_VERSION) for address in addresses]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from shared_kernel.event_log.types import Appended, Decision, Loaded, Snapshot, SnapshotKey, Tail
+from shared_kernel.event_log.types import Appended, Decision, Loaded, Page, Snapshot, SnapshotKey, Tail
 
 
 class LogSession(Protocol):
@@ -28,6 +28,9 @@ class LogSession(Protocol):
         self, ledger: str, *, seen: int | None, tags: Sequence[str], snapshots: Sequence[SnapshotKey] = (), tail: Tail
     ) -> Loaded:
         """One consistent look. LedgerNotFound where there is no such ledger."""
+
+    async def page(self, ledger: str, key: SnapshotKey, *, events_max: int) -> Page:
+        """An account's latest snapshot and at most so many events after it."""
 
     def transaction(self, ledgers: Sequence[str]) -> AbstractAsyncContextManager[None]:
         """Loads and appends inside see these ledgers' heads locked, and commit together."""

@@ -11,9 +11,10 @@ from command_service.domain.asking import Context
 from command_service.domain.books import Books
 from command_service.domain.commands import ExpireHold, PostHold, VoidHold
 from command_service.domain.conditions import judge
+from command_service.domain.entries import Place, amounts, as_entries, plain_entries
 from command_service.domain.ledgers import ledger_terms, terms_to_use
-from command_service.domain.state import Place, Transaction, amounts, as_entries
-from command_service.domain.transactions import checked_effective_at, existing, plain_entries, with_known
+from command_service.domain.state import Transaction
+from command_service.domain.transactions import checked_effective_at, existing, with_known
 from shared_kernel.errors import Refusal, Rejection
 from shared_kernel.events import Entry, Event, HoldExpired, HoldPosted, HoldVoided
 from shared_kernel.words import parse_time

@@ -5,11 +5,12 @@ from command_service.domain.asking import Context
 from command_service.domain.books import Books
 from command_service.domain.commands import ReverseTransaction
 from command_service.domain.conditions import judge
+from command_service.domain.entries import as_entries, plain_entries, turned
 from command_service.domain.holds import check_within
 from command_service.domain.ledgers import terms_to_use
 from command_service.domain.limits import check_limits, with_marks
-from command_service.domain.state import Transaction, as_entries, turned
-from command_service.domain.transactions import checked_effective_at, claim, existing, plain_entries, with_known
+from command_service.domain.state import Transaction
+from command_service.domain.transactions import checked_effective_at, claim, existing, with_known
 from shared_kernel.errors import Rejection
 from shared_kernel.events import Event, TransactionPosted
 from shared_kernel.words import format_time

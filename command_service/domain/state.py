@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from command_service.domain.entries import Place, amounts, less, summed, turned
 from shared_kernel.events import (
     AccountClosed,
     AccountFrozen,
@@ -43,8 +44,6 @@ FOLD_VERSION = 2
 
 AccountStatus = Literal["absent", "open", "frozen", "closed"]
 TransactionStatus = Literal["absent", "posted", "pending", "voided", "expired", "scheduled", "refused", "cancelled"]
-Place = tuple[str, Direction, str]
-"""Where amounts of a transaction stand: account, direction, asset."""
 _NO_KEYS: frozenset[str] = frozenset()
 
 
@@ -81,6 +80,11 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def is_complete(self) -> bool:
         """True if everything that a posting's rules may ask of this account is known."""
         return self.totals is not None or not self.limits
+
+    @property
+    def is_untracked(self) -> bool:
+        """True if its totals are not known because no limit makes them matter."""
+        return self.totals is None and not self.limits
 
     def limit(self, asset: str) -> Limit:
         """The bounds for an asset; unbounded where nothing is set."""
@@ -306,7 +310,7 @@ def evolve_transaction(  # noqa: PLR0911 a flat ladder
         case TransactionPosted() if event.transaction == known.transaction:
             return _born(event, "posted", recorded_at, posted=amounts(event.entries))
         case TransactionPosted() if event.reverses == known.transaction:
-            return msgspec.structs.replace(known, reversed=_sum(known.reversed, amounts(turned(event.entries))))
+            return msgspec.structs.replace(known, reversed=summed(known.reversed, amounts(turned(event.entries))))
         case TransactionHeld():
             held = amounts(event.entries)
             return _born(event, "pending", recorded_at, held=held, was_held=True, expires_at=event.expires_at)
@@ -314,12 +318,12 @@ def evolve_transaction(  # noqa: PLR0911 a flat ladder
             return _born(event, "scheduled", recorded_at)
         case HoldPosted():
             captured = amounts(event.entries)
-            left = _less(known.held, captured)
+            left = less(known.held, captured)
             return msgspec.structs.replace(
                 known,
                 status="posted" if event.is_final else "pending",
                 held={} if event.is_final else left,
-                posted=_sum(known.posted, captured),
+                posted=summed(known.posted, captured),
                 effective_at=event.effective_at or known.effective_at,
                 recorded_at=recorded_at,
             )
@@ -334,33 +338,6 @@ def evolve_transaction(  # noqa: PLR0911 a flat ladder
             after = {key: value for key, value in {**known.metadata, **event.changes}.items() if value is not None}
             return msgspec.structs.replace(known, metadata=after)
     return known
-
-
-def amounts(entries: Sequence[Entry]) -> dict[Place, int]:
-    """What stands at each place, places in the order of the entries."""
-    found: dict[Place, int] = {}
-    for entry in entries:
-        place = (entry.account, entry.direction, entry.asset)
-        found[place] = found.get(place, 0) + entry.amount
-    return found
-
-
-def as_entries(held: Mapping[Place, int]) -> list[Entry]:
-    """Entries without marks that add up to these amounts."""
-    return [
-        Entry(account=account, direction=direction, amount=amount, asset=asset)
-        for (account, direction, asset), amount in held.items()
-    ]
-
-
-def turned(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries with debits as credits and credits as debits, without marks."""
-    return [
-        Entry(
-            account=e.account, direction="credit" if e.direction == "debit" else "debit", amount=e.amount, asset=e.asset
-        )
-        for e in entries
-    ]
 
 
 def _born(
@@ -387,15 +364,3 @@ def _born(
         description=event.description,
         metadata=event.metadata,
     )
-
-
-def _sum(these: Mapping[Place, int], those: Mapping[Place, int]) -> dict[Place, int]:
-    return {
-        place: these.get(place, 0) + those.get(place, 0) for place in (*these, *(p for p in those if p not in these))
-    }
-
-
-def _less(these: Mapping[Place, int], those: Mapping[Place, int]) -> dict[Place, int]:
-    """What is left, places with nothing left out."""
-    left = {place: amount - those.get(place, 0) for place, amount in these.items()}
-    return {place: amount for place, amount in left.items() if amount}

@@ -5,7 +5,7 @@ accounts in the order of the entries, conditions, held or reversible amounts, li
 id, reference and key is left to the log's fences.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TypeVar
 
@@ -17,18 +17,17 @@ from command_service.domain.asking import Context
 from command_service.domain.books import Books
 from command_service.domain.commands import (
     CancelScheduled,
-    EntrySpec,
     PatchTransactionMetadata,
     PostScheduled,
     PostTransaction,
 )
 from command_service.domain.conditions import judge
+from command_service.domain.entries import plain_entries
 from command_service.domain.ledgers import check_metadata, ledger_terms, terms_to_use
 from command_service.domain.limits import check_limits, with_marks
 from command_service.domain.state import NO_TOTALS, Account, Transaction, evolve_accounts
 from shared_kernel.errors import Refusal, Rejection
 from shared_kernel.events import (
-    Entry,
     Event,
     HoldPosted,
     Known,
@@ -203,14 +202,6 @@ def known_totals(account: Account, asset: str) -> Known:
         pending_debits=totals.posted_debits + totals.held_debits,
         pending_credits=totals.posted_credits + totals.held_credits,
     )
-
-
-def plain_entries(specs: Sequence[EntrySpec]) -> list[Entry]:
-    """What the client named, as entries without marks."""
-    return [
-        Entry(account=spec.account, direction=spec.direction, amount=int(spec.amount), asset=spec.asset)
-        for spec in specs
-    ]
 
 
 def plain_fields(refusal: Refusal) -> dict[str, str | int | bool | None]:

@@ -26,6 +26,11 @@ _LENGTH: Final = struct.Struct("!i")
 _INT8: Final = struct.Struct("!q")
 
 
+def int4(value: int) -> bytes:
+    """An integer."""
+    return _LENGTH.pack(value)
+
+
 def int8(value: int) -> bytes:
     """A bigint."""
     return _INT8.pack(value)

@@ -15,6 +15,7 @@ _STATEMENTS: Final = load_statements("shared_kernel.event_log", "calls.sql")
 APPEND: Final = _STATEMENTS["append"]
 LOAD: Final = _STATEMENTS["load"]
 LOCK_HEADS: Final = _STATEMENTS["lock_heads"]
+PAGE: Final = _STATEMENTS["page"]
 WRITE_SNAPSHOTS: Final = _STATEMENTS["write_snapshots"]
 NOTIFY: Final = _STATEMENTS["notify"]
 START_SESSION: Final = _STATEMENTS["start_session"]

@@ -23,6 +23,21 @@ order by n.address, n.fold_version
 on conflict (ledger, address, fold_version, incarnation)
 do update set position = excluded.position, state = excluded.state where s.position < excluded.position
 
+-- name: page
+-- The first events ($6 at most) of an account after its snapshot, each row beside that; no row where there are none.
+with s as (
+  select s.position, s.state from daybook.snapshots s
+  where s.ledger = $1 and s.incarnation = $2 and s.address = $3 and s.fold_version = $4
+)
+select (select position from s), (select state from s), e.position, e.type, e.data, e.metadata, e.recorded_at
+from (
+  select t.position from daybook.event_tags t
+  where t.ledger = $1 and t.tag = $5 and t.position > coalesce((select position from s), 0)
+  order by t.position limit $6
+) as t
+cross join lateral (select e.* from daybook.events e where e.ledger = $1 and e.position = t.position limit 1) as e
+order by e.position
+
 -- name: notify
 -- NOTIFY gives its transaction an id, so its commit would wait for the disk like an append: nobody needs that of a hint.
 select set_config('synchronous_commit', 'off', true), pg_notify($1, n.payload) from unnest($2::text[]) as n(payload)

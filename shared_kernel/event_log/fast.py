@@ -17,7 +17,7 @@ from psycopg import pq
 from shared_kernel.event_log import binary, calls
 from shared_kernel.event_log.errors import IncarnationChanged, LogFault, LogUnavailable, RolledBack
 from shared_kernel.event_log.pipeline import Parameters, Pipeline
-from shared_kernel.event_log.types import Appended, Decision, Loaded, RecordedEvent, Snapshot, SnapshotKey, Tail
+from shared_kernel.event_log.types import Appended, Decision, Loaded, Page, RecordedEvent, Snapshot, SnapshotKey, Tail
 
 _SESSION: Final = b"session"
 _BEGIN: Final = b"begin"
@@ -26,20 +26,41 @@ _ROLLBACK: Final = b"rollback"
 _APPEND: Final = b"append"
 _LOAD: Final = b"load"
 _LOCK_HEADS: Final = b"lock_heads"
+_PAGE: Final = b"page"
 _WRITE_SNAPSHOTS: Final = b"write_snapshots"
 _NOTIFY: Final = b"notify"
 
 _T, _I8, _T_A, _I4_A, _I8_A = binary.TEXT, binary.INT8, binary.TEXT_ARRAY, binary.INT4_ARRAY, binary.INT8_ARRAY
+_I4 = binary.INT4
 _STATEMENTS: Final = {
     _BEGIN: ("begin isolation level read committed", ()),
     _COMMIT: ("commit", ()),
     _ROLLBACK: ("rollback", ()),
     _APPEND: (
         calls.APPEND,
-        (binary.UUID, _T, _I8, _I8, _I8, _I4_A, _T_A, _I8_A, _I4_A, _T_A, _T_A, _T_A, _I4_A, _T_A, binary.JSONB, _T, _T),
+        (
+            binary.UUID,
+            _T,
+            _I8,
+            _I8,
+            _I8,
+            _I4_A,
+            _T_A,
+            _I8_A,
+            _I4_A,
+            _T_A,
+            _T_A,
+            _T_A,
+            _I4_A,
+            _T_A,
+            binary.JSONB,
+            _T,
+            _T,
+        ),
     ),
     _LOAD: (calls.LOAD, (binary.UUID, _T, _I8, _I8, _I8, _T_A, _T_A, _I4_A)),
     _LOCK_HEADS: (calls.LOCK_HEADS, (binary.UUID, _T_A)),
+    _PAGE: (calls.PAGE, (_T, binary.UUID, _T, _I4, _T, _I8)),
     _WRITE_SNAPSHOTS: (calls.WRITE_SNAPSHOTS, (_T, binary.UUID, _T_A, _I4_A, _I8_A, _T_A)),
     _NOTIFY: (calls.NOTIFY, (_T, _T_A)),
 }
@@ -224,6 +245,29 @@ class LogConnection:
         finally:
             self._in_transaction = False
 
+    async def page(self, ledger: str, key: SnapshotKey, *, events_max: int) -> Page:
+        """The account's latest snapshot and at most so many events after it: a long history, read in pieces that memory bounds."""
+        parameters = (
+            ledger.encode(),
+            self.incarnation.bytes,
+            key.address.encode(),
+            binary.int4(key.fold_version),
+            (calls.ACCOUNT_TAG + key.address).encode(),
+            binary.int8(events_max),
+        )
+        (result,) = await self._pipeline.execute((_PAGE, parameters), is_write=False)
+        rows = range(result.ntuples)
+        position, state = (result.get_value(0, 0), result.get_value(0, 1)) if rows else (None, None)
+        snapshot = None
+        if position is not None and state is not None:
+            snapshot = Snapshot(
+                address=key.address,
+                fold_version=key.fold_version,
+                position=binary.read_int8(position),
+                state=state.decode(),
+            )
+        return Page(snapshot=snapshot, events=[_row(ledger, result, row) for row in rows])
+
     async def write_snapshots(self, ledger: str, snapshots: Sequence[Snapshot]) -> None:
         """These folds are cached, but where a newer one is already. At most one snapshot an address and fold version."""
         parameters = (
@@ -267,6 +311,18 @@ async def end_backend(url: str, pid: int, backend_start: str, *, wait_ms: int = 
                 return cursor.rowcount == 0
     except (psycopg.Error, TimeoutError):
         raise LogUnavailable("end_backend_failed") from None
+
+
+def _row(ledger: str, result: pq.abc.PGresult, row: int) -> RecordedEvent:
+    type_, data, metadata = ((result.get_value(row, column) or b"").decode() for column in (3, 4, 5))
+    return RecordedEvent(
+        ledger=ledger,
+        position=binary.read_int8(result.get_value(row, 2)),
+        type=type_,
+        data=data,
+        metadata=metadata,
+        recorded_at=binary.read_time(result.get_value(row, 6)),
+    )
 
 
 def _events(ledger: str, result: pq.abc.PGresult, column: int) -> Sequence[RecordedEvent]:

@@ -93,6 +93,13 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     state: str
 
 
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """The latest snapshot of an account and the first events about it after that, in order. No snapshot is told without events."""
+
+    snapshot: Snapshot | None
+    events: Sequence[RecordedEvent]
+
+
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """One consistent look at a ledger: everything here is as of `head`.
 

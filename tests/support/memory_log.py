@@ -16,6 +16,7 @@ from shared_kernel.event_log.types import (
     Appended,
     Decision,
     Loaded,
+    Page,
     RecordedEvent,
     Snapshot,
     SnapshotKey,
@@ -44,6 +45,7 @@ class MemoryLog:
         self.loads: list[Sequence[str]] = []
         self.announced: list[str] = []
         self.transactions = 0
+        self.pages = 0
         self.locked: list[list[str]] = []  # the ledgers of each transaction, in the order their heads were locked
         self.before_append: Callable[[], Awaitable[None]] | None = None
         self.before_lock: Callable[[], Awaitable[None]] | None = None
@@ -61,6 +63,14 @@ class MemoryLog:
 
     def announce(self, ledger: str) -> None:
         self.announced.append(ledger)
+
+    async def page(self, ledger: str, key: SnapshotKey, *, events_max: int) -> Page:
+        self.pages += 1
+        snapshot = self.snapshots.get((ledger, key.address, key.fold_version))
+        after = 0 if snapshot is None else snapshot.position
+        positions = [p for p in self.tags.get(ledger, {}).get(f"account:{key.address}", ()) if p > after]
+        found = [self.events[ledger][position - 1] for position in positions[:events_max]]
+        return Page(snapshot=snapshot if found else None, events=found)
 
     async def write_snapshots(self, ledger: str, snapshots: Sequence[Snapshot]) -> None:
         if self.loses_snapshots:
@@ -234,6 +244,9 @@ class MemorySession:
                 raise
             self._stands = not (appended.is_behind or appended.failed or appended.tail)
             return appended
+
+    async def page(self, ledger: str, key: SnapshotKey, *, events_max: int) -> Page:
+        return await (self._own or self._log).page(ledger, key, events_max=events_max)
 
     async def load(
         self, ledger: str, *, seen: int | None, tags: Sequence[str], snapshots: Sequence[SnapshotKey] = (), tail: Tail

@@ -45,6 +45,22 @@ async def test_a_load_that_is_behind_still_has_its_events(connection: LogConnect
         assert len(loaded.events["account:b"]) == 2
 
 
+async def test_a_long_history_is_read_page_by_page(connection: LogConnection, busy: str) -> None:
+    key = SnapshotKey(address="a", fold_version=1)
+    first = await connection.page(busy, key, events_max=2)
+    assert (first.snapshot, [found.position for found in first.events]) == (None, [2, 4])
+    loaded = await connection.load(busy, seen=None, tags=["account:a"], tail=ALL)
+    assert first.events == loaded.events["account:a"][:2]
+    await connection.write_snapshots(busy, [snapshot(4, state='{"ž":1}')])
+    rest = await connection.page(busy, key, events_max=2)
+    assert (rest.snapshot, [found.position for found in rest.events]) == (snapshot(4, state='{"ž":1}'), [6])
+    other_fold = await connection.page(busy, SnapshotKey(address="a", fold_version=2), events_max=9)
+    assert (other_fold.snapshot, len(other_fold.events)) == (None, 3)
+    await connection.write_snapshots(busy, [snapshot(6)])
+    end = await connection.page(busy, key, events_max=2)
+    assert (end.snapshot, list(end.events)) == (None, [])
+
+
 async def test_a_snapshot_shortens_what_is_read(connection: LogConnection, busy: str) -> None:
     await connection.write_snapshots(busy, [snapshot(4, state='{"ž":1}')])
     loaded = await connection.load(

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from command_service.application import cache as cache_module
+from command_service.application import loading as loading_module
 from command_service.application.cache import LedgerCache
 from command_service.application.loading import Loader, needs_of, snapshot
 from command_service.domain.books import Need
@@ -168,6 +169,23 @@ def test_a_long_load_leaves_a_snapshot_so_that_the_next_is_short(
     cold.send(transfer("b", "c", 1, conditions=[{"account": "b", "asset": "CZK/2", "balance": "posted", "lte": 0}]))
     assert [account.address for account in cold.cache.take_unsaved()] == ["b"]
     assert cold.cache.take_unsaved() == []
+
+
+def test_a_long_history_is_read_in_pages_that_leave_snapshots(log: MemoryLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    clerk = Clerk(log)
+    for _ in range(17):
+        clerk.send(transfer("b", "a", 1))
+    whole, _ = filled(log, Need("in_full", "b"))
+    monkeypatch.setattr(loading_module, "PAGE_EVENTS", 5)
+    assert log.pages == 1
+    paged, _ = filled(log, Need("in_full", "b"))
+    assert paged.accounts == whole.accounts
+    assert log.pages == 1 + 5  # 20 events about b, and the page that found none
+    (left,) = [tags for tags in log.loads if "account:b" in tags][-1:]
+    assert log.snapshots["bank", "b", FOLD_VERSION].position == len(log.events["bank"])
+    assert left == ["account:b"]
+    filled(log, Need("in_full", "b"))
+    assert log.pages == 7
 
 
 def test_snapshots_of_another_fold_are_not_used(log: MemoryLog) -> None:
