@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Literal, Self
+from zoneinfo import available_timezones
 
 import msgspec
 from msgspec import Meta
@@ -92,6 +93,11 @@ def is_ledger_name(text: str) -> bool:
     return len(text) <= LEDGER_LENGTH_MAX and _ADDRESS_RE.match(text) is not None
 
 
+def is_time_zone(name: str) -> bool:
+    """True if this machine knows the rules of the IANA time zone."""
+    return name == "UTC" or name in _time_zones()
+
+
 def parse_time(text: str) -> datetime:
     """Reads an RFC 3339 time with a zone; gives it in UTC, to the microsecond. ValueError where it is not one."""
     if "T" not in text.upper():
@@ -111,6 +117,11 @@ def format_time(time: datetime) -> str:
         time = time.astimezone(UTC)
     # Four times as fast as strftime, which besides writes the year 993 with three digits.
     return time.isoformat(timespec="microseconds")[:26] + "Z"
+
+
+@lru_cache(maxsize=1)
+def _time_zones() -> set[str]:
+    return available_timezones()
 
 
 @lru_cache(maxsize=4096)

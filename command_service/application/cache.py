@@ -100,7 +100,8 @@ class LedgerCache:
         due, self._due = self._due, []
         for address in due:
             self._unsaved[address] = 0
-        return [self.accounts[address] for address in due if address in self.accounts]
+        found = [self.accounts[address] for address in due if address in self.accounts]
+        return [account for account in found if account.totals is not None]  # terms alone would be no whole state
 
     def shrink(self, keep: Iterable[str]) -> None:
         """Forgets the longest known accounts and transactions beyond the bounds, never accounts in `keep`."""

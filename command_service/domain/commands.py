@@ -24,6 +24,7 @@ from shared_kernel.words import (
     LedgerName,
     NormalBalance,
     PatternText,
+    is_time_zone,
 )
 
 ENTRIES_MAX = 500  # design §8 and the rule book: bounds one event and the accounts one decision may touch
@@ -140,6 +141,8 @@ class OpenLedger(Asking, frozen=True, kw_only=True):
     time_zone: TimeZone | UnsetType = UNSET
 
     def check(self) -> None:
+        if self.time_zone and not is_time_zone(self.time_zone):
+            raise Rejection("invalid_request", detail="There is no such time zone", path="$.time_zone")
         for index, defaults in enumerate(self.defaults or ()):
             check_limits(defaults.limits, f"$.defaults[{index}].limits")
 

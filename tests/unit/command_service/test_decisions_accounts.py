@@ -262,6 +262,13 @@ def test_a_ledger_keeps_the_time_zone_it_was_opened_with() -> None:
     assert event == LedgerOpened(ledger="bank", accounts="on-first-use", time_zone="Europe/Prague")
 
 
+@pytest.mark.parametrize("name", ["Nowhere/Town", "Europe", "prague", "+01", "-"])
+def test_a_time_zone_that_nobody_knows_is_malformed(name: str) -> None:
+    rejection = Given().rejects(command("open_ledger", ledger="bank", time_zone=name))
+    assert (rejection.code, rejection.fields["path"]) == ("invalid_request", "$.time_zone")
+    assert Given().when(command("open_ledger", ledger="bank", time_zone="UTC"))
+
+
 # --- metadata
 
 FIFTY = {f"k{number}": "v" for number in range(50)}
