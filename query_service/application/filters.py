@@ -20,11 +20,12 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from shared_kernel.errors import Rejection
-from shared_kernel.words import AMOUNT_MAX, Pattern, parse_time
+from shared_kernel.words import Pattern, parse_time
 
 LENGTH_MAX = 2_000  # chosen: a filter is written by hand or by a form
 CONDITIONS_MAX = 20  # chosen: bounds the statement that is made of it
 DEPTH_MAX = 10  # chosen: brackets and nots in each other
+AMOUNT_DIGITS_MAX = 60  # chosen: 500 entries of the largest amount together have 42
 TEXT_LENGTH_MAX = 512  # the longest that is stored is a description
 
 Kind = Literal["text", "choice", "pattern", "amount", "time", "flag", "metadata"]
@@ -236,8 +237,8 @@ def _literal(field: Field, text: str) -> Literals:
         case "pattern":
             Pattern.parse(text)
         case "amount":
-            if not (text.isascii() and text.isdigit() and len(text) <= 40 and int(text) <= AMOUNT_MAX):
-                raise ValueError("expected an amount: digits, at most 2^127-1")
+            if not (text.isascii() and text.isdigit() and len(text) <= AMOUNT_DIGITS_MAX):
+                raise ValueError(f"expected an amount: at most {AMOUNT_DIGITS_MAX} digits")
             return int(text)
         case "time":
             return parse_time(text)

@@ -316,7 +316,7 @@ left join lateral (
     ) event
     where %(asset)s::text is null or assets.asset = %(asset)s
     order by event.effective_at {direction}, event.position {direction}
-    limit %(limit)s::bigint + 1
+    limit %(limit)s::bigint + (select count(*) from assets) -- the first may have been shown in every asset
   ) event
   cross join lateral (
     select * from {schema}.entries known

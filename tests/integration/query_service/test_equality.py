@@ -1,0 +1,378 @@
+"""Made-up lives of a ledger, made-up moments: every read equals the plainest fold of the log, on both time axes.
+
+Seeded, so that a failure comes back; `DAYBOOK_TEST_SEED` tries others.
+"""
+
+import json
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, get_args
+from urllib.parse import quote
+
+import pytest
+import pytest_asyncio
+
+from query_service.application import account_statements, reports, search
+from query_service.application.questions import TransactionStatus
+from shared_kernel.event_log.types import RecordedEvent
+from shared_kernel.events import AccountOpened, Event, LedgerOpened
+from shared_kernel.words import Pattern, format_time
+from tests.integration.query_service.bookkeeper import Bookkeeper
+from tests.integration.query_service.conftest import Client, services
+from tests.services import Database
+from tests.support.lives import ASSETS, MOMENTS, Life
+from tests.support.plain_books import read_log
+from tests.support.plain_reads import Moment, PlainReads, Row
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SEED = int(os.environ.get("DAYBOOK_TEST_SEED", "1"))
+STEPS = 260
+MOMENTS_TRIED = range(12)
+LEDGER = "made-up"
+
+
+class Books(NamedTuple):
+    """The service, and what it must say."""
+
+    client: Client
+    plain: PlainReads
+    addresses: list[str]
+
+
+class Asked(NamedTuple):
+    """A moment, and the parameters that ask for it."""
+
+    moment: Moment
+    query: str
+    recorded: str
+    headers: dict[str, str]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def books(database: Database, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Books]:
+    """A ledger with every kind of event; some recorded at once, some days apart."""
+    chance = random.Random(f"equality/{SEED}")
+    life = Life(LEDGER, chance)
+    life.addresses += ["users:1", "users:1-x:wallet", "shops:7:till:2"]
+    life.opened = list(life.addresses)
+    begin: list[Event] = [LedgerOpened(ledger=LEDGER, accounts="explicit", metadata={"made": "up"})]
+    begin += [
+        AccountOpened(address=address, normal_balance=chance.choice(("debit", "credit")), metadata={"colour": "blue"})
+        for address in life.addresses
+    ]
+    keeper = Bookkeeper(database.admin_url)
+    keeper.start_over()
+    at = datetime(2026, 11, 20, tzinfo=UTC)
+    for number, event in enumerate([*begin, *life.steps(STEPS)]):
+        at += timedelta(microseconds=chance.choice((0, 1, 3_600_000_000, 20_000_000_000)))
+        keeper.append(LEDGER, event, at=at, actor=f"actor-{number % 3}", key=f"key-{number}")
+    keeper.project(LEDGER)
+    events: list[RecordedEvent] = [event for event in read_log(keeper.connection) if event.ledger == LEDGER]
+    keeper.close()
+    async with services(database, tmp_path_factory.mktemp("keys")) as start:
+        yield Books(await start(), PlainReads(events), sorted(life.addresses))
+
+
+def moments(books: Books, number: int) -> Asked:
+    """Position, recorded time and effective time, each asked for or not: the smaller prefix counts."""
+    chance = random.Random(f"moment/{SEED}/{number}")
+    plain, parts, position = books.plain, [], books.plain.head
+    if chance.random() < 0.6:
+        asked = chance.randint(len(books.addresses) + 1, plain.head)
+        parts.append(f"as_of_position={asked}")
+        position = min(position, asked)
+    if chance.random() < 0.6:
+        event = plain.events[chance.randint(len(books.addresses) + 1, plain.head)]
+        time = event.recorded_at + timedelta(microseconds=chance.choice((0, 0, 1, 10**9)))
+        if time <= plain.events[plain.head].recorded_at:
+            parts.append(f"as_of={format_time(time)}")
+            position = min(position, plain.position_at(time))
+    recorded = "&".join(parts)
+    effective = None
+    if number % 2:
+        effective = chance.choice([*MOMENTS, chance.choice(list(plain.events.values())).recorded_at])
+        effective += timedelta(microseconds=chance.choice((-1, 0, 1)))
+        parts.append(f"effective_at={format_time(effective)}")
+    return Asked(Moment(position, effective), "&".join(parts), recorded, {})
+
+
+async def _all(client: Client, path: str, chance: random.Random) -> list[Any]:
+    """Every row of a list, through pages of changing size."""
+    found: list[Any] = []
+    page = await client.ok(f"{path}&limit={chance.randint(1, 50)}", role="admin")
+    while True:
+        found += page["data"]
+        if page["next_cursor"] is None:
+            return found
+        page = await client.ok(f"{path}&limit={chance.randint(1, 50)}&cursor={page['next_cursor']}", role="admin")
+
+
+@pytest.fixture(params=MOMENTS_TRIED)
+def asked(request: pytest.FixtureRequest, books: Books, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """One of the moments; for every third, walks are broken off after a few steps, as large ledgers would break them off."""
+    if request.param % 3 == 0:
+        for module, name, value in (
+            (search, "WALK_MAX", 7),
+            (account_statements, "WALK_MAX", 7),
+            (reports, "PAIRS_MAX", 3),
+            (reports, "COMPARED_MAX", 2),
+            (reports, "LOOKS_MAX", 2),
+        ):
+            monkeypatch.setattr(module, name, value)
+    return moments(books, request.param)
+
+
+async def test_balances_equal_the_fold(books: Books, asked: Asked) -> None:
+    for address in books.addresses:
+        found = await books.client.ok(f"/{LEDGER}/accounts/{address}/balances?{asked.query}")
+        assert found["balances"] == books.plain.balances(asked.moment, address)
+        assert found["as_of"] == books.plain.as_of(asked.moment)
+    chance = random.Random(asked.query)
+    listed = await _all(books.client, f"/{LEDGER}/accounts?balances=true&{asked.query}", chance)
+    assert listed == [
+        account | {"balances": books.plain.balances(asked.moment, account["address"])}
+        for account in books.plain.accounts(Moment(asked.moment.position))
+    ]
+
+
+@pytest.mark.parametrize("segments", [0, 1, 2, 9])
+async def test_sums_and_the_trial_balance_equal_the_fold(books: Books, asked: Asked, segments: int) -> None:
+    pattern = Pattern(("**", "users:**", "users:*:wallet", "bank:cash")[segments % 4])
+    found = await books.client.ok(f"/{LEDGER}/balances?segments={segments}&address={pattern.text}&{asked.query}")
+    assert found["data"] == books.plain.sums(asked.moment, segments, pattern.matches)
+    trial = await books.client.ok(f"/{LEDGER}/trial-balance?{asked.query}")
+    assert trial["assets"] == books.plain.trial_balance(asked.moment)
+
+
+async def test_ledger_and_accounts_equal_the_fold(books: Books, asked: Asked) -> None:
+    plain, moment = books.plain, Moment(asked.moment.position)
+    ledger = (await books.client.ok(f"/{LEDGER}?{asked.recorded}"))["ledger"]
+    version = plain.versions("ledgers", "ledger", moment)[LEDGER]
+    assert {name: ledger[name] for name in ("status", "metadata", "time_zone")} == {
+        name: version[name] for name in ("status", "metadata", "time_zone")
+    }
+    for address in books.addresses[::3]:
+        found = await books.client.ok(f"/{LEDGER}/accounts/{address}?{asked.recorded}")
+        assert found["account"] == plain.account(plain.versions("accounts", "address", moment)[address])
+    chance = random.Random(asked.query)
+    filters: list[tuple[str, Callable[[Row], bool]]] = [
+        ("status = open", lambda row: row["status"] == "open"),
+        ("status = frozen", lambda row: row["status"] == "frozen"),
+        (
+            "status != closed and normal_balance = debit",
+            lambda row: row["status"] != "closed" and row["normal_balance"] == "debit",
+        ),
+        ("metadata.colour = blue", lambda row: row["metadata"].get("colour") == "blue"),
+        ("not metadata.colour in (blue, None)", lambda row: row["metadata"].get("colour") not in ("blue", "None")),
+        (
+            "frozen = all or address = users:*",
+            lambda row: row["frozen"] == "all" or Pattern("users:*").matches(row["address"]),
+        ),
+        ("opened_at > 2026-11-20T01:00:00Z", lambda row: row["opened_at"] > datetime(2026, 11, 20, 1, tzinfo=UTC)),
+    ]
+    for text, fits in filters:
+        rows = await _all(books.client, f"/{LEDGER}/accounts?filter={quote(text)}&{asked.recorded}", chance)
+        assert rows == plain.accounts(moment, fits), text
+
+
+async def test_transactions_equal_the_fold(books: Books, asked: Asked) -> None:
+    plain, client = books.plain, books.client
+    chance = random.Random(asked.query)
+    for sort in ("position", "effective_at"):
+        for order in ("newest", "oldest"):
+            path = f"/{LEDGER}/transactions?sort={sort}&order={order}&{asked.query}"
+            assert await _all(client, path, chance) == plain.transactions(
+                asked.moment, sort=sort, newest=order == "newest"
+            )
+    for row in list(plain.versions("transactions", "transaction_id", asked.moment).values())[::9]:
+        path = f"/{LEDGER}/transactions/{quote(row['transaction_id'])}?{asked.recorded}"
+        assert (await client.ok(path))["transaction"] == plain.transaction(row)
+
+
+@pytest.mark.parametrize("status", get_args(TransactionStatus))
+async def test_transactions_of_a_status_equal_the_fold(books: Books, status: str) -> None:
+    chance = random.Random(status)
+    for position in (books.plain.head, chance.randint(20, books.plain.head)):
+        moment = Moment(position)
+        query = "" if position == books.plain.head else f"&as_of_position={position}"
+        for order in ("newest", "oldest"):
+            path = f"/{LEDGER}/transactions?status={status}&order={order}{query}"
+            expected = books.plain.transactions(moment, lambda row: row["status"] == status, newest=order == "newest")
+            assert await _all(books.client, path, chance) == expected
+
+
+def conditions(books: Books, chance: random.Random) -> tuple[str, Callable[[Row], bool]]:
+    """A condition on transactions as text, and the same as a function."""
+    row = chance.choice(books.plain.tables["transactions"])
+    address = chance.choice([*books.addresses, "users:**", "*:*:wallet", "nobody"])
+    status = chance.choice(("posted", "pending", "voided", "expired", "scheduled", "refused", "cancelled"))
+    amount, asset = chance.choice((1, 8, 10**9, row["amount"])), chance.choice(ASSETS)
+    colour = chance.choice(("blue", "", "None", 'a "quoted" \\ text', "nothing"))
+    time, recorded = chance.choice(MOMENTS), books.plain.events[chance.randint(1, books.plain.head)].recorded_at
+
+    def amounts(row: Row, of: str | None = None) -> list[int]:
+        assets = {entry["asset"] for entry in row["entries"]} & ({of} if of else set(ASSETS))
+        return [
+            sum(e["amount"] for e in row["entries"] if e["asset"] == each and e["direction"] == "debit")
+            for each in assets
+        ]
+
+    def names(row: Row) -> bool:
+        return any(Pattern(address).matches(entry["account"]) for entry in row["entries"])
+
+    options: list[tuple[str, Callable[[Row], bool]]] = [
+        (f"id = {json.dumps(row['transaction_id'])}", lambda other: other["transaction_id"] == row["transaction_id"]),
+        (
+            f"reference = {json.dumps(row['reference'] or 'none')}",
+            lambda other: other["reference"] == (row["reference"] or "none"),
+        ),
+        (f"status = {status}", lambda other: other["status"] == status),
+        (f"status in (posted, {status})", lambda other: other["status"] in ("posted", status)),
+        (f"account = {address}", names),
+        (f"account != {address}", lambda other: not names(other)),
+        (f"asset = {asset}", lambda other: any(entry["asset"] == asset for entry in other["entries"])),
+        (f"amount >= {amount}", lambda other: any(each >= amount for each in amounts(other))),
+        (f"amount.{asset} = {amount}", lambda other: amount in amounts(other, asset)),
+        (f"amount.{asset} < {amount}", lambda other: any(each < amount for each in amounts(other, asset))),
+        (f"metadata.colour = {json.dumps(colour)}", lambda other: other["metadata"].get("colour") == colour),
+        (f"metadata.colour != {json.dumps(colour)}", lambda other: other["metadata"].get("colour") != colour),
+        (f"effective_at > {format_time(time)}", lambda other: other["effective_at"] > time),
+        (f"effective_at <= {format_time(time)}", lambda other: other["effective_at"] <= time),
+        (f"recorded_at >= {format_time(recorded)}", lambda other: other["created_at"] >= recorded),
+        (f"recorded_at < {format_time(recorded)}", lambda other: other["created_at"] < recorded),
+        ("forced = true", lambda other: other["is_forced"]),
+        ("actor in (actor-1, actor-2)", lambda other: other["actor"] in ("actor-1", "actor-2")),
+        (
+            f"expires_at < {format_time(time)}",
+            lambda other: other["expires_at"] is not None and other["expires_at"] < time,
+        ),
+    ]
+    return chance.choice(options)
+
+
+def trees(books: Books, chance: random.Random, depth: int = 0) -> tuple[str, Callable[[Row], bool]]:
+    """A filter as text, and the same as a function."""
+    kind = chance.choice(("one", "and", "or", "not", "one") if depth < 3 else ("one",))
+    if kind == "one":
+        return conditions(books, chance)
+    text, fits = trees(books, chance, depth + 1)
+    if kind == "not":
+        return f"not ({text})", lambda row: not fits(row)
+    other, also = trees(books, chance, depth + 1)
+    if kind == "and":
+        return f"({text}) and ({other})", lambda row: fits(row) and also(row)
+    return f"({text}) or ({other})", lambda row: fits(row) or also(row)
+
+
+async def test_filtered_transactions_equal_the_fold(books: Books, asked: Asked) -> None:
+    chance = random.Random(f"filters/{SEED}/{asked.query}")
+    for _ in range(25):
+        text, fits = trees(books, chance)
+        sort, order = chance.choice(("position", "effective_at")), chance.choice(("newest", "oldest"))
+        path = f"/{LEDGER}/transactions?filter={quote(text)}&sort={sort}&order={order}&{asked.query}"
+        expected = books.plain.transactions(asked.moment, fits, sort=sort, newest=order == "newest")
+        assert await _all(books.client, path, chance) == expected, text
+
+
+async def test_entries_equal_the_fold(books: Books, asked: Asked) -> None:
+    chance = random.Random(asked.query)
+    for address in books.addresses[::2]:
+        for asset in (None, "USD/2"):
+            order = chance.choice(("newest", "oldest"))
+            path = f"/{LEDGER}/accounts/{address}/entries?order={order}&{asked.query}"
+            path += f"&asset={asset}" if asset else ""
+            expected = books.plain.entries(asked.moment, address, asset, newest=order == "newest")
+            assert await _all(books.client, path, chance) == expected
+
+
+async def test_statements_equal_the_fold(books: Books, asked: Asked) -> None:
+    chance = random.Random(asked.query)
+    plain, moment = books.plain, Moment(asked.moment.position)
+    times = [*MOMENTS, *(event.recorded_at for event in plain.events.values())]
+    for address in books.addresses[::2]:
+        for axis in ("recorded", "effective"):
+            begin, end = sorted(chance.sample(times, 2))
+            bounds = chance.choice(((begin, end), (begin, None), (None, end), (None, None)))
+            path = f"/{LEDGER}/accounts/{address}/statement?asset=USD/2&axis={axis}&{asked.recorded}"
+            path += "".join(
+                f"&{name}={format_time(time)}"
+                for name, time in zip(("from", "until"), bounds, strict=True)
+                if time is not None
+            )
+            expected = plain.statement(moment, address, "USD/2", axis=axis, between=bounds)
+            whole = await books.client.ok(f"{path}&limit=1000")
+            assert {name: whole[name] for name in expected if name != "data"} | {"data": []} == expected | {"data": []}
+            paged = await _all(books.client, path, chance)
+            names = ("position", "transaction", "direction", "amount", "balance")
+            assert [{name: line[name] for name in names} for line in paged] == expected["data"]
+
+
+async def test_explanations_add_up_to_the_fold(books: Books, asked: Asked) -> None:
+    chance = random.Random(asked.query)
+    for address in books.addresses[::2]:
+        path = f"/{LEDGER}/accounts/{address}/explanation?asset=USD/2&{asked.recorded}"
+        whole = await books.client.ok(f"{path}&limit=1000")
+        expected = books.plain.balances(Moment(asked.moment.position), address).get("USD/2")
+        assert whole["checked"]
+        assert expected is None or whole["balance"] == expected
+        assert sorted(
+            {row["position"] for row in books.plain.moves(Moment(asked.moment.position), address, "USD/2")}
+        ) == [step["position"] for step in whole["data"]]
+        assert await _all(books.client, path, chance) == whole["data"]
+
+
+async def test_differences_equal_the_fold(books: Books, asked: Asked) -> None:
+    chance = random.Random(asked.query)
+    for _ in range(3):
+        early, late = sorted(chance.sample(range(books.plain.head + 1), 2))
+        until = chance.choice((None, *MOMENTS))
+        path = f"/{LEDGER}/balances/diff?from_position={early}&to_position={late}"
+        path += f"&effective_until={format_time(until)}" if until else ""
+        found = await _all(books.client, path, chance)
+        for row in found:
+            assert row.pop("entries_complete")
+            row["positions"] = [entry["position"] for entry in row.pop("entries")]
+            del row["normal_balance"]
+        assert found == books.plain.changes(early, late, until)
+
+
+async def test_refusals_equal_the_fold(books: Books, asked: Asked) -> None:
+    plain, chance = books.plain, random.Random(asked.query)
+    at = plain.events[chance.randint(1, plain.head)].recorded_at
+    tried: list[tuple[str, Callable[[Row], bool]]] = [
+        ("", lambda _: True),
+        ("&code=account_frozen", lambda row: row["code"] == "account_frozen"),
+        ("&caller=actor-1", lambda row: row["actor"] == "actor-1"),
+        ("&account=bank:cash", lambda row: "bank:cash" in row["accounts"]),
+        ("&account=users:**", lambda row: any(address.startswith("users:") for address in row["accounts"])),
+        (f"&from={format_time(at)}", lambda row: row["recorded_at"] >= at),
+        (
+            f"&until={format_time(at)}&code=insufficient_funds",
+            lambda row: row["recorded_at"] < at and row["code"] == "insufficient_funds",
+        ),
+    ]
+    for query, fits in tried:
+        expected = [row for row in plain.tables["refusals"] if row["position"] <= asked.moment.position and fits(row)]
+        expected.sort(key=lambda row: -row["position"])
+        found = await _all(books.client, f"/{LEDGER}/refusals?{asked.recorded}{query}", chance)
+        assert [row["position"] for row in found] == [row["position"] for row in expected]
+        for shown, row in zip(found, expected, strict=True):
+            assert {
+                name: shown[name] for name in ("code", "command", "fields", "accounts", "asked", "judged_at", "key")
+            } == {name: row[name] for name in ("code", "command", "fields", "accounts", "asked", "judged_at", "key")}
+            for state in shown["state"]:
+                assert state["balances"] == plain.balances(Moment(row["judged_at"]), state["account"])
+
+
+async def test_several_ledgers_are_each_as_of_their_own_position(books: Books) -> None:
+    client = books.client
+    headers = {"authorization": (await client.get("", role="admin")).request.headers["authorization"]}
+    found = (await client.http.get(f"/v1/trial-balance?ledgers={LEDGER}", headers=headers)).json()
+    assets = books.plain.trial_balance(Moment(books.plain.head))
+    assert [ledger["assets"] for ledger in found["ledgers"]] == [assets]
+    assert found["together"] == assets
+    sums = (await client.http.get(f"/v1/balances?ledgers={LEDGER}&segments=1", headers=headers)).json()
+    assert sums["ledgers"][0]["data"] == sums["together"] == books.plain.sums(Moment(books.plain.head), 1)
