@@ -16,6 +16,7 @@ from query_service.infrastructure import statements
 from query_service.infrastructure.appended_listener import AppendedListener
 from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.postgres_books import PostgresBooks, connection_url
+from query_service.infrastructure.replicas import Replica, ReplicatedBooks
 from query_service.infrastructure.visible_listener import VisibleListener
 from query_service.presentation.across_routes import Across
 from query_service.presentation.export_routes import EXPORT_ROUTES
@@ -41,7 +42,17 @@ Every answer says `as_of` and carries the same position in the header `Daybook-P
 `Daybook-Position` that a command answered with, and the answer knows that command: it waits up to `Prefer: wait=` seconds
 for it. Lists come in pages that hold still while others post: give `next_cursor` as `cursor`."""
 
-ROUTES: Sequence[ControllerRouterHandler] = (Ledgers, Books, Transactions, Reports, Statements, Across, Refusals, *LOG_ROUTES, *EXPORT_ROUTES)
+ROUTES: Sequence[ControllerRouterHandler] = (
+    Ledgers,
+    Books,
+    Transactions,
+    Reports,
+    Statements,
+    Across,
+    Refusals,
+    *LOG_ROUTES,
+    *EXPORT_ROUTES,
+)
 
 
 def _app(
@@ -53,6 +64,7 @@ def _app(
     figures: QueryFigures,
     keys: Keys,
     books: PostgresBooks,
+    replicated: ReplicatedBooks,
     visible: VisibleListener,
     appended: AppendedListener,
     handler: QueryHandler,
@@ -68,7 +80,7 @@ def _app(
         title=TITLE,
         description=DESCRIPTION,
         route_handlers=ROUTES,
-        lifespan=[_lifespan(keys, books, visible, appended)],
+        lifespan=[_lifespan(keys, books, replicated, visible, appended)],
         verifier=verifier,
         health=health,
         registry=registry,
@@ -82,10 +94,43 @@ def _app(
     )
 
 
-def _lifespan(keys: Keys, books: PostgresBooks, visible: VisibleListener, appended: AppendedListener) -> Lifespan:
+def _replicas(settings: QuerySettings, known: statements.Statements, figures: QueryFigures) -> list[Replica]:
+    return [
+        Replica(
+            name,
+            PostgresBooks(
+                url=url,
+                statements=known,
+                figures=figures,
+                connections_max=settings.postgres_connections_max,
+                requests_waiting_max=settings.postgres_requests_waiting_max,
+                pool_wait_ms=settings.postgres_pool_wait_ms,
+                connect_ms=settings.postgres_connect_ms,
+                statement_ms=settings.postgres_statement_ms,
+                server=name,
+                attempts_max=2,  # another generation may have become live; all else is the primary's to mend
+            ),
+            url=connection_url(url, settings.postgres_connect_ms),
+            figures=figures,
+            check_ms=settings.postgres_replica_check_ms,
+            lag_ms_max=settings.postgres_replica_lag_ms_max,
+        )
+        for number, url in enumerate((settings.postgres_replica_urls or "").split(), start=1)
+        for name in (f"replica-{number}",)
+    ]
+
+
+def _lifespan(
+    keys: Keys,
+    books: PostgresBooks,
+    replicated: ReplicatedBooks,
+    visible: VisibleListener,
+    appended: AppendedListener,
+) -> Lifespan:
     @asynccontextmanager
     async def running(_: Litestar) -> AsyncIterator[None]:
         await books.open()
+        await replicated.open()
         await visible.open()
         await appended.open()
         try:
@@ -93,6 +138,7 @@ def _lifespan(keys: Keys, books: PostgresBooks, visible: VisibleListener, append
         finally:
             await appended.close()
             await visible.close()
+            await replicated.close()
             await books.close()
             keys.close()
 
@@ -114,16 +160,20 @@ class Container(containers.DeclarativeContainer):
         audience=settings.provided.jwt_audience,
         leeway_seconds=settings.provided.jwt_leeway_seconds,
     )
+    all_statements = providers.Singleton(statements.Statements.load)
     books = providers.Singleton(
         PostgresBooks,
         url=settings.provided.postgres_url,
-        statements=providers.Singleton(statements.Statements.load),
+        statements=all_statements,
         figures=figures,
         connections_max=settings.provided.postgres_connections_max,
         requests_waiting_max=settings.provided.postgres_requests_waiting_max,
         pool_wait_ms=settings.provided.postgres_pool_wait_ms,
         connect_ms=settings.provided.postgres_connect_ms,
         statement_ms=settings.provided.postgres_statement_ms,
+    )
+    replicated = providers.Singleton(
+        ReplicatedBooks, books, providers.Callable(_replicas, settings, all_statements, figures), figures
     )
     visible = providers.Singleton(
         VisibleListener,
@@ -136,6 +186,16 @@ class Container(containers.DeclarativeContainer):
     )
     handler = providers.Singleton(
         QueryHandler,
+        replicated,
+        visible,
+        figures,
+        wait_ms=settings.provided.wait_ms,
+        wait_ms_max=settings.provided.wait_ms_max,
+        poll_ms=settings.provided.visible_poll_ms,
+    )
+    # Who follows a log is woken by the primary: a replica may not have yet what was announced.
+    primary = providers.Singleton(
+        QueryHandler,
         books,
         visible,
         figures,
@@ -147,6 +207,7 @@ class Container(containers.DeclarativeContainer):
         LogReader,
         handler,
         appended,
+        primary=primary,
         reads_max=settings.provided.stream_reads_max,
         poll_ms=settings.provided.follow_poll_ms,
     )
@@ -166,6 +227,7 @@ class Container(containers.DeclarativeContainer):
         figures=figures,
         keys=keys,
         books=books,
+        replicated=replicated,
         visible=visible,
         appended=appended,
         handler=handler,

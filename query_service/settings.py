@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from shared_kernel.settings import HttpSettings
+from shared_kernel.settings import HttpSettings, Secret
 
 
 class QuerySettings(HttpSettings, frozen=True, kw_only=True):
@@ -24,6 +24,19 @@ class QuerySettings(HttpSettings, frozen=True, kw_only=True):
         Meta(ge=1_000, le=60_000, description="Longest a connection may take to be made, in whole seconds, at least 2"),
     ] = 3_000
     postgres_statement_ms: Annotated[int, Meta(ge=10, le=600_000, description="Longest a statement may run")] = 10_000
+    postgres_replica_urls: Annotated[
+        Secret | None,
+        Meta(
+            description="libpq URLs of read replicas, separated by spaces or line ends; the role is that of postgres_url"
+        ),
+    ] = None
+    postgres_replica_check_ms: Annotated[
+        int,
+        Meta(ge=50, le=60_000, description="How often a replica is looked at, and how long it may take to answer that"),
+    ] = 1_000
+    postgres_replica_lag_ms_max: Annotated[
+        int, Meta(ge=0, le=3_600_000, description="A replica that is further behind is not asked")
+    ] = 10_000
     wait_ms: Annotated[
         int, Meta(ge=0, le=60_000, description="How long a query waits for its Daybook-Position where it does not say")
     ] = 2_000

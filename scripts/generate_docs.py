@@ -152,6 +152,7 @@ def figures_of_processes() -> dict[str, list[Metric]]:
     PrometheusClock(clock)
     figures = QueryFigures(query)
     figures.watch_waiting(lambda: 0)
+    figures.watch_streams(lambda: 0)
     figures.watch_pool(cast("AsyncConnectionPool", SimpleNamespace(get_stats=dict)))
     return {
         "command": list(command.collect()),

@@ -71,8 +71,17 @@ class Announcements(Protocol):
 class LogReader:
     """Reads any ledger's log, with at most `reads_max` statements of streams at once, so that queries are not held up."""
 
-    def __init__(self, handler: QueryHandler, announcements: Announcements, *, reads_max: int, poll_ms: int) -> None:
+    def __init__(
+        self,
+        handler: QueryHandler,
+        announcements: Announcements,
+        *,
+        primary: QueryHandler,
+        reads_max: int,
+        poll_ms: int,
+    ) -> None:
         self._handler = handler
+        self._primary = primary
         self._announcements = announcements
         self._reads = asyncio.Semaphore(reads_max)
         self._poll_ms = poll_ms
@@ -86,9 +95,12 @@ class LogReader:
         order: Order = "oldest",
         events_max: int,
         bytes_max: int = PAGE_BYTES_MAX,
+        is_following: bool = False,
     ) -> Piece:
         """The next events that fit, `events_max` at most. There may be fewer, or none, and still more to come: a filter is
-        looked through SCAN_EVENTS_MAX events at a time. Errors as `QueryHandler.ask`."""
+        looked through SCAN_EVENTS_MAX events at a time. `is_following`: what was announced must be there. Errors as
+        `QueryHandler.ask`.
+        """
         rows_max = events_max + 1  # one more tells whether there is another page
         parameters: dict[str, Value] = {
             "from_position": wanted.from_position,
@@ -104,7 +116,8 @@ class LogReader:
         if wanted.tags:
             parameters["tag"], *others = wanted.tags
             parameters["other_tag"] = others[0] if others else None
-        snapshot = await self._handler.ask((TAGGED_LOG if wanted.tags else LOG)[order], asked, **parameters)
+        handler = self._primary if is_following else self._handler
+        snapshot = await handler.ask((TAGGED_LOG if wanted.tags else LOG)[order], asked, **parameters)
         rows = [row for row in snapshot.rows if row.position is not None]
         shown = rows[:events_max]
         return Piece(
@@ -118,7 +131,8 @@ class LogReader:
         piece = await self._read(asked, wanted, 0)
         stamp = piece.stamp
         wanted = wanted._replace(to_position=min(wanted.to_position, stamp.position or 0))
-        asked = Asked(ledger=asked.ledger)
+        # The position with every piece: one that was read where the log is shorter would pass for the end.
+        asked = Asked(ledger=asked.ledger, position=stamp.position)
         while True:
             yield piece
             if piece.next_position is None:
@@ -138,7 +152,7 @@ class LogReader:
         with self._announcements.expect(ledger) as arrival:
             quiet_since = now()
             while True:
-                piece = await self._read(asked, wanted, after)
+                piece = await self._read(asked, wanted, after, is_following=True)
                 is_first = first is None
                 first = first or piece.stamp
                 _require_same_log(first, piece.stamp)
@@ -155,9 +169,16 @@ class LogReader:
                     # What a busy ledger appends in the meantime comes in the same piece.
                     await asyncio.sleep(FOLLOW_EVERY_MS / 1000)
 
-    async def _read(self, asked: Asked, wanted: LogFilter, after: int) -> Piece:
+    async def _read(self, asked: Asked, wanted: LogFilter, after: int, *, is_following: bool = False) -> Piece:
         async with self._reads:
-            return await self.page(asked, wanted, after=after, events_max=PIECE_EVENTS_MAX, bytes_max=PIECE_BYTES_MAX)
+            return await self.page(
+                asked,
+                wanted,
+                after=after,
+                events_max=PIECE_EVENTS_MAX,
+                bytes_max=PIECE_BYTES_MAX,
+                is_following=is_following,
+            )
 
 
 def _next(found: Sequence[LogRow], rows: Sequence[LogRow], shown: Sequence[LogRow], bytes_max: int) -> int | None:

@@ -26,6 +26,34 @@ class QueryFigures:
             "daybook_query_generation_swaps", "Times that another generation was found live", registry=registry
         )
 
+        self._connections = Gauge(
+            "daybook_query_postgres_connections",
+            "Connections of the pools by server and use",
+            ("server", "state"),
+            registry=registry,
+        )
+        self._waiting = Gauge(
+            "daybook_query_postgres_waiting", "Queries that wait for a connection", ("server",), registry=registry
+        )
+        self._sources = Counter(
+            "daybook_query_answers",
+            "Questions by who answered them: primary, replica or cache",
+            ("source",),
+            registry=registry,
+        )
+        self._by_source = {source: self._sources.labels(source) for source in ("primary", "replica", "cache")}
+        self._replicas = Gauge(
+            "daybook_query_replica_is_up", "1 while a read replica may be asked", ("replica",), registry=registry
+        )
+
+    def answered_by(self, source: str) -> None:
+        """One question was answered from there."""
+        self._by_source[source].inc()
+
+    def replica_seen(self, name: str, *, is_up: bool) -> None:
+        """What a replica's check found."""
+        self._replicas.labels(name).set(is_up)
+
     def waited(self, ms: float, *, is_answered: bool) -> None:
         """One request waited this long."""
         self._waits.labels("answered" if is_answered else "behind").observe(ms / 1000)
@@ -42,14 +70,10 @@ class QueryFigures:
             running
         )
 
-    def watch_pool(self, pool: AsyncConnectionPool) -> None:
+    def watch_pool(self, pool: AsyncConnectionPool, server: str = "primary") -> None:
         """From now on the pool's state is shown, as it is when somebody looks."""
-        connections = Gauge(
-            "daybook_query_postgres_connections", "Connections of the pool by use", ("state",), registry=self._registry
-        )
-        waiting = Gauge("daybook_query_postgres_waiting", "Queries that wait for a connection", registry=self._registry)
-        connections.labels("idle").set_function(lambda: pool.get_stats().get("pool_available", 0))
-        connections.labels("used").set_function(
+        self._connections.labels(server, "idle").set_function(lambda: pool.get_stats().get("pool_available", 0))
+        self._connections.labels(server, "used").set_function(
             lambda: pool.get_stats().get("pool_size", 0) - pool.get_stats().get("pool_available", 0)
         )
-        waiting.set_function(lambda: pool.get_stats().get("requests_waiting", 0))
+        self._waiting.labels(server).set_function(lambda: pool.get_stats().get("requests_waiting", 0))

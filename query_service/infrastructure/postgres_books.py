@@ -49,7 +49,10 @@ class PostgresBooks:
         pool_wait_ms: int,
         connect_ms: int,
         statement_ms: int,
+        server: str = "primary",
+        attempts_max: int = ATTEMPTS_MAX,
     ) -> None:
+        self._attempts_max = attempts_max
         self._statements = statements
         self._figures = figures
         self._schemas = ""
@@ -73,9 +76,9 @@ class PostgresBooks:
             reconnect_timeout=5,  # a failed attempt is given up and begun again when somebody asks
             configure=configure,
             open=False,
-            name="books",
+            name=f"books-{server}",
         )
-        figures.watch_pool(self.pool)
+        figures.watch_pool(self.pool, server)
 
     async def open(self) -> None:
         """Connecting has begun; the database need not be there yet."""
@@ -97,7 +100,7 @@ class PostgresBooks:
             self._asking -= 1
 
     async def _fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
-        for _ in range(ATTEMPTS_MAX):
+        for _ in range(self._attempts_max):
             try:
                 async with self.pool.connection() as connection:
                     snapshot = await self._look(connection, question, parameters)

@@ -85,9 +85,11 @@ async def services(database: Database, folder: Path) -> AsyncIterator[Service]:
         async def start(*, listens: bool = True, **settings: Any) -> Client:
             container = Container(settings=QuerySettings(**(base | settings)))
             edge = container.app()
-            books, visible = container.books(), container.visible()
+            books, replicated, visible = container.books(), container.replicated(), container.visible()
             await books.open()
             stack.push_async_callback(books.close)
+            await replicated.open()
+            stack.push_async_callback(replicated.close)
             if listens:
                 await visible.open()
                 stack.push_async_callback(visible.close)

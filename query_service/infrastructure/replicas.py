@@ -1,0 +1,192 @@
+"""Answers from read replicas where they have what was asked for, from the primary otherwise. Nobody notices a dead replica.
+
+A replica is asked once, while its health check says that it is there and not far behind. Whatever it cannot answer surely (a
+position or a time that it has not reached, a ledger or a row that it does not know) is asked of the primary.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from query_service.application.query_handler import Books, Question, RowT, Snapshot, Value
+from query_service.infrastructure.figures import QueryFigures
+from query_service.infrastructure.postgres_books import PostgresBooks
+from shared_kernel.errors import Unavailable
+
+# Without a receiver a standby hears nothing of the primary; without anything left to replay it has all that it heard of.
+_LOOK: Final = b"""
+select
+  not pg_is_in_recovery() or exists (select from pg_stat_wal_receiver),
+  case when not pg_is_in_recovery() or pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() then 0
+    else coalesce(extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000, 0)::bigint end
+"""
+
+_log = structlog.get_logger(__name__)
+
+
+class Replica:
+    """One replica and what its last health check said. `open` begins checking, `close` ends it."""
+
+    def __init__(
+        self, name: str, books: PostgresBooks, *, url: str, figures: QueryFigures, check_ms: int, lag_ms_max: int
+    ) -> None:
+        self.name = name
+        self.books = books
+        self.gone = asyncio.Event()
+        self.gone.set()
+        self._url = url
+        self._figures = figures
+        self._check_ms = check_ms
+        self._lag_ms_max = lag_ms_max
+        self._task: asyncio.Task[None] | None = None
+        self._look_again = asyncio.Event()
+
+    @property
+    def is_up(self) -> bool:
+        """True if it may be asked."""
+        return not self.gone.is_set()
+
+    async def open(self) -> None:
+        """It will be asked once the first check has found it."""
+        await self.books.open()
+        self._task = asyncio.create_task(self._watch(), name=f"watch-{self.name}")
+
+    async def close(self) -> None:
+        """No connection is left."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        await self.books.close()
+
+    def suspect(self) -> None:
+        """It did not answer: not asked again before a check has found it well."""
+        self._set(False, "did_not_answer")
+        self._look_again.set()
+
+    async def _watch(self) -> None:
+        connection: AsyncConnection[Any] | None = None
+        try:
+            while True:
+                fault = None
+                try:
+                    async with asyncio.timeout(self._check_ms / 1000):
+                        if connection is None or connection.closed:
+                            connection = await AsyncConnection.connect(self._url, autocommit=True)
+                        row = await (await connection.execute(_LOOK)).fetchone()
+                except (psycopg.Error, TimeoutError) as error:
+                    fault = type(error).__name__
+                    if connection is not None:
+                        await connection.close()
+                        connection = None
+                else:
+                    is_fed, lag_ms = row or (False, 0)
+                    fault = "not_fed" if not is_fed else "far_behind" if lag_ms > self._lag_ms_max else None
+                self._set(fault is None, fault or "")
+                self._look_again.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._check_ms / 1000):
+                        await self._look_again.wait()
+                        await asyncio.sleep(self._check_ms / 5000)  # several that failed at once are one reason to look
+        finally:
+            if connection is not None:
+                await connection.close()
+
+    def _set(self, is_up: bool, reason: str) -> None:
+        if is_up != self.is_up:
+            _log.info("replica_up", replica=self.name) if is_up else _log.warning(
+                "replica_down", replica=self.name, reason=reason
+            )
+        if is_up:
+            self.gone.clear()
+        else:
+            self.gone.set()
+        self._figures.replica_seen(self.name, is_up=is_up)
+
+
+class ReplicatedBooks:
+    """The primary's books, relieved by replicas. Implements `application.query_handler.Books`."""
+
+    def __init__(self, primary: Books, replicas: Sequence[Replica], figures: QueryFigures) -> None:
+        self._primary = primary
+        self._replicas = replicas
+        self._figures = figures
+        self._turn = 0
+        self._left_behind: set[asyncio.Task[Any]] = set()
+
+    async def open(self) -> None:
+        """Every replica is being looked for."""
+        for replica in self._replicas:
+            await replica.open()
+
+    async def close(self) -> None:
+        """No connection to a replica is left."""
+        for replica in self._replicas:
+            await replica.close()
+
+    async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
+        """As in `application.query_handler.Books`; at most one replica is asked before the primary."""
+        replica = self._next()
+        if replica is not None:
+            snapshot = await self._ask(replica, question, parameters)
+            if snapshot is not None and _suffices(snapshot, parameters):
+                self._figures.answered_by("replica")
+                return snapshot
+        self._figures.answered_by("primary")
+        return await self._primary.fetch(question, parameters)
+
+    def _next(self) -> Replica | None:
+        """The next one that is up, each in its turn."""
+        for _ in self._replicas:
+            self._turn = (self._turn + 1) % len(self._replicas)
+            if self._replicas[self._turn].is_up:
+                return self._replicas[self._turn]
+        return None
+
+    async def _ask(
+        self, replica: Replica, question: Question[RowT], parameters: Mapping[str, Value]
+    ) -> Snapshot[RowT] | None:
+        """Its answer; None where it gives none, at the latest when its check fails."""
+        asking = asyncio.create_task(replica.books.fetch(question, parameters))
+        gone = asyncio.create_task(replica.gone.wait())
+        try:
+            await asyncio.wait((asking, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not asking.done():
+                # Not waited for: a connection to a server that is silent takes its time to end.
+                asking.cancel()
+                self._left_behind.add(asking)
+                asking.add_done_callback(self._forget)
+        if not asking.done():
+            return None
+        try:
+            return asking.result()
+        except Unavailable as error:
+            if error.code != "overloaded":
+                replica.suspect()
+            return None
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._left_behind.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+
+def _suffices(snapshot: Snapshot[RowT], parameters: Mapping[str, Value]) -> bool:
+    """False where the primary might answer otherwise: it is behind what was asked for, or does not know it yet."""
+    stamp = snapshot.stamp
+    if not snapshot.rows or getattr(snapshot.rows[0], "position", 0) is None:  # nothing, or a row that says so
+        return False
+    if parameters["ledger"] is None:
+        return True
+    if stamp.position is None or stamp.is_ahead:
+        return False
+    # A time that a replica's log has not passed names another position on the primary.
+    return parameters["at_time"] is None or stamp.is_fixed
