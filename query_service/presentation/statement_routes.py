@@ -33,8 +33,8 @@ from shared_kernel.errors import Rejection
 Form = Literal["json", "csv", "html"]
 MEDIA_TYPES: dict[Form, str] = {
     "json": "application/json",
-    "csv": "text/csv; charset=utf-8",
-    "html": "text/html; charset=utf-8",
+    "csv": "text/csv",
+    "html": "text/html",
 }
 # A statement loads nothing from anywhere; its style stands in itself.
 CONTENT_POLICY = (

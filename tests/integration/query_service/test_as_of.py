@@ -1,0 +1,210 @@
+"""What an answer is as of: prefixes and times, what never changes and says so, what a client need not be told again."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from shared_kernel.events import Entry, HoldPosted, TransactionHeld
+from shared_kernel.words import format_time
+from tests.integration.query_service.bookkeeper import FIRST_DAY, Bookkeeper, account, opened, posting
+from tests.integration.query_service.conftest import Client, Service
+
+BALANCES = "/bank/accounts/till/balances"
+IMMUTABLE = "private, max-age=3600, immutable"
+
+
+def recorded(position: int) -> str:
+    """When the bookkeeper records a position."""
+    return format_time(FIRST_DAY + timedelta(seconds=position, microseconds=7))
+
+
+@pytest.fixture
+def bank(keeper: Bookkeeper) -> Bookkeeper:
+    """Positions 4 to 6 put 7 each into the till; the second is dated back."""
+    keeper.append("bank", opened("bank"), account("cash", normal_balance="debit"), account("till"))
+    keeper.append("bank", posting("t4", "cash", "till", 7))
+    keeper.append("bank", posting("t5", "cash", "till", 7, effective_at="2025-12-31T12:00:00Z"))
+    keeper.append("bank", posting("t6", "cash", "till", 7))
+    keeper.project("bank")
+    return keeper
+
+
+async def _posted(client: Client, query: str) -> tuple[int, int]:
+    found = await client.ok(f"{BALANCES}?{query}")
+    return found["as_of"]["position"], found["balances"].get("EUR/2", {"posted": 0})["posted"]
+
+
+@pytest.mark.usefixtures("bank")
+async def test_of_several_prefixes_the_smallest_counts(client: Client) -> None:
+    assert await _posted(client, "") == (6, 21)
+    assert await _posted(client, "as_of_position=4") == (4, 7)
+    assert await _posted(client, f"as_of={recorded(5)}") == (5, 14)
+    assert await _posted(client, f"as_of={recorded(5)}&as_of_position=4") == (4, 7)
+    assert await _posted(client, f"as_of={recorded(4)}&as_of_position=6") == (4, 7)
+    just_before = format_time(FIRST_DAY + timedelta(seconds=5, microseconds=6))
+    assert await _posted(client, f"as_of={just_before}") == (4, 7)
+    assert await _posted(client, f"as_of={just_before.replace('Z', '+00:00')}") == (4, 7)
+
+
+@pytest.mark.usefixtures("bank")
+async def test_effective_time_counts_within_what_was_known(client: Client) -> None:
+    year_end = "effective_at=2025-12-31T23:59:59.999999Z"
+    assert await _posted(client, year_end) == (6, 7)
+    assert await _posted(client, f"{year_end}&as_of_position=4") == (4, 0)
+    assert await _posted(client, "effective_at=2030-01-01T00:00:00Z") == (6, 21)
+    found = await client.ok(f"{BALANCES}?{year_end}")
+    assert found["balances"] == {"EUR/2": {"posted": 7, "posted_debits": 0, "posted_credits": 7}}
+
+
+@pytest.mark.usefixtures("bank")
+async def test_ledger_was_not_there_before_it_was_opened(client: Client) -> None:
+    await client.problem(f"/bank?as_of={format_time(FIRST_DAY)}", 404, "ledger_not_found")
+    await client.problem(f"{BALANCES}?as_of_position=2", 404, "account_not_found")
+
+
+@pytest.mark.usefixtures("bank")
+async def test_future_time_and_position_beyond_the_head_are_refused(client: Client) -> None:
+    soon = format_time(datetime.now(UTC) + timedelta(hours=1))
+    assert (await client.problem(f"{BALANCES}?as_of={soon}", 400, "invalid_request"))["path"] == "as_of"
+    problem = await client.problem(f"{BALANCES}?as_of_position=7", 409, "position_beyond_head")
+    assert (problem["position"], problem["head"]) == (7, 6)
+    await client.problem("/bank/balances/diff?from_position=7", 409, "position_beyond_head")
+    await client.problem("/bank/balances/diff?from_position=1&to_position=7", 409, "position_beyond_head")
+    now = format_time(datetime.now(UTC) - timedelta(seconds=1))
+    assert await _posted(client, f"as_of={now}") == (6, 21)
+
+
+@pytest.mark.usefixtures("bank")
+async def test_log_may_be_ahead_of_the_clock(client: Client, bank: Bookkeeper) -> None:
+    """Recorded times never decrease: after a clock was set back, the last ones lie ahead of it."""
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    bank.append("bank", posting("t7", "cash", "till", 7), at=ahead)
+    bank.project("bank")
+    assert await _posted(client, f"as_of={format_time(ahead)}") == (7, 28)
+    await client.problem(f"{BALANCES}?as_of={format_time(ahead + timedelta(seconds=1))}", 400, "invalid_request")
+
+
+async def test_position_asked_for_is_waited_for(open_service: Service, bank: Bookkeeper) -> None:
+    client = await open_service(visible_poll_ms=10_000, wait_ms_max=60_000)
+    bank.append("bank", posting("t7", "cash", "till", 7))
+    await client.problem(f"{BALANCES}?as_of_position=7", 503, "read_model_behind", headers={"Prefer": "wait=0"})
+    assert await _posted(client, f"as_of_position=7&as_of={recorded(5)}") == (5, 14)
+    async with asyncio.timeout(9), asyncio.TaskGroup() as group:
+        asked = group.create_task(client.ok(f"{BALANCES}?as_of_position=7", headers={"Prefer": "wait=60"}))
+        while client.container.visible().waiting() < 1:
+            await asyncio.sleep(0)
+        await asyncio.to_thread(bank.project, "bank")
+    assert asked.result()["as_of"]["position"] == 7
+
+
+@pytest.mark.usefixtures("bank")
+@pytest.mark.parametrize(
+    ("query", "keeping"),
+    [
+        ("", "private, no-cache"),
+        ("?as_of_position=6", IMMUTABLE),
+        ("?as_of_position=6&effective_at=2026-01-01T00:00:00Z", IMMUTABLE),
+        (f"?as_of={recorded(5)}", IMMUTABLE),
+        (f"?as_of={recorded(6)}", "private, no-cache"),
+    ],
+)
+async def test_what_a_position_names_may_be_kept(client: Client, query: str, keeping: str) -> None:
+    response = await client.get(f"{BALANCES}{query}")
+    assert response.headers["cache-control"] == keeping
+    assert response.headers["vary"] == "Accept, Authorization, Prefer"
+
+
+async def test_answer_that_stands_still_is_not_kept_unless_it_is_of_before(client: Client, bank: Bookkeeper) -> None:
+    bank.append("bank", posting("t7", "cash", "till", 7))
+    bank.stand_still("bank", "parked", 7)
+    live = await client.get(BALANCES)
+    assert (live.headers["cache-control"], live.json()["complete"]) == ("private, no-cache", False)
+    before = await client.get(f"{BALANCES}?as_of_position=6")
+    assert (before.headers["cache-control"], before.json()["complete"]) == (IMMUTABLE, True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/bank",
+        "/bank/accounts",
+        "/bank/accounts/till",
+        BALANCES,
+        "/bank/accounts/till/entries",
+        "/bank/transactions",
+        "/bank/transactions/t4",
+        "/bank/balances",
+        "/bank/trial-balance?effective_at=2026-01-01T00:00:00Z",
+        "/bank/balances/diff?from_position=1",
+        "/bank/accounts/till/statement?asset=EUR/2",
+        "/bank/accounts/till/statement?asset=EUR/2&format=csv",
+        "/bank/accounts/till/explanation?asset=EUR/2",
+        "/bank/refusals",
+        "/bank/events",
+    ],
+)
+async def test_answer_that_the_client_has_is_not_sent_again(client: Client, bank: Bookkeeper, path: str) -> None:
+    first = await client.get(path, role="admin")
+    assert first.status_code == 200
+    known = {"If-None-Match": f'"other", {first.headers["etag"]}'}
+    again = await client.get(path, role="admin", headers=known)
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["etag"] == first.headers["etag"]
+    assert again.headers["daybook-position"] == "6"
+    weak = {"If-None-Match": f"W/{first.headers['etag']}"}
+    assert (await client.get(path, role="admin", headers=weak)).status_code == 304
+    bank.append("bank", posting("t7", "cash", "till", 7))
+    bank.project("bank")
+    changed = await client.get(path, role="admin", headers=known)
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != first.headers["etag"]
+
+
+async def test_version_belongs_to_generation_incarnation_and_form(client: Client, bank: Bookkeeper) -> None:
+    etag = (await client.get(BALANCES)).headers["etag"]
+    known = {"If-None-Match": etag}
+    text = await client.get(BALANCES, headers=known | {"Prefer": "amounts=string"})
+    assert text.json()["balances"]["EUR/2"]["posted"] == "21"
+    assert text.headers["etag"] != etag
+    bank.make_generation(2)
+    bank.project("bank", generation=2)
+    bank.go_live(2)
+    assert (await client.get(BALANCES, headers=known)).status_code == 200
+    bank.go_live(1)
+    assert (await client.get(BALANCES, headers=known)).status_code == 304
+    bank.stand_still("bank", "waiting", 7)
+    assert (await client.get(BALANCES, headers=known)).status_code == 200
+
+
+async def test_held_and_captured_amounts_are_seen_at_each_position(client: Client, bank: Bookkeeper) -> None:
+    entries = [
+        Entry(account="till", direction="debit", amount=10, asset="EUR/2"),
+        Entry(account="cash", direction="credit", amount=10, asset="EUR/2"),
+    ]
+    part = [Entry(account=entry.account, direction=entry.direction, amount=4, asset="EUR/2") for entry in entries]
+    rest = [Entry(account=entry.account, direction=entry.direction, amount=6, asset="EUR/2") for entry in entries]
+    bank.append(
+        "bank",
+        TransactionHeld(transaction="h", entries=entries, expires_at="2026-02-01T00:00:00Z"),
+        HoldPosted(transaction="h", entries=part, released=rest),
+    )
+    bank.project("bank")
+
+    async def balance(position: int) -> tuple[int, int, int]:
+        found = (await client.ok(f"{BALANCES}?as_of_position={position}"))["balances"]["EUR/2"]
+        return found["posted"], found["pending"], found["available"]
+
+    assert await balance(6) == (21, 21, 21)
+    assert await balance(7) == (21, 11, 11)
+    assert await balance(8) == (17, 17, 17)
+    held = (await client.ok("/bank/transactions/h?as_of_position=7"))["transaction"]
+    assert (held["status"], held["posted"], len(held["held"])) == ("pending", [], 2)
+    assert held["expires_at"] == "2026-02-01T00:00:00.000000Z"
+    ended = (await client.ok("/bank/transactions/h"))["transaction"]
+    assert (ended["status"], len(ended["posted"]), ended["held"]) == ("posted", 2, [])
+    assert (ended["position"], ended["changed_position"]) == (7, 8)
+    kinds = [entry["kind"] for entry in (await client.ok("/bank/accounts/till/entries"))["data"]]
+    assert kinds == ["released", "captured", "held", "posted", "posted", "posted"]
+    assert [t["id"] for t in (await client.ok("/bank/transactions?status=pending&as_of_position=7"))["data"]] == ["h"]
+    assert (await client.ok("/bank/transactions?status=pending"))["data"] == []

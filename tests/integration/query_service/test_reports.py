@@ -1,0 +1,179 @@
+"""Statements as CSV and HTML, refusals and who may see them, several ledgers, differences: what a reader of them relies on."""
+
+import csv
+import io
+import re
+
+import msgspec
+import pytest
+
+from query_service.application import account_statements
+from query_service.presentation.statement_forms import decimal
+from shared_kernel.events import CommandRefused
+from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
+from tests.integration.query_service.conftest import Client
+
+TILL = "/bank/accounts/till/statement?asset=EUR/2"
+
+
+@pytest.fixture
+def bank(keeper: Bookkeeper) -> Bookkeeper:
+    """A till with seven entries, two of them dated back."""
+    keeper.append("bank", opened("bank"), account("cash", normal_balance="debit"), account("till"))
+    for number in range(5):
+        keeper.append("bank", posting(f"t{number}", "cash", "till", 100 + number))
+    keeper.append("bank", posting("late", "till", "cash", 50, effective_at="2025-12-31T12:00:00Z", reference="=cmd()"))
+    keeper.append("bank", posting("<b>&", "cash", "till", 1, effective_at="2025-12-31T11:00:00Z"))
+    keeper.project("bank")
+    return keeper
+
+
+def _refused(code: str, *accounts: str, judged_at: int | None = None) -> CommandRefused:
+    return CommandRefused(
+        command="post_transaction",
+        code=code,
+        fields={"account": accounts[0], "missing": 1},
+        asked=msgspec.Raw(b'{"entries":[]}'),
+        accounts=list(accounts),
+        judged_at=judged_at,
+    )
+
+
+@pytest.mark.usefixtures("bank")
+@pytest.mark.parametrize("how", ["format", "accept"])
+async def test_csv_holds_the_whole_statement_between_its_ends(
+    client: Client, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account_statements, "PAGE_ROWS", 2)
+    if how == "format":
+        response = await client.get(f"{TILL}&format=csv")
+    else:
+        response = await client.get(TILL, headers={"Accept": "text/csv, application/json;q=0.5"})
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    assert response.headers["daybook-position"] == "10"
+    lines = list(csv.DictReader(io.StringIO(response.text)))
+    assert [line["line"] for line in lines] == ["opening", *["entry"] * 7, "closing"]
+    assert [line["balance"] for line in lines] == [
+        "0.00",
+        "1.00",
+        "2.01",
+        "3.03",
+        "4.06",
+        "5.10",
+        "4.60",
+        "4.61",
+        "4.61",
+    ]
+    assert (lines[6]["debit"], lines[6]["credit"], lines[6]["reference"]) == ("0.50", "", "'=cmd()")
+    assert (lines[-1]["debit"], lines[-1]["credit"], lines[-1]["position"]) == ("0.50", "5.11", "10")
+
+
+@pytest.mark.usefixtures("bank")
+async def test_statement_to_print_escapes_what_clients_wrote_and_loads_nothing(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account_statements, "PAGE_ROWS", 3)
+    period = "from=2025-12-31T11:30:00Z&until=2026-01-01T09:30:06Z"
+    response = await client.get(f"{TILL}&axis=effective&{period}", headers={"Accept": "text/html"})
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert response.headers["content-security-policy"].startswith("default-src 'none'")
+    page = response.text
+    amounts = re.findall(r'<td class="n">([^<]*)</td>', page)
+    assert amounts == ["0.01", "0.50", "", "-0.49", "", "1.00", "0.51", "", "1.01", "1.52", "0.50", "2.01", "1.52"]
+    assert "Opening balance" in page
+    assert not re.search(r"<script|src=|href=|url\(", page)
+    whole = (await client.get(f"{TILL}&format=html")).text
+    assert "&lt;b&gt;&amp;" in whole
+    assert "<b>" not in whole
+
+
+@pytest.mark.usefixtures("bank")
+async def test_statement_of_an_account_without_entries_has_equal_ends(client: Client) -> None:
+    found = await client.ok("/bank/accounts/till/statement?asset=USD/2")
+    assert (found["opening"], found["closing"], found["data"]) == (0, 0, [])
+    await client.problem("/bank/accounts/nobody/statement?asset=EUR/2", 404, "account_not_found")
+    await client.problem("/bank/accounts/nobody/statement?asset=EUR/2&format=csv", 404, "account_not_found")
+    await client.problem("/bank/accounts/nobody/explanation?asset=EUR/2", 404, "account_not_found")
+    explained = await client.ok("/bank/accounts/till/explanation?asset=USD/2")
+    assert (explained["checked"], explained["data"]) == (True, [])
+
+
+async def test_explanation_tells_when_the_read_model_says_something_else(client: Client, bank: Bookkeeper) -> None:
+    path = "/bank/accounts/till/explanation?asset=EUR/2"
+    assert (await client.ok(path))["checked"]
+    bank.connection.execute(
+        "update books_1.entries set posted_credits = posted_credits + 1 where address = 'till' and position = 6"
+    )
+    assert not (await client.ok(path))["checked"]
+
+
+@pytest.mark.parametrize(
+    ("units", "asset", "text"),
+    [
+        (70000, "CZK/2", "700.00"),
+        (-5, "USD/2", "-0.05"),
+        (0, "BTC/8", "0.00000000"),
+        (7, "JPY", "7"),
+        (2**127, "X/38", "1.70141183460469231731687303715884105728"),
+    ],
+)
+def test_amounts_are_shown_in_the_precision_of_their_asset(units: int, asset: str, text: str) -> None:
+    assert decimal(units, asset) == text
+
+
+async def test_readers_see_their_own_refusals_and_auditors_all(client: Client, bank: Bookkeeper) -> None:
+    bank.append("bank", _refused("insufficient_funds", "till", judged_at=4), actor="reader", key="k/1")
+    bank.append("bank", _refused("account_frozen", "cash", "nobody"), actor="somebody")
+    bank.project("bank")
+    everything = (await client.ok("/bank/refusals", role="auditor"))["data"]
+    assert [row["position"] for row in everything] == [12, 11]
+    own = (await client.ok("/bank/refusals"))["data"]
+    assert [row["position"] for row in own] == [11]
+    assert (own[0]["caller"], own[0]["key"], own[0]["asked"]) == ("reader", "k/1", {"entries": []})
+    assert (own[0]["judged_at"], own[0]["state"][0]["balances"]["EUR/2"]["posted"]) == (4, 100)
+    assert own[0]["state"][0]["limits"] == {"EUR/2": {"minimum": 0, "maximum": 500_000}}
+    assert (everything[0]["judged_at"], [state["status"] for state in everything[0]["state"]]) == (11, ["open", None])
+    assert (await client.ok("/bank/refusals?caller=reader"))["data"] == own
+    await client.problem("/bank/refusals?caller=somebody", 403, "forbidden")
+    await client.problem("/bank/refusals", 403, "forbidden", role="writer")
+    assert (await client.ok("/bank/refusals?caller=somebody&code=x", role="auditor"))["data"] == []
+
+
+async def test_several_ledgers_need_a_token_for_each(client: Client, bank: Bookkeeper) -> None:
+    bank.append("shop", opened("shop"), account("till"), account("cash"), posting("s", "cash", "till", 7))
+    bank.project("shop")
+
+    async def asked(path: str, *ledgers: str) -> tuple[int, dict[str, object]]:
+        authorization = (await client.get("", ledgers=ledgers)).request.headers["authorization"]
+        response = await client.http.get(f"/v1{path}", headers={"authorization": authorization})
+        return response.status_code, response.json()
+
+    status, found = await asked("/balances?ledgers=bank,shop&address=till", "bank", "shop")
+    assert status == 200
+    assert found["complete"] is True
+    ledgers: list[dict[str, object]] = found["ledgers"]  # type: ignore[assignment]
+    together: list[dict[str, object]] = found["together"]  # type: ignore[assignment]
+    assert [(each["ledger"], each["as_of"]["position"]) for each in ledgers] == [("bank", 10), ("shop", 4)]  # type: ignore[index]
+    assert [(each["accounts"], each["posted"]) for each in together] == [(2, 468)]
+    for path in ("/balances?ledgers=bank,shop", "/trial-balance?ledgers=bank,shop", "/trial-balance?ledgers=bank,none"):
+        status, found = await asked(path, "bank")
+        assert (status, found["code"]) == (404, "ledger_not_found")
+
+
+@pytest.mark.usefixtures("bank")
+async def test_difference_names_what_was_dated_back_after_the_close(client: Client) -> None:
+    path = "/bank/balances/diff?from_position=8&effective_until=2026-01-01T00:00:00Z"
+    cash, till = (await client.ok(path))["data"]
+    assert (cash["account"], cash["opening"], cash["closing"], cash["debits"], cash["credits"]) == (
+        "cash",
+        0,
+        -49,
+        1,
+        50,
+    )
+    assert (till["account"], till["change"]) == ("till", -49)
+    assert [(entry["transaction"], entry["position"]) for entry in till["entries"]] == [("late", 9), ("<b>&", 10)]
+    assert till["entries_complete"]
+    assert (await client.ok(f"{path}&address=till"))["data"] == [till]
+    nothing = "/bank/balances/diff?from_position=8&effective_until=2025-12-31T00:00:00Z"
+    assert (await client.ok(nothing))["data"] == []
