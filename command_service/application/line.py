@@ -131,5 +131,10 @@ class Line:
         for follower in ticket.followers:
             self.fail(follower, error)
 
+    def fail_all(self, error: DaybookError) -> None:
+        """Nobody decides here any more: whoever waits hears why."""
+        while self._waiting:
+            self.fail(self._waiting.popleft(), error)
+
     def _needs_lock(self, ticket: Ticket) -> bool:
         return ticket.needs_lock or ticket.conflicts >= self._lock_after

@@ -105,7 +105,15 @@ class LedgerWriter:
         return len(self._line)
 
     async def run(self) -> None:
-        """Writes until nothing has come for `idle_s`."""
+        """Writes until nothing has come for `idle_s`. A fault of our own ends it, and tells whoever waits."""
+        try:
+            await self._run()
+        except Exception:
+            _logger.exception("writer_ended", ledger=self.ledger)
+            self.is_closed = True
+            self._line.fail_all(DaybookError("internal_error"))
+
+    async def _run(self) -> None:
         while True:
             if not self._line:
                 try:

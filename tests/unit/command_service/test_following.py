@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from command_service.application import cache
+from command_service.application.batch import Ticket
+from command_service.application.line import Line
 from command_service.application.outcome import Outcome
 from command_service.application.writer import Bounds
-from shared_kernel.errors import Unavailable
+from shared_kernel.errors import DaybookError, Unavailable
 from tests.support.commands import Client, transfer, wallet
 from tests.support.memory_log import MemorySession
 from tests.support.workers import Bank, code, open_bank
@@ -196,3 +198,18 @@ async def test_callers_hear_when_the_process_ends_with_two_batches_on_their_way(
     for answer in await asyncio.gather(*tasks, return_exceptions=True):
         assert isinstance(answer, Unavailable)
     held.may_go.set()
+
+
+async def test_whoever_waits_is_told_when_a_fault_of_ours_ends_the_writer(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await funded(bank)
+
+    def broken(self: Line) -> list[Ticket]:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Line, "take", broken)
+        with pytest.raises(DaybookError, match="internal_error"):
+            await client.send(transfer("x", "world", 1))
+    assert code(await client.send(transfer("x", "world", 1))) == "accepted"  # the next command has a writer of its own
