@@ -4,6 +4,7 @@ Refusals are the caller's business and are not logged as errors; what is ours is
 """
 
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -29,6 +30,10 @@ _CODES = {
     429: "rate_limited",
     503: "overloaded",
 }
+
+_MISSING = re.compile(
+    r"Missing required query parameter '([^']*)'"
+)  # Litestar's words; a test of every such parameter holds them
 
 log = structlog.get_logger(__name__)
 
@@ -101,4 +106,5 @@ def _parameter_fault(error: ValidationException) -> Rejection:
         if isinstance(fault, dict) and "message" in fault:
             name = str(fault.get("key", "")) or "$"
             return invalid(f"$.{name}" if fault.get("source") == "body" else name, str(fault["message"]))
-    return invalid("$", error.detail)
+    missing = _MISSING.match(error.detail)
+    return invalid("$", error.detail) if missing is None else invalid(missing[1], "The query parameter is required")

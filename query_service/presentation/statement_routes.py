@@ -104,7 +104,7 @@ class Statements(Controller):
         axis: AxisOf = "recorded",
         begins_at: FromTime = None,
         ends_at: UntilTime = None,
-        form: FormOf = None,
+        format: FormOf = None,  # noqa: A002 - the parameter's name in the API
         limit: Limit = LIMIT_DEFAULT,
         cursor: CursorText = None,
     ) -> Response[report_answers.StatementAnswer]:
@@ -112,7 +112,7 @@ class Statements(Controller):
         period = Period(known_address(address), asset, axis, time_of("from", begins_at), time_of("until", ends_at))
         if period.begins_at is not None and period.ends_at is not None and period.ends_at < period.begins_at:
             raise Rejection("invalid_request", detail="Before the period begins", path="until")
-        wanted = form or _accepted(request.headers.get("accept", ""))
+        wanted = format or _accepted(request.headers.get("accept", ""))
         if wanted != "json":
             refuse_with(request, "limit", "cursor")
             streams.require_room()
