@@ -1,7 +1,8 @@
 """Wires a query process: the one place where its concrete classes are named. No logic."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Protocol
 
 from dependency_injector import containers, providers
 from litestar import Litestar
@@ -14,6 +15,7 @@ from query_service.application.log_reader import LogReader
 from query_service.application.query_handler import QueryHandler
 from query_service.infrastructure import statements
 from query_service.infrastructure.appended_listener import AppendedListener
+from query_service.infrastructure.cached_books import CachedBooks, connect_cache
 from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.postgres_books import PostgresBooks, connection_url
 from query_service.infrastructure.replicas import Replica, ReplicatedBooks
@@ -64,6 +66,7 @@ def _app(
     figures: QueryFigures,
     keys: Keys,
     books: PostgresBooks,
+    cached: CachedBooks | None,
     replicated: ReplicatedBooks,
     visible: VisibleListener,
     appended: AppendedListener,
@@ -80,7 +83,7 @@ def _app(
         title=TITLE,
         description=DESCRIPTION,
         route_handlers=ROUTES,
-        lifespan=[_lifespan(keys, books, replicated, visible, appended)],
+        lifespan=[_lifespan(keys, cached, (books, replicated, visible, appended))],
         verifier=verifier,
         health=health,
         registry=registry,
@@ -120,27 +123,44 @@ def _replicas(settings: QuerySettings, known: statements.Statements, figures: Qu
     ]
 
 
-def _lifespan(
-    keys: Keys,
-    books: PostgresBooks,
-    replicated: ReplicatedBooks,
-    visible: VisibleListener,
-    appended: AppendedListener,
-) -> Lifespan:
+def _cached(
+    settings: QuerySettings, replicated: ReplicatedBooks, visible: VisibleListener, figures: QueryFigures
+) -> CachedBooks | None:
+    if not settings.cache_url:
+        return None
+    return CachedBooks(
+        replicated,
+        connect_cache(settings.cache_url, settings.cache_timeout_ms),
+        visible,
+        figures,
+        seconds_max=settings.cache_seconds_max,
+        live_ms=settings.cache_live_ms,
+        bytes_max=settings.cache_bytes_max,
+        entry_bytes_max=settings.cache_entry_bytes_max,
+        timeout_ms=settings.cache_timeout_ms,
+    )
+
+
+def _first(cached: CachedBooks | None, replicated: ReplicatedBooks) -> CachedBooks | ReplicatedBooks:
+    return replicated if cached is None else cached
+
+
+class _Part(Protocol):
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+def _lifespan(keys: Keys, cached: CachedBooks | None, parts: Sequence[_Part]) -> Lifespan:
     @asynccontextmanager
     async def running(_: Litestar) -> AsyncIterator[None]:
-        await books.open()
-        await replicated.open()
-        await visible.open()
-        await appended.open()
-        try:
+        async with AsyncExitStack() as stack:
+            stack.callback(keys.close)
+            for part in parts:
+                await part.open()
+                stack.push_async_callback(part.close)
+            if cached is not None:
+                stack.push_async_callback(cached.close)
             yield
-        finally:
-            await appended.close()
-            await visible.close()
-            await replicated.close()
-            await books.close()
-            keys.close()
 
     return running
 
@@ -184,9 +204,10 @@ class Container(containers.DeclarativeContainer):
         AppendedListener,
         providers.Callable(connection_url, settings.provided.postgres_url, settings.provided.postgres_connect_ms),
     )
+    cached = providers.Singleton(_cached, settings, replicated, visible, figures)
     handler = providers.Singleton(
         QueryHandler,
-        replicated,
+        providers.Callable(_first, cached, replicated),
         visible,
         figures,
         wait_ms=settings.provided.wait_ms,
@@ -227,6 +248,7 @@ class Container(containers.DeclarativeContainer):
         figures=figures,
         keys=keys,
         books=books,
+        cached=cached,
         replicated=replicated,
         visible=visible,
         appended=appended,

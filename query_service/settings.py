@@ -48,6 +48,30 @@ class QuerySettings(HttpSettings, frozen=True, kw_only=True):
         Meta(ge=5, le=10_000, description="How often a waiting query looks by itself, were no notification to come"),
     ] = 100
 
+    cache_url: Annotated[
+        Secret | None,
+        Meta(description="Redis URL for the cache of answers; never the one that holds the locks. Empty: no cache"),
+    ] = None
+    cache_seconds_max: Annotated[
+        int, Meta(ge=1, le=86_400, description="Longest that an answer is kept in the cache")
+    ] = 3_600
+    cache_live_ms: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=60_000,
+            description="Longest that a balance is kept that no position names, were no announcement to come that it is old",
+        ),
+    ] = 1_000
+    cache_bytes_max: Annotated[
+        int, Meta(ge=0, le=2**40, description="Most that this process puts into the cache within that time")
+    ] = 64 * 1024 * 1024
+    cache_entry_bytes_max: Annotated[
+        int, Meta(ge=0, le=2**30, description="A longer answer is not kept in the cache")
+    ] = 64 * 1024
+    cache_timeout_ms: Annotated[
+        int, Meta(ge=1, le=10_000, description="Longest wait for the cache; then it is left alone for a second")
+    ] = 50
     streams_max: Annotated[
         int, Meta(ge=1, le=10_000, description="Exports and followers of a log at once; more are refused as overloaded")
     ] = 100

@@ -16,6 +16,7 @@ from query_service.infrastructure.figures import QueryFigures
 
 CHANNEL: Final = "daybook_visible"
 PROJECTIONS: Final = ("books", "periods")  # a question may need both: what one announces is a hint like any other
+LEDGERS_KEPT_MAX: Final = 10_000  # chosen: of so many ledgers the newest position is remembered
 RECONNECT_MS: Final = 500  # chosen: readers poll meanwhile
 SILENCE_S: Final = 30.0  # chosen: after this long without a word the connection is tried
 
@@ -53,6 +54,7 @@ class VisibleListener:
         self._url = url
         self._expected: dict[str, set[_Arrival]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._newest: dict[str, int] = {}
         self.listening = asyncio.Event()
         figures.watch_waiting(self.waiting)
 
@@ -85,10 +87,25 @@ class VisibleListener:
         """How many wait now."""
         return sum(arrival.is_waiting for arrivals in self._expected.values() for arrival in arrivals)
 
+    def newest(self, ledger: str) -> int | None:
+        """As in `infrastructure.cached_books.Newest`: none later was announced. None while nobody listens."""
+        return self._newest.get(ledger) if self.listening.is_set() else None
+
+    def learn(self, ledger: str, position: int) -> None:
+        """As in `infrastructure.cached_books.Newest`. Whatever becomes visible from now on will be announced."""
+        if not self.listening.is_set():
+            return
+        known = self._newest.pop(ledger, 0)  # put at the end: the one longest unused goes first
+        if len(self._newest) >= LEDGERS_KEPT_MAX:
+            del self._newest[next(iter(self._newest))]
+        self._newest[ledger] = max(known, position)
+
     def hear(self, payload: str) -> None:
         """Wakes who waits for what was announced: `<projection>/<ledger>/<position>`."""
         projection, _, rest = payload.partition("/")
         ledger, _, position = rest.rpartition("/")
+        if projection == "books" and position.isdigit() and int(position) > self._newest.get(ledger, int(position)):
+            self._newest[ledger] = int(position)
         if projection in PROJECTIONS and position.isdigit():
             for arrival in self._expected.get(ledger, ()):
                 if arrival.position <= int(position):
@@ -108,4 +125,5 @@ class VisibleListener:
                 _log.warning("not_listening", error_class=type(error).__name__)
             finally:
                 self.listening.clear()
+                self._newest.clear()
             await asyncio.sleep(RECONNECT_MS / 1000)

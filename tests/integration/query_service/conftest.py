@@ -90,6 +90,8 @@ async def services(database: Database, folder: Path) -> AsyncIterator[Service]:
             stack.push_async_callback(books.close)
             await replicated.open()
             stack.push_async_callback(replicated.close)
+            if (cached := container.cached()) is not None:
+                stack.push_async_callback(cached.close)
             if listens:
                 await visible.open()
                 stack.push_async_callback(visible.close)
