@@ -41,7 +41,7 @@ left join lateral (
   select {statement_columns}
   from (
     select * from (
-      select walk.*, walk.kind in ('posted', 'captured') as fits, row_number() over () as number
+      select walk.*, walk.kind in ('posted', 'captured') as fits, row_number() over (order by walk.position, walk.entry_index) as number
       from (
         select * from {schema}.entries known
         where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = %(asset)s

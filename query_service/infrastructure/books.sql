@@ -10,75 +10,85 @@
 -- incarnation of the log is none. A time is ahead if neither the clock nor the log has come to it.
 -- Lateral with a limit: each is one index probe with the whole key, whatever the planner believes.
 stamp as materialized (
-  select
-    generation.schema_name, generation.generation::text as generation, log.incarnation, log.head,
-    coalesce(reached.position, 0) as reached,
-    case when reached.position >= asked.needed then coalesce(asked.named, reached.position) end as at,
-    standstill.state, standstill.since, standstill.position as stuck_position, {asked_columns}
-  from projections.live
-  cross join lateral (
-    select known.generation, known.schema_name from projections.generations known
-    where known.projection = 'books' and known.generation = live.generation limit 1
-  ) generation
-  {log_asked}
-  left join lateral (
-    select known.position from projections.positions known
-    where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s
-      and known.incarnation = log.incarnation limit 1
-  ) reached on true
-  left join lateral (
-    select known.state, known.since, known.position from projections.waiting known
-    where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s limit 1
-  ) standstill on true
-  where live.projection = 'books'
+  select seen.*, (
+      select dated.recorded_at from daybook.events dated where dated.ledger = %(ledger)s and dated.position = seen.at
+    ) as as_of_recorded_at
+  from (
+    select
+      generation.schema_name, generation.generation::text as generation, log.incarnation, log.head,
+      coalesce(reached.position, 0) as reached,
+      case when reached.position >= asked.needed then coalesce(asked.named, reached.position) end as at,
+      standstill.state, standstill.since, standstill.position as stuck_position, {asked_columns}
+    from projections.live
+    cross join lateral (
+      select known.generation, known.schema_name from projections.generations known
+      where known.projection = 'books' and known.generation = live.generation limit 1
+    ) generation
+    {log_asked}
+    left join lateral (
+      select known.position from projections.positions known
+      where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s
+        and known.incarnation = log.incarnation limit 1
+    ) reached on true
+    left join lateral (
+      select known.state, known.since, known.position from projections.waiting known
+      where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s limit 1
+    ) standstill on true
+    where live.projection = 'books'
+  ) seen
 )
 
 -- name: both_stamp
 -- The same for a question that needs the periods too: as far as both have come.
 stamp as materialized (
-  select
-    generation.schema_name || ' ' || other.schema_name as schema_name,
-    generation.generation || '.' || other.generation as generation, log.incarnation, log.head,
-    coalesce(least(reached.position, other_reached.position), 0) as reached,
-    case
-      when least(reached.position, other_reached.position) >= asked.needed and other_reached.position is not null
-        then coalesce(asked.named, least(reached.position, other_reached.position))
-    end as at,
-    coalesce(standstill.state, other_standstill.state) as state,
-    coalesce(standstill.since, other_standstill.since) as since,
-    coalesce(standstill.position, other_standstill.position) as stuck_position, {asked_columns}
-  from projections.live
-  cross join lateral (
-    select known.generation, known.schema_name from projections.generations known
-    where known.projection = 'books' and known.generation = live.generation limit 1
-  ) generation
-  cross join lateral (
-    select known.generation from projections.live known where known.projection = 'periods' limit 1
-  ) other_live
-  cross join lateral (
-    select known.generation, known.schema_name from projections.generations known
-    where known.projection = 'periods' and known.generation = other_live.generation limit 1
-  ) other
-  {log_asked}
-  left join lateral (
-    select known.position from projections.positions known
-    where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s
-      and known.incarnation = log.incarnation limit 1
-  ) reached on true
-  left join lateral (
-    select known.position from projections.positions known
-    where known.projection = 'periods' and known.generation = other_live.generation and known.ledger = %(ledger)s
-      and known.incarnation = log.incarnation limit 1
-  ) other_reached on true
-  left join lateral (
-    select known.state, known.since, known.position from projections.waiting known
-    where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s limit 1
-  ) standstill on true
-  left join lateral (
-    select known.state, known.since, known.position from projections.waiting known
-    where known.projection = 'periods' and known.generation = other_live.generation and known.ledger = %(ledger)s limit 1
-  ) other_standstill on true
-  where live.projection = 'books'
+  select seen.*, (
+      select dated.recorded_at from daybook.events dated where dated.ledger = %(ledger)s and dated.position = seen.at
+    ) as as_of_recorded_at
+  from (
+    select
+      generation.schema_name || ' ' || other.schema_name as schema_name,
+      generation.generation || '.' || other.generation as generation, log.incarnation, log.head,
+      coalesce(least(reached.position, other_reached.position), 0) as reached,
+      case
+        when least(reached.position, other_reached.position) >= asked.needed and other_reached.position is not null
+          then coalesce(asked.named, least(reached.position, other_reached.position))
+      end as at,
+      coalesce(standstill.state, other_standstill.state) as state,
+      coalesce(standstill.since, other_standstill.since) as since,
+      coalesce(standstill.position, other_standstill.position) as stuck_position, {asked_columns}
+    from projections.live
+    cross join lateral (
+      select known.generation, known.schema_name from projections.generations known
+      where known.projection = 'books' and known.generation = live.generation limit 1
+    ) generation
+    cross join lateral (
+      select known.generation from projections.live known where known.projection = 'periods' limit 1
+    ) other_live
+    cross join lateral (
+      select known.generation, known.schema_name from projections.generations known
+      where known.projection = 'periods' and known.generation = other_live.generation limit 1
+    ) other
+    {log_asked}
+    left join lateral (
+      select known.position from projections.positions known
+      where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s
+        and known.incarnation = log.incarnation limit 1
+    ) reached on true
+    left join lateral (
+      select known.position from projections.positions known
+      where known.projection = 'periods' and known.generation = other_live.generation and known.ledger = %(ledger)s
+        and known.incarnation = log.incarnation limit 1
+    ) other_reached on true
+    left join lateral (
+      select known.state, known.since, known.position from projections.waiting known
+      where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s limit 1
+    ) standstill on true
+    left join lateral (
+      select known.state, known.since, known.position from projections.waiting known
+      where known.projection = 'periods' and known.generation = other_live.generation and known.ledger = %(ledger)s limit 1
+    ) other_standstill on true
+    where live.projection = 'books'
+  ) seen
 )
 
 -- name: asked_columns
@@ -96,6 +106,7 @@ cross join lateral (
   ) log
   cross join lateral (
     select case when %(at_time)s::timestamptz is not null then daybook.position_as_of(%(ledger)s, %(at_time)s) end as position
+    offset 0 -- a fence: searched once, not once for each use
   ) timed
   cross join lateral (
     select
@@ -105,9 +116,8 @@ cross join lateral (
   ) asked
 
 -- name: stamped
-stamp.schema_name, stamp.incarnation::text, stamp.generation, stamp.head, stamp.reached, stamp.at, (
-    select dated.recorded_at from daybook.events dated where dated.ledger = %(ledger)s and dated.position = stamp.at
-  ) as as_of_recorded_at, stamp.state, stamp.since, stamp.stuck_position, stamp.needed, stamp.is_fixed, stamp.is_ahead
+stamp.schema_name, stamp.incarnation::text, stamp.generation, stamp.head, stamp.reached, stamp.at, stamp.as_of_recorded_at,
+  stamp.state, stamp.since, stamp.stuck_position, stamp.needed, stamp.is_fixed, stamp.is_ahead
 
 -- name: stamp_alone
 with {stamp}

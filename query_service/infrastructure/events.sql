@@ -2,12 +2,17 @@
 
 -- name: log_stamp
 stamp as materialized (
-  select
-    null::text as schema_name, null::text as generation, log.incarnation, log.head, coalesce(log.head, 0) as reached,
-    case when log.head >= asked.needed then coalesce(asked.named, log.head) end as at,
-    null::text as state, null::timestamptz as since, null::bigint as stuck_position, {asked_columns}
-  from (select) nothing
-  {log_asked}
+  select seen.*, (
+      select dated.recorded_at from daybook.events dated where dated.ledger = %(ledger)s and dated.position = seen.at
+    ) as as_of_recorded_at
+  from (
+    select
+      null::text as schema_name, null::text as generation, log.incarnation, log.head, coalesce(log.head, 0) as reached,
+      case when log.head >= asked.needed then coalesce(asked.named, log.head) end as at,
+      null::text as state, null::timestamptz as since, null::bigint as stuck_position, {asked_columns}
+    from (select) nothing
+    {log_asked}
+  ) seen
 )
 
 -- name: log_stamp_alone

@@ -11,7 +11,7 @@ left join lateral (
       refusal.recorded_at, refusal.code, refusal.command, refusal.transaction_id, refusal.accounts, refusal.fields,
       refusal.asked, refusal.judged_at, refusal.actor, refusal.correlation_id, refusal.key, walk.number
     from (
-      select met.position, row_number() over () as number
+      select met.position, row_number() over (order by met.position {direction}) as number
       from (
 
 -- name: refusals_end
@@ -30,41 +30,33 @@ left join lateral (
 order by found.walked_to {direction}
 
 -- name: refusals_in_order
-position > bounds.low and known.position <= bounds.high and known.position {before} %(after_position)s::bigint
+position > (select bounds.low from bounds) and known.position <= (select bounds.high from bounds) and known.position {before} %(after_position)s::bigint
           order by known.position {direction}
           limit %(walk_max)s::bigint
 
 -- name: refusals_{order}
 {refusals_begin}
-        select known.position from bounds cross join lateral (
-          select known.position from {schema}.refusals known
-          where known.ledger = %(ledger)s and known.{refusals_in_order}
-        ) known
+        select known.position from {schema}.refusals known
+        where known.ledger = %(ledger)s and known.{refusals_in_order}
 {refusals_end}
 
 -- name: refusals_by_code_{order}
 {refusals_begin}
-        select known.position from bounds cross join lateral (
-          select known.position from {schema}.refusals known
-          where known.ledger = %(ledger)s and known.code = %(indexed)s and known.{refusals_in_order}
-        ) known
+        select known.position from {schema}.refusals known
+        where known.ledger = %(ledger)s and known.code = %(indexed)s and known.{refusals_in_order}
 {refusals_end}
 
 -- name: refusals_by_caller_{order}
 {refusals_begin}
-        select known.position from bounds cross join lateral (
-          select known.position from {schema}.refusals known
-          where known.ledger = %(ledger)s and known.actor = %(indexed)s and known.{refusals_in_order}
-        ) known
+        select known.position from {schema}.refusals known
+        where known.ledger = %(ledger)s and known.actor = %(indexed)s and known.{refusals_in_order}
 {refusals_end}
 
 -- name: refusals_by_account_{order}
 -- The log's own tag finds those that looked at an account.
 {refusals_begin}
-        select known.position from bounds cross join lateral (
-          select known.position from daybook.event_tags known
-          where known.ledger = %(ledger)s and known.tag = %(indexed)s and known.{refusals_in_order}
-        ) known
+        select known.position from daybook.event_tags known
+        where known.ledger = %(ledger)s and known.tag = %(indexed)s and known.{refusals_in_order}
 {refusals_end}
 
 -- name: judged

@@ -1,6 +1,8 @@
 -- Lists with a filter. Each walks one index in the order of its list, shows each subject in its version as of `at`, and takes
 -- those that fit {condition}. After `walk_max` subjects it stops, whatever it has found: the last row may be one that does not
 -- fit (`fits` is false), and the list goes on after it. So no filter scans a ledger, and none is refused for being sparse.
+-- Rows are counted in the order that their index gives them in, and said to be: so the planner sees that nothing is to be sorted,
+-- and a page that is full reads no further.
 -- Stamp and places as in books.sql.
 
 -- name: within
@@ -37,7 +39,7 @@ left join lateral (
       walk.number
     from (
       select met.created_position, coalesce(met.transaction_id, birth.transaction_id) as transaction_id,
-        row_number() over () as number
+        row_number() over (order by met.created_position {direction}) as number
       from (
 
 -- name: list_ends
@@ -58,7 +60,7 @@ left join lateral (
 order by found.walked_to {direction}
 
 -- name: births_in_order
-created_position > bounds.low and known.created_position <= bounds.high
+created_position > (select bounds.low from bounds) and known.created_position <= (select bounds.high from bounds)
             and known.created_position {before} %(after_position)s::bigint
           order by known.created_position {direction}
           limit %(walk_max)s::bigint
@@ -67,41 +69,32 @@ created_position > bounds.low and known.created_position <= bounds.high
 -- In the order of their births.
 {within}
 {list_begins}
-        select known.created_position, known.transaction_id
-        from bounds cross join lateral (
-          select * from {schema}.transactions known
-          where known.ledger = %(ledger)s and known.position = known.created_position and known.{births_in_order}
-        ) known
+        select known.created_position, known.transaction_id from {schema}.transactions known
+        where known.ledger = %(ledger)s and known.position = known.created_position and known.{births_in_order}
 {list_ends}
 
 -- name: identified_transactions_{order}
 -- The one with an id, if it fits the rest. A range of one, so that its order counts: only the index by id gives it.
 {within}
 {list_begins}
-        select known.created_position, known.transaction_id
-        from bounds cross join lateral (
-          select * from {schema}.transactions known
-          where known.ledger = %(ledger)s and known.transaction_id between %(indexed)s and %(indexed)s
-            and known.position <= bounds.high and known.created_position {before} %(after_position)s::bigint
-          order by known.transaction_id, known.position
-          limit 1
-        ) known
+        select known.created_position, known.transaction_id from {schema}.transactions known
+        where known.ledger = %(ledger)s and known.transaction_id between %(indexed)s and %(indexed)s
+          and known.position <= (select bounds.high from bounds) and known.created_position {before} %(after_position)s::bigint
+        order by known.transaction_id, known.position
+        limit 1
 {list_ends}
 
 -- name: referenced_transactions_{order}
 -- The one with a reference: a range of one as above.
 {within}
 {list_begins}
-        select known.created_position, known.transaction_id
-        from bounds cross join lateral (
-          select * from {schema}.transactions known
-          where known.ledger = %(ledger)s and known.reference between %(indexed)s and %(indexed)s
-            and known.reference is not null and known.position = known.created_position
-            and known.created_position > bounds.low and known.created_position <= bounds.high
-            and known.created_position {before} %(after_position)s::bigint
-          order by known.reference {direction}, known.created_position {direction}
-          limit %(walk_max)s::bigint
-        ) known
+        select known.created_position, known.transaction_id from {schema}.transactions known
+        where known.ledger = %(ledger)s and known.reference between %(indexed)s and %(indexed)s
+          and known.reference is not null and known.position = known.created_position
+          and known.created_position > (select bounds.low from bounds) and known.created_position <= (select bounds.high from bounds)
+          and known.created_position {before} %(after_position)s::bigint
+        order by known.reference {direction}, known.created_position {direction}
+        limit %(walk_max)s::bigint
 {list_ends}
 
 -- name: account_transactions_{order}
@@ -111,21 +104,20 @@ created_position > bounds.low and known.created_position <= bounds.high
         select distinct merged.created_position, null::text as transaction_id
         from (
           select touched.created_position
-          from bounds cross join assets
+          from assets
           cross join lateral (
             select distinct known.position as created_position from {schema}.entries known
             where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = assets.asset
-              and known.position > bounds.low and known.position <= bounds.high
+              and known.position > (select bounds.low from bounds) and known.position <= (select bounds.high from bounds)
               and known.position {before} %(after_position)s::bigint
             order by known.position {direction}
             limit %(walk_max)s::bigint
           ) touched
           union all
-          select scheduled.created_position
-          from bounds cross join lateral (
+          (
             select known.created_position from {schema}.scheduled_accounts known
             where known.ledger = %(ledger)s and known.address = %(address)s and known.{births_in_order}
-          ) scheduled
+          )
         ) merged
         order by merged.created_position {direction}
         limit %(walk_max)s::bigint
@@ -135,36 +127,27 @@ created_position > bounds.low and known.created_position <= bounds.high
 -- Those whose metadata ever had this value under this key.
 {within}
 {list_begins}
-        select known.created_position, null::text as transaction_id
-        from bounds cross join lateral (
-          select distinct known.created_position from {schema}.transaction_labels known
-          where known.ledger = %(ledger)s and known.key = %(key)s and known.value = %(indexed)s
-            and known.{births_in_order}
-        ) known
+        select distinct known.created_position, null::text as transaction_id from {schema}.transaction_labels known
+        where known.ledger = %(ledger)s and known.key = %(key)s and known.value = %(indexed)s
+          and known.{births_in_order}
 {list_ends}
 
 -- name: status_transactions_{order}
 -- Those that ever had this status (not posted: nearly all have that).
 {within}
 {list_begins}
-        select known.created_position, null::text as transaction_id
-        from bounds cross join lateral (
-          select distinct known.created_position from {schema}.transactions known
-          where known.ledger = %(ledger)s and known.status = %(indexed)s and known.status <> 'posted'
-            and known.{births_in_order}
-        ) known
+        select distinct known.created_position, null::text as transaction_id from {schema}.transactions known
+        where known.ledger = %(ledger)s and known.status = %(indexed)s and known.status <> 'posted'
+          and known.{births_in_order}
 {list_ends}
 
 -- name: unsettled_transactions_{order}
 -- Those that are pending or scheduled now, however many ever were: for what is as of now.
 {within}
 {list_begins}
-        select known.created_position, known.transaction_id
-        from bounds cross join lateral (
-          select * from {schema}.unsettled known
-          where known.ledger = %(ledger)s and known.status = %(indexed)s and known.until_position is null
-            and known.{births_in_order}
-        ) known
+        select known.created_position, known.transaction_id from {schema}.unsettled known
+        where known.ledger = %(ledger)s and known.status = %(indexed)s and known.until_position is null
+          and known.{births_in_order}
 {list_ends}
 
 -- name: amount_transactions_{order}
@@ -172,7 +155,7 @@ created_position > bounds.low and known.created_position <= bounds.high
 {within}
 {list_begins}
         select merged.created_position, null::text as transaction_id
-        from bounds cross join lateral (
+        from (
           (
             select known.created_position from {schema}.transactions known
             where known.ledger = %(ledger)s and known.asset = %(asset)s and known.amount = %(indexed)s::numeric
@@ -200,7 +183,11 @@ left join lateral (
       walk.created_position as walked_to, version.position = walk.position and ({condition}) as fits,
       {transaction_columns}, walk.number, walk.effective_at as walked_at, walk.position as walked_version
     from (
-      select met.*, row_number() over () as number
+      select
+        met.*,
+        row_number() over (
+          order by met.effective_at {direction}, met.created_position {direction}, met.position {direction}
+        ) as number
       from (
         select known.transaction_id, known.created_position, known.position, known.effective_at
         from {schema}.transactions known
@@ -216,7 +203,7 @@ left join lateral (
     cross join {transaction_version}
   ) looked
   where looked.fits or looked.number = %(walk_max)s::bigint
-  order by looked.number
+  order by looked.walked_at {direction}, looked.walked_to {direction}, looked.walked_version {direction}
   limit %(limit)s::bigint
 ) found on true
 order by found.number
@@ -243,7 +230,7 @@ left join lateral (
   select * from (
     select walk.address as walked_to, ({condition}) as fits, {account_columns}, walk.number
     from (
-      select met.address, row_number() over () as number
+      select met.address, row_number() over (order by met.address) as number
       from (
 
 -- name: account_list_ends

@@ -89,26 +89,54 @@ def test_no_plan_scans_a_table_from_end_to_end(plans: dict[str, dict[str, str]],
     assert "Seq Scan" not in plans["large"][name]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            f"{index}transactions_{order}"
+            for index in ("", "labelled_", "status_", "unsettled_")
+            for order in ("newest", "oldest")
+        ),
+        *(
+            "accounts",
+            "labelled_accounts",
+            "status_accounts",
+            "refusals_newest",
+            "refusals_by_code_oldest",
+            "statement",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("plans")
+def test_list_is_walked_in_the_order_of_its_index(database: Database, name: str) -> None:
+    """Nothing is sorted but the page: a page that is full reads no further."""
+    with psycopg.connect(database.urls["query"], autocommit=True) as connection:
+        connection.execute(session(statement_ms=10_000))
+        lines = _explained(connection, Statements.load(), name)
+    assert len([line for line in lines if "Sort Key" in line]) == 1
+
+
 def _plans(url: str) -> dict[str, str]:
     statements = Statements.load()
-    plans = {}
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(session(statement_ms=10_000))
-        for name in NAMES:
-            parameters: list[str] = []
+        return {name: _access(_explained(connection, statements, name)) for name in NAMES}
 
-            def numbered(found: re.Match[str], parameters: list[str] = parameters) -> str:
-                if found[1] not in parameters:
-                    parameters.append(found[1])
-                return f"${parameters.index(found[1]) + 1}"
 
-            text = PARAMETER.sub(numbered, statements.text(name, "books_1 periods_1").replace("{condition}", "true"))
-            nulls = ", ".join(["null"] * len(parameters))
-            connection.execute(f"prepare plan as {text}")
-            rows = connection.execute(f"explain (costs off) execute plan({nulls})").fetchall()
-            connection.execute("deallocate plan")
-            plans[name] = _access(line for (line,) in rows)
-    return plans
+def _explained(connection: psycopg.Connection[tuple[str]], statements: Statements, name: str) -> list[str]:
+    parameters: list[str] = []
+
+    def numbered(found: re.Match[str]) -> str:
+        if found[1] not in parameters:
+            parameters.append(found[1])
+        return f"${parameters.index(found[1]) + 1}"
+
+    text = PARAMETER.sub(numbered, statements.text(name, "books_1 periods_1").replace("{condition}", "true"))
+    nulls = ", ".join(["null"] * len(parameters))
+    connection.execute(f"prepare plan as {text}".encode())
+    rows = connection.execute(f"explain (costs off) execute plan({nulls})".encode()).fetchall()
+    connection.execute("deallocate plan")
+    return [line for (line,) in rows]
 
 
 def _access(lines: Iterable[str]) -> str:
