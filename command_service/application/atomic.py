@@ -113,8 +113,10 @@ class AtomicBatches:
         async with self._log.borrow() as session:
             known = await look_up_keys(session, views)
             refuse_unknown_ledgers(run.tickets, views)
-            if known:
+            if known and (len(views) == 1 or len(known) == len(run.tickets)):
                 return _repeated(run.tickets, known)
+            # Some known of several ledgers: refused, sent otherwise, or committed between the looks at two of them. Which,
+            # is certain under the locks alone.
             await with_states(session, views, lambda: _walk(views, run.tickets))
             self._metrics.took_slow_path()
             async with session.transaction(list(views)):

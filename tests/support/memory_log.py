@@ -1,7 +1,7 @@
 """The event log in memory, for unit tests of the executor: same contract as the fast client, and it can be disturbed.
 
 `before_append` runs just before the next append (another worker gets in between), `before_lock` before the next transaction
-takes its locks. `lose` makes the next append outside a transaction, `lose_commit` the next commit fail as a lost connection does:
+takes its locks, `before_load[ledger]` before the next load from it. `lose` makes the next append outside a transaction, `lose_commit` the next commit fail as a lost connection does:
 applied or not. `rolls_back` makes the server roll the next transactions back. `is_down` and `goes_down` take the log away.
 """
 
@@ -49,6 +49,7 @@ class MemoryLog:
         self.locked: list[list[str]] = []  # the ledgers of each transaction, in the order their heads were locked
         self.before_append: Callable[[], Awaitable[None]] | None = None
         self.before_lock: Callable[[], Awaitable[None]] | None = None
+        self.before_load: dict[str, Callable[[], Awaitable[None]]] = {}
         self.lose: str | None = None  # "applied" or "not applied"
         self.lose_commit: str | None = None
         self.rolls_back = 0
@@ -253,6 +254,8 @@ class MemorySession:
     ) -> Loaded:
         if self._log.is_down:
             raise LogUnavailable("connect_failed")
+        if ledger in self._log.before_load:
+            await self._log.before_load.pop(ledger)()
         return await (self._own or self._log).load(ledger, seen=seen, tags=tags, snapshots=snapshots, tail=tail)
 
     async def write_snapshots(self, ledger: str, snapshots: Sequence[Snapshot]) -> None:

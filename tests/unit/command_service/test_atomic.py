@@ -110,6 +110,24 @@ async def test_concurrent_duplicates_of_a_batch_have_one_effect_and_one_answer(b
     assert bank.refold().balances["x", "EUR/2"] == 0
 
 
+async def test_a_batch_that_commits_between_the_looks_at_two_ledgers_is_no_batch_partly_known(bank: Bank) -> None:
+    a, b = bank.worker(), bank.worker()
+    await opened(a)
+    other = across(a, "other")
+    await opened(other)
+    batch = [asked(client, transfer("x", "world", 50), "k") for client in (a, other)]
+    first: list[AtomicOutcome] = []
+
+    async def commit() -> None:
+        first.append(await b.executor.submit_atomic(batch))
+
+    bank.log.before_load["other"] = commit  # `a` has looked at the first ledger, and found no key
+    again = await a.executor.submit_atomic(batch)
+    assert [one.position for one in again.outcomes] == [one.position for one in first[0].outcomes]
+    assert all(outcome.is_replay for outcome in again.outcomes)
+    assert bank.refold().balances["x", "EUR/2"] == 50
+
+
 async def test_a_batch_of_which_some_commands_were_sent_before_is_not_applied(bank: Bank) -> None:
     client = bank.worker()
     await opened(client)
