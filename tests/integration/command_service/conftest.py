@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -94,10 +94,10 @@ class Caller:
 NewWorker = Callable[..., Any]
 
 
-@pytest.fixture
-async def worker(database: Database, stack: Servers, tmp_path: Path) -> AsyncIterator[NewWorker]:
+@asynccontextmanager
+async def workers(database: Database, stack: Servers, folder: Path) -> AsyncIterator[NewWorker]:
     """A function that starts a worker with settings of the test's own; all are stopped at the end."""
-    keys = tmp_path / "keys.json"
+    keys = folder / "keys.json"
     keys.write_text(json.dumps({"keys": [KEY.as_dict(private=False)]}))
     async with AsyncExitStack() as started:
 
@@ -117,6 +117,13 @@ async def worker(database: Database, stack: Servers, tmp_path: Path) -> AsyncIte
             http = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://command")
             return Caller(await started.enter_async_context(http), container)
 
+        yield start
+
+
+@pytest.fixture
+async def worker(database: Database, stack: Servers, tmp_path: Path) -> AsyncIterator[NewWorker]:
+    """Starts workers that end with the test."""
+    async with workers(database, stack, tmp_path) as start:
         yield start
 
 

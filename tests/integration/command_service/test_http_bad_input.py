@@ -1,18 +1,20 @@
 """Bad input over HTTP: the right problem with its stable code and place, and not a byte written."""
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
+import pytest_asyncio
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from tests.integration.command_service.conftest import KEY, Caller, NewWorker, token
-from tests.services import Database
+from tests.integration.command_service.conftest import KEY, Caller, NewWorker, token, workers
+from tests.services import Database, Servers
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 POST = "/{ledger}/transactions"
 
 
@@ -59,7 +61,22 @@ def rows(database: Database) -> Frozen:
     return count
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def worker(
+    database: Database, stack: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[NewWorker]:
+    async with workers(database, stack, tmp_path_factory.mktemp("keys")) as start:
+        yield start
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def caller(worker: NewWorker) -> Caller:
+    """One worker for all: what they ask for changes nothing."""
+    made: Caller = await worker()
+    return made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def ledger(caller: Caller) -> str:
     return await caller.open_ledger()
 
@@ -299,5 +316,5 @@ async def test_a_key_in_the_address_is_read_strictly(caller: Caller, ledger: str
     problem(await caller.get(f"/{ledger}/commands/k?x=1"), 400, "invalid_request", "x")
 
 
-def test_the_tokens_of_these_tests_are_signed_with_their_key() -> None:
+async def test_the_tokens_of_these_tests_are_signed_with_their_key() -> None:
     assert jwt.decode(token("writer"), KEY, algorithms=["ES256"]).claims["roles"] == ["writer"]
