@@ -22,6 +22,7 @@ from query_service.infrastructure.replicas import Replica, ReplicatedBooks
 from query_service.infrastructure.visible_listener import VisibleListener
 from query_service.presentation.across_routes import Across
 from query_service.presentation.export_routes import EXPORT_ROUTES
+from query_service.presentation.graph_routes import Graph
 from query_service.presentation.log_routes import LOG_ROUTES
 from query_service.presentation.refusal_routes import Refusals
 from query_service.presentation.report_routes import Reports
@@ -54,6 +55,7 @@ ROUTES: Sequence[ControllerRouterHandler] = (
     Refusals,
     *LOG_ROUTES,
     *EXPORT_ROUTES,
+    Graph,
 )
 
 

@@ -12,7 +12,14 @@ from typing import Final, Self
 from shared_kernel.event_log.statements import load_statements
 
 FILES: Final = (
-    *("books.sql", "search.sql", "totals.sql", "account_statements.sql", "refusals.sql"),
+    *(
+        "books.sql",
+        "search.sql",
+        "totals.sql",
+        "account_statements.sql",
+        "refusals.sql",
+        "graph.sql",
+    ),
     *("events.sql", "log.sql"),
 )
 _ORDERS: Final = (

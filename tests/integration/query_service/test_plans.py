@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from query_service.application.graph_questions import GRAPH_QUESTIONS
 from query_service.application.log_questions import LOG_QUESTIONS
 from query_service.application.questions import QUESTIONS
 from query_service.infrastructure.postgres_books import session
@@ -16,7 +17,7 @@ from tests.integration.query_service.bookkeeper import Bookkeeper
 from tests.services import Database
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "plans"
-NAMES = sorted({question.statement for question in (*QUESTIONS, *LOG_QUESTIONS)})
+NAMES = sorted({question.statement for question in (*QUESTIONS, *LOG_QUESTIONS, *GRAPH_QUESTIONS)})
 PARAMETER = re.compile(r"%\((\w+)\)s")
 
 # 20 ledgers, 20,000 events, 40,000 entries of 2,000 accounts: large enough for a scan to look cheaper than it is.
