@@ -26,6 +26,8 @@ COMMANDS = {
     "balance": "daybook.cli.reading:balance",
     "accounts": "daybook.cli.reading:accounts",
     "ledgers": "daybook.cli.reading:ledgers",
+    "statement": "daybook.cli.statements:statement",
+    "trial-balance": "daybook.cli.statements:trial_balance",
     "tail": "daybook.cli.tail:tail",
     "export": "daybook.cli.export:export",
     "import": "daybook.cli.import_log:import_log",

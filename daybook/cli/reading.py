@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -19,23 +20,45 @@ PAGE_ROWS = 100
 
 
 class Balance(msgspec.Struct):
-    """The figures of one asset that the table shows."""
+    """The figures of one asset that the table shows; by effective time nothing is pending."""
 
     posted: int
-    pending: int
-    available: int
     posted_debits: int
     posted_credits: int
+    pending: int | None = None
+    available: int | None = None
 
 
-class _AsOf(msgspec.Struct):
+@Parameter(name="*")
+@dataclass(frozen=True)  # cyclopts flattens dataclasses, not msgspec structs
+class AsOf:
+    """As of what the books are read; of several the smaller prefix of the log counts."""
+
+    as_of_position: PositiveInt | None = None
+    "As the books were just after this event."
+    as_of: str | None = None
+    "As they were known at this time: RFC 3339 with a zone."
+    effective_at: str | None = None
+    "Only what is effective at or before this time counts."
+
+    def parameters(self) -> dict[str, str | int | None]:
+        """The query's own names for them."""
+        return {"as_of_position": self.as_of_position, "as_of": self.as_of, "effective_at": self.effective_at}
+
+
+NEWEST = AsOf()
+
+
+class Stamp(msgspec.Struct):
+    """What an answer is as of."""
+
     position: int
     recorded_at: str
 
 
 class _Balances(msgspec.Struct):
     balances: dict[str, Balance]
-    as_of: _AsOf
+    as_of: Stamp
     complete: bool
 
 
@@ -43,7 +66,7 @@ class _Ledger(msgspec.Struct):
     ledger: str
     accounts: str
     opened_at: str
-    as_of: _AsOf
+    as_of: Stamp
     complete: bool
 
 
@@ -63,7 +86,7 @@ class _Account(msgspec.Struct):
 class _Accounts(msgspec.Struct):
     data: list[_Account]
     next_cursor: str | None
-    as_of: _AsOf
+    as_of: Stamp
     complete: bool
 
 
@@ -73,10 +96,11 @@ def balance(
     /,
     *,
     connection: Connection = HERE,
+    moment: AsOf = NEWEST,
     position: PositiveInt | None = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show the balances of an account.
+    """Show the balances of an account, now or as of a position, a time, an effective time.
 
     Parameters
     ----------
@@ -90,16 +114,17 @@ def balance(
         Print the service's answer.
     """
     with faults_end_the_command(), closing(queries(connection.target())) as client:
-        answer = client.get(ledger_path(ledger, "accounts", address, "balances"), position=position)
+        path = ledger_path(ledger, "accounts", address, "balances")
+        answer = client.get(path, position=position, **moment.parameters())
     if as_json:
-        return _print_json(answer.body)
+        return print_json(answer.body)
     read = answer.read(_Balances)
     if read.balances:
         out().print(balance_table(read.balances))
     else:
         talk().print(f"{address} has no entries yet", markup=False)
     talk().print(f"as of position {read.as_of.position}, {read.as_of.recorded_at}", style="dim")
-    return _tell_complete(read.complete)
+    return tell_complete(read.complete)
 
 
 def ledgers(
@@ -123,7 +148,7 @@ def ledgers(
     with faults_end_the_command(), closing(queries(connection.target())) as client:
         answer = client.get("/v1/ledgers", limit=limit, cursor=cursor)
     if as_json:
-        return _print_json(answer.body)
+        return print_json(answer.body)
     read = answer.read(_Ledgers)
     if not read.data:
         talk().print("no ledgers yet: `daybook load` and POST /v1/ledgers open one")
@@ -135,7 +160,7 @@ def ledgers(
         table.add_row(row.ledger, row.accounts, position, row.as_of.recorded_at, row.opened_at)
     out().print(table)
     _tell_more(read.next_cursor)
-    return _tell_complete(read.complete)
+    return tell_complete(read.complete)
 
 
 def accounts(
@@ -166,7 +191,7 @@ def accounts(
     with faults_end_the_command(), closing(queries(connection.target())) as client:
         answer = client.get(ledger_path(ledger, "accounts"), address=address, limit=limit, cursor=cursor)
     if as_json:
-        return _print_json(answer.body)
+        return print_json(answer.body)
     read = answer.read(_Accounts)
     if not read.data:
         talk().print("no account fits" if address else "no accounts yet", markup=False)
@@ -176,7 +201,7 @@ def accounts(
         table.add_row(row.address, row.normal_balance, row.status, row.opened_at)
     out().print(table)
     _tell_more(read.next_cursor)
-    return _tell_complete(read.complete)
+    return tell_complete(read.complete)
 
 
 def balance_table(balances: Mapping[str, Balance]) -> Table:
@@ -186,11 +211,12 @@ def balance_table(balances: Mapping[str, Balance]) -> Table:
         table.add_column(heading, justify="right")
     for asset, figures in sorted(balances.items()):
         shown = (figures.posted, figures.pending, figures.available, figures.posted_debits, figures.posted_credits)
-        table.add_row(asset, *(to_text(units, asset) for units in shown))
+        table.add_row(asset, *("" if units is None else to_text(units, asset) for units in shown))
     return table
 
 
-def _print_json(body: bytes) -> int:
+def print_json(body: bytes) -> int:
+    """The service's own answer, for programs."""
     out().out(body.decode(), highlight=False)
     return Exit.DONE
 
@@ -200,7 +226,8 @@ def _tell_more(next_cursor: str | None) -> None:
         talk().print(f"there is more: --cursor {next_cursor}", markup=False)
 
 
-def _tell_complete(is_complete: bool) -> int:
+def tell_complete(is_complete: bool) -> int:
+    """A word where the read model stands still; not a fault of the command."""
     if not is_complete:
         talk().print(
             "not complete: the read model stands still before an event; --json says since when", style="yellow"

@@ -46,6 +46,72 @@ def test_balances_are_shown_as_decimals(service: Service, daybook: Daybook, caps
     assert service.requests[0].path == "/v1/ledgers/bank/accounts/users:1/balances"
 
 
+def test_balances_are_asked_for_as_of_a_moment(
+    service: Service, daybook: Daybook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    effective = {"posted": -320, "posted_debits": 70320, "posted_credits": 70000}
+    answer = {"account": "users:1", "balances": {"CZK/2": effective}, "as_of": AS_OF, "complete": True}
+    service.script = lambda request: Reply(200, answer)
+    moment = ("--as-of-position", "17", "--as-of", "2026-04-05T00:00:00Z", "--effective-at", "2026-03-31T00:00:00Z")
+    assert daybook("balance", "bank", "users:1", *moment) == Exit.DONE
+    assert "703.20" in capsys.readouterr().out
+    assert service.requests[0].path == (
+        "/v1/ledgers/bank/accounts/users:1/balances"
+        "?as_of_position=17&as_of=2026-04-05T00%3A00%3A00Z&effective_at=2026-03-31T00%3A00%3A00Z"
+    )
+
+
+def test_statement_is_shown_to_its_last_page(
+    service: Service, daybook: Daybook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {
+        "effective_at": "2026-03-31T12:00:00.000000Z",
+        "recorded_at": "2026-11-24T09:30:00.000000Z",
+        "transaction": "t-1",
+        "description": None,
+        "direction": "credit",
+        "amount": 70050,
+        "balance": 70050,
+    }
+    ends = {"opening": 0, "closing": 60050, "debits": 10000, "credits": 70050, "as_of": AS_OF, "complete": True}
+    other = line | {"transaction": "t-2", "direction": "debit", "amount": 10000, "balance": 60050}
+
+    def answer(request: Request) -> Reply:
+        if "cursor=c-1" in request.path:
+            return Reply(200, ends | {"data": [other], "next_cursor": None})
+        return Reply(200, ends | {"data": [line], "next_cursor": "c-1"})
+
+    service.script = answer
+    asked = ("bank", "users:1", "CZK/2", "--axis", "effective", "--from", "2026-03-01T00:00:00Z")
+    assert daybook("statement", *asked) == Exit.DONE
+    said = capsys.readouterr()
+    assert said.out.index("t-1") < said.out.index("t-2") < said.out.index("closing")
+    assert said.out.count("600.50") == 2
+    assert [("axis=effective" in request.path, "asset=CZK%2F2" in request.path) for request in service.requests] == [
+        (True, True)
+    ] * 2
+
+
+def test_statement_as_csv_is_the_answer_of_the_service(
+    service: Service, daybook: Daybook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.script = lambda request: Reply(200, {"any": "thing"})
+    assert daybook("statement", "bank", "users:1", "JPY", "--csv") == Exit.DONE
+    assert json.loads(capsys.readouterr().out) == {"any": "thing"}
+    assert "format=csv" in service.requests[0].path
+
+
+def test_trial_balance_is_shown_by_asset(
+    service: Service, daybook: Daybook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    total = {"debits": 70050, "credits": 70050, "difference": 0, "accounts": 2}
+    service.script = lambda request: Reply(200, {"assets": {"CZK/2": total}, "as_of": AS_OF, "complete": False})
+    assert daybook("trial-balance", "bank", "--effective-at", "2026-03-31T00:00:00Z") == Exit.DONE
+    said = capsys.readouterr()
+    assert said.out.count("700.50") == 2
+    assert "not complete" in said.err
+
+
 def test_json_is_the_answer_of_the_service_and_nothing_else(
     service: Service, daybook: Daybook, capsys: pytest.CaptureFixture[str]
 ) -> None:
