@@ -18,6 +18,8 @@ from tests.integration.query_service.bookkeeper import Bookkeeper, account, open
 from tests.integration.query_service.conftest import Client, Service, services
 from tests.services import Database, Servers
 
+pytestmark = pytest.mark.long
+
 LEDGER = "bank"
 TILL = f"/{LEDGER}/accounts/till/balances"
 

@@ -13,6 +13,8 @@ from shared_kernel.events import HoldPosted, HoldVoided, TransactionHeld
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
 from tests.integration.query_service.conftest import Client, Service, token
 
+pytestmark = pytest.mark.long
+
 GOLDEN = Path(__file__).parents[2] / "golden" / "graphql" / "query.graphql"
 LEDGER = "bank"
 USERS = [f"users:{number}" for number in range(8)]

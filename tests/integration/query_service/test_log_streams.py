@@ -17,6 +17,8 @@ from tests.integration.query_service.serving import Process, query_process
 from tests.services import Database
 from tests.support.histories import account, append, books, opened, transfer
 
+pytestmark = pytest.mark.long
+
 STREAM = {"accept": "text/event-stream"}
 LINES = {"accept": "application/x-ndjson"}
 SLOW_READERS = 20
