@@ -160,7 +160,7 @@ async def test_lines_in_one_go_are_the_canonical_lines_of_what_fits_whatever_the
 async def test_a_page_ends_early_where_its_events_are_long(
     client: Client, bank: list[RecordedEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_reader.LogReader.page, "__kwdefaults__", {"order": "oldest", "bytes_max": 2_000})
+    monkeypatch.setitem(log_reader.LogReader.page.__kwdefaults__, "bytes_max", 2_000)
     found = await pages(client, limit=1_000)
     assert [event for page in found for event in page] == bank
     assert len(found) > 20

@@ -60,6 +60,7 @@ def _handlers() -> list[Any]:
     return [
         handler
         for controller in ROUTES
+        if getattr(controller, "include_in_schema", None) is not False  # GraphQL has a schema of its own
         for handler in vars(controller).values()
         if isinstance(handler, HTTPRouteHandler)
     ]
