@@ -62,7 +62,9 @@ class Executor:
         Rejection (404, 409), Contention `overloaded`, Unavailable: `deadline_passed` (not applied), `outcome_unknown` (ask again
         with the same key), `shutting_down`. A caller who stops waiting does not stop the command.
         """
-        return await self.enqueue(decide, command, context)  # a caller who goes away cancels the future, not the command
+        return await self.enqueue(
+            decide, command, context
+        )  # a caller who goes away cancels the future, not the command
 
     def enqueue(self, decide: Decide, command: Command, context: Context) -> "asyncio.Future[Outcome]":
         """As `submit`, for callers with many commands: queued in the order of the calls, without a task for each.

@@ -13,6 +13,7 @@ from projections.application.ports import Fault
 from projections.domain.projection import Key, Projection, Read, Row, Rows, Table, read
 from shared_kernel.errors import DaybookError
 from shared_kernel.event_log.types import RecordedEvent
+from shared_kernel.words import format_time
 
 Runs = Mapping[str, Sequence[RecordedEvent]]
 """For each ledger the events to apply next: consecutive, beginning just after its position."""
@@ -32,34 +33,46 @@ class Folded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RowCache:
-    """Last rows by key, the least recently folded dropped first. `rows_max` bounds each of its two halves."""
+    """Last rows by key, the least recently folded dropped first. `rows_max` bounds each of its two halves.
+
+    Complete: it began with an empty read model and forgot nothing since, so that what it does not know is not there.
+    """
 
     def __init__(self, tables: Mapping[str, Table], rows_max: int) -> None:
         self._halves: dict[str, tuple[Known, Known]] = {}
+        self._complete: set[str] = set()
         self._bounds = {
-            name: max(rows_max // LARGE_SHARE, 1) if table.is_large else rows_max for name, table in tables.items()
+            name: max(rows_max // LARGE_SHARE, 1) if table.is_large else rows_max
+            for name, table in tables.items()
+            if table.key
         }
         self.clear()
 
     def find(self, key: Key) -> Row | None:
-        """The last row; KeyError where nothing is known, which is not the same as None."""
-        young, old = self._halves[str(key[0])]
+        """The last row, or None where there is none; KeyError where nothing is known."""
+        name = str(key[0])
+        young, old = self._halves[name]
         if key in young:
             return young[key]
-        return old[key]
+        if key in old or name not in self._complete:
+            return old[key]
+        return None
 
     def keep(self, known: Mapping[Key, Row | None]) -> None:
         """Remembers what was folded."""
-        for name, (young, _) in self._halves.items():
+        for name, (young, old) in self._halves.items():
             if len(young) > self._bounds[name]:
                 self._halves[name] = ({}, young)
+                if old:
+                    self._complete.discard(name)
         halves = {name: young for name, (young, _) in self._halves.items()}
         for key, row in known.items():
-            halves[str(key[0])][key] = row
+            halves[key[0]][key] = row  # type: ignore[index]
 
-    def clear(self) -> None:
-        """Forgets everything."""
+    def clear(self, *, is_complete: bool = False) -> None:
+        """Forgets everything. `is_complete`: the read model is empty, and nobody else writes it."""
         self._halves = {name: ({}, {}) for name in self._bounds}
+        self._complete = set(self._bounds) if is_complete else set()
 
 
 class _State(dict[Key, Row | None]):
@@ -67,12 +80,12 @@ class _State(dict[Key, Row | None]):
 
     def __init__(self, cache: RowCache, fetched: Known) -> None:
         super().__init__(fetched)
-        self._cache = cache
+        self._find = cache.find
         self.missing: list[Key] = []
 
     def __missing__(self, key: Key) -> Row | None:
         try:
-            row = self._cache.find(key)
+            row = self._find(key)
         except KeyError:
             self.missing.append(key)
             row = None
@@ -109,11 +122,14 @@ def fold(
 def _decoded(runs: Runs) -> tuple[dict[str, list[Read]], dict[str, Fault]]:
     faults: dict[str, Fault] = {}
     decoded: dict[str, list[Read]] = {}
+    last_at, last_text = None, ""
     for ledger, run in runs.items():
         reads = decoded[ledger] = []
         for event in run:
+            if event.recorded_at != last_at:  # the events of one append have one time, and writing it is not cheap
+                last_at, last_text = event.recorded_at, format_time(event.recorded_at)
             try:
-                reads.append(read(event))
+                reads.append(read(event, last_text))
             except Exception as error:  # whatever nobody can read, its ledger waits for
                 faults[ledger] = fault_of(event, error)
                 break
@@ -138,8 +154,9 @@ def _folded(projection: Projection, decoded: Mapping[str, Iterable[Read]], state
                 rows[name] += more
                 if name in keys:
                     width, kept = keys[name]
+                    of_table = (name,)
                     for row in more:
-                        state[(name, *row[:width])] = row if kept is None else row[-kept:]
+                        state[of_table + row[:width]] = row if kept is None else row[-kept:]
             last = each.recorded
         if last is not None:
             reached[ledger] = (last.position, last.recorded_at)

@@ -4,7 +4,9 @@ The first event goes at once. Behind it many wait for one batch, which costs far
 works hard rests long, so that on a busy machine the read side takes its share in large pieces and leaves the rest to the commands.
 """
 
-REST_RATIO = 3  # measured (ADR 0009): a quarter of a core at the most for small batches, all of it once batches are full
+REST_RATIO = (
+    3  # measured (ADR 0009): a quarter of a core at the most for small batches, all of it once batches are full
+)
 
 
 def rest_s(*, worked_s: float, round_ms: int, rest_ms_max: int) -> float:

@@ -61,8 +61,8 @@ class Worker:
 
     def start(self) -> None:
         """Memory agrees with the read model; ledgers that stood still are tried at once (this code may be newer)."""
-        self._known.clear()
         self._positions = self._model.positions()
+        self._known.clear(is_complete=not self._positions)
         self._watched = {}
         self._due = {}
         self._meet_standing()

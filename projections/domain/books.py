@@ -36,7 +36,6 @@ from shared_kernel.events import (
     TransactionPosted,
     TransactionScheduled,
 )
-from shared_kernel.words import format_time
 
 _json = msgspec.json.Encoder().encode
 
@@ -98,7 +97,7 @@ def project(read: Read, state: State) -> Rows:
 
 def _ledger_opened(read: Read, state: State) -> Rows:
     event: LedgerOpened = read.event  # type: ignore[assignment]
-    at = format_time(read.recorded.recorded_at)
+    at = read.at
     defaults = [{"pattern": d.pattern, "normal_balance": d.normal_balance, "limits": d.limits} for d in event.defaults]
     row = LedgerRow(
         ledger=read.recorded.ledger,
@@ -125,13 +124,13 @@ def _ledger_changed(read: Read, state: State) -> Rows:
         case LedgerMetadataChanged(changes=changes):
             row = row._replace(metadata=patched(row.metadata, changes)[0])
     recorded = read.recorded
-    return {"ledgers": [row._replace(position=recorded.position, recorded_at=format_time(recorded.recorded_at))]}
+    return {"ledgers": [row._replace(position=recorded.position, recorded_at=read.at)]}
 
 
 def _account_opened(read: Read, state: State) -> Rows:
     event: AccountOpened = read.event  # type: ignore[assignment]
     recorded = read.recorded
-    at = format_time(recorded.recorded_at)
+    at = read.at
     row = AccountRow(
         ledger=recorded.ledger,
         address=event.address,
@@ -170,7 +169,7 @@ def _account_changed(read: Read, state: State) -> Rows:
             metadata, added = patched(row.metadata, event.changes)
             row = row._replace(metadata=metadata)
             labels = labels_of(recorded, event.address, added)
-    row = row._replace(position=recorded.position, recorded_at=format_time(recorded.recorded_at))
+    row = row._replace(position=recorded.position, recorded_at=read.at)
     return {"accounts": [row], "account_labels": labels}
 
 
@@ -180,7 +179,7 @@ def _refused(read: Read, state: State) -> Rows:
     row = RefusalRow(
         ledger=read.recorded.ledger,
         position=position,
-        recorded_at=format_time(read.recorded.recorded_at),
+        recorded_at=read.at,
         code=event.code,
         command=event.command,
         transaction_id=None,
@@ -200,7 +199,7 @@ def _scheduled_refused(read: Read, state: State) -> Rows:
     row = RefusalRow(
         ledger=read.recorded.ledger,
         position=read.recorded.position,
-        recorded_at=format_time(read.recorded.recorded_at),
+        recorded_at=read.at,
         code=event.code,
         command="post_scheduled",
         transaction_id=event.transaction,

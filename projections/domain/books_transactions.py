@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, TypedDict
 import msgspec
 
 from projections.domain.labels import labels_of, patched
-from projections.domain.projection import Key, Read, Row, Rows, State
+from projections.domain.projection import Key, Read, Row, Rows, State, time_text
 from shared_kernel.errors import Corruption
 from shared_kernel.events import (
     Entry,
@@ -19,7 +19,7 @@ from shared_kernel.events import (
     TransactionPosted,
     TransactionScheduled,
 )
-from shared_kernel.words import Direction, format_time, parse_time
+from shared_kernel.words import Direction
 
 Totals = tuple[int, int, int, int]
 ZERO: Final[Totals] = (0, 0, 0, 0)
@@ -28,6 +28,7 @@ ZERO: Final[Totals] = (0, 0, 0, 0)
 _json = msgspec.json.Encoder().encode
 _NO_METADATA = "{}"
 _NO_ENTRIES = "[]"
+_QUOTES_OF_ENTRY: Final = 14
 
 
 class TransactionRow(NamedTuple):
@@ -113,14 +114,16 @@ _read_ids = msgspec.json.Decoder(list[str]).decode
 
 
 def posted(read: Read, state: State) -> Rows:
-    """TransactionPosted: a new transaction, or what was scheduled has come due; what it reverses knows of it."""
+    """TransactionPosted: a new transaction, or what was scheduled has come due; what it reverses knows of it.
+
+    The hot path: plain tuples in one pass, which the other folds below do in clearer steps.
+    """
     event: TransactionPosted = read.event  # type: ignore[assignment]
-    recorded = read.recorded
-    ledger, position, recorded_at = recorded.ledger, recorded.position, format_time(recorded.recorded_at)
-    transaction, given = event.transaction, event.effective_at
     if event.scheduled:
         return _scheduled_posted(read, event, state)
-    effective_at = recorded_at if given is None else format_time(parse_time(given))
+    recorded, at, transaction, given = read.recorded, read.at, event.transaction, event.effective_at
+    ledger, position = recorded.ledger, recorded.position
+    effective_at = at if given is None else time_text(given)
     totals: dict[Key, Totals] = {}
     entries: list[Row] = []
     for index, entry in enumerate(event.entries):
@@ -137,18 +140,34 @@ def posted(read: Read, state: State) -> Rows:
         totals[key] = (debited, credited, pending_debits, pending_credits)
         entries.append(
             (
-                *(ledger, account, asset, position, index, "posted", direction, amount, transaction),
-                *(recorded_at, effective_at, debited, credited, pending_debits, pending_credits),
+                ledger,
+                account,
+                asset,
+                position,
+                index,
+                "posted",
+                direction,
+                amount,
+                transaction,
+                at,
+                effective_at,
+                debited,
+                credited,
+                pending_debits,
+                pending_credits,
             )
         )
     asset, amount, others = _amounts(event.entries)
     metadata = read.metadata
+    noted = _json(event.metadata).decode() if event.metadata else _NO_METADATA
+    shown = _shown(event.entries)
+    # fmt: off
     row: Row = (
-        *(ledger, transaction, position, position, recorded_at, recorded_at, "posted", effective_at, None, None),
-        *(event.reference, event.description, _shown(event.entries), None, None),
-        _json(event.metadata).decode() if event.metadata else _NO_METADATA,
-        *(asset, amount, event.reverses, None, event.forced, metadata.actor, metadata.correlation_id),
+        ledger, transaction, position, position, at, at, "posted", effective_at, None, None, event.reference,
+        event.description, shown, None, None, noted, asset, amount, event.reverses, None, event.forced, metadata.actor,
+        metadata.correlation_id,
     )
+    # fmt: on
     rows: Rows = {"entries": entries, "transactions": [row]}
     if others:
         rows["other_amounts"] = [(ledger, asset, amount, position) for asset, amount in others.items()]
@@ -158,7 +177,7 @@ def posted(read: Read, state: State) -> Rows:
         original = _known(read, state, event.reverses)
         by = [*(_read_ids(original.reversed_by) if original.reversed_by else ()), transaction]
         rows["transactions"].append(
-            original._replace(position=position, recorded_at=recorded_at, reversed_by=_json(by).decode())
+            original._replace(position=position, recorded_at=at, reversed_by=_json(by).decode())
         )
     return rows
 
@@ -166,9 +185,9 @@ def posted(read: Read, state: State) -> Rows:
 def held(read: Read, state: State) -> Rows:
     """TransactionHeld: a pending transaction, its amounts held."""
     event: TransactionHeld = read.event  # type: ignore[assignment]
-    recorded_at = format_time(read.recorded.recorded_at)
-    given = None if event.effective_at is None else format_time(parse_time(event.effective_at))
-    expires_at = None if event.expires_at is None else format_time(parse_time(event.expires_at))
+    recorded_at = read.at
+    given = None if event.effective_at is None else time_text(event.effective_at)
+    expires_at = None if event.expires_at is None else time_text(event.expires_at)
     shown = _shown(event.entries)
     row = _born(
         *(read, event, "pending"), effective_at=given or recorded_at, held=shown, given=given, expires_at=expires_at
@@ -183,9 +202,9 @@ def captured(read: Read, state: State) -> Rows:
     """HoldPosted: part or all of what was held is posted, the rest released or still held."""
     event: HoldPosted = read.event  # type: ignore[assignment]
     before = _known(read, state, event.transaction)
-    recorded_at = format_time(read.recorded.recorded_at)
+    recorded_at = read.at
     given = event.effective_at
-    effective_at = format_time(parse_time(given)) if given is not None else before.held_effective_at or recorded_at
+    effective_at = time_text(given) if given is not None else before.held_effective_at or recorded_at
     row = before._replace(
         position=read.recorded.position,
         recorded_at=recorded_at,
@@ -208,7 +227,7 @@ def released(read: Read, state: State) -> Rows:
     ended_as = "voided" if type(event) is HoldVoided else "expired"
     row = before._replace(
         position=read.recorded.position,
-        recorded_at=format_time(read.recorded.recorded_at),
+        recorded_at=read.at,
         status=ended_as if before.posted_entries in {None, _NO_ENTRIES} else "posted",
         held_entries=_merged(before.held_entries, event.released, sign=-1),
     )
@@ -223,7 +242,7 @@ def released(read: Read, state: State) -> Rows:
 def scheduled(read: Read, state: State) -> Rows:
     """TransactionScheduled: to be posted at its time; nothing moves."""
     event: TransactionScheduled = read.event  # type: ignore[assignment]
-    due_at = format_time(parse_time(event.effective_at))
+    due_at = time_text(event.effective_at)
     row = _born(read, event, "scheduled", effective_at=due_at)
     rows = _birth(read, row, event.entries, event.metadata)
     rows["unsettled"] = [_unsettled(row, due_at=due_at)]
@@ -238,7 +257,7 @@ def ended(read: Read, state: State, *, status: str) -> Rows:
     event: Any = read.event
     recorded = read.recorded
     row = _known(read, state, event.transaction)._replace(
-        position=recorded.position, recorded_at=format_time(recorded.recorded_at), status=status
+        position=recorded.position, recorded_at=read.at, status=status
     )
     return {"transactions": [row], "unsettled": [_settled(read, state, row)]}
 
@@ -249,7 +268,7 @@ def metadata_changed(read: Read, state: State) -> Rows:
     recorded = read.recorded
     before = _known(read, state, event.transaction)
     metadata, added = patched(before.metadata, event.changes)
-    row = before._replace(position=recorded.position, recorded_at=format_time(recorded.recorded_at), metadata=metadata)
+    row = before._replace(position=recorded.position, recorded_at=read.at, metadata=metadata)
     return {"transactions": [row], "transaction_labels": labels_of(recorded, row.created_position, added)}
 
 
@@ -258,9 +277,9 @@ def _scheduled_posted(read: Read, event: TransactionPosted, state: State) -> Row
     given = event.effective_at
     row = before._replace(
         position=read.recorded.position,
-        recorded_at=format_time(read.recorded.recorded_at),
+        recorded_at=read.at,
         status="posted",
-        effective_at=before.effective_at if given is None else format_time(parse_time(given)),
+        effective_at=before.effective_at if given is None else time_text(given),
     )
     moves = [("posted", entry) for entry in event.entries]
     return {
@@ -281,7 +300,7 @@ def _born(
     expires_at: str | None = None,
 ) -> TransactionRow:
     recorded, metadata = read.recorded, read.metadata
-    recorded_at = format_time(recorded.recorded_at)
+    recorded_at = read.at
     asset, amount, _ = _amounts(event.entries)
     return TransactionRow(
         ledger=recorded.ledger,
@@ -363,15 +382,29 @@ def _known(read: Read, state: State, transaction: str) -> TransactionRow:
 
 def _amounts(entries: Sequence[Entry]) -> tuple[str, int, dict[str, int]]:
     """The first entry's asset and its debits; the debits of every other asset."""
-    debits: dict[str, int] = {}
+    if not entries:
+        return "", 0, {}
+    first, debited = entries[0].asset, 0
+    others: dict[str, int] = {}
     for entry in entries:
-        before = debits.get(entry.asset, 0)
-        debits[entry.asset] = before + entry.amount if entry.direction == "debit" else before
-    first = next(iter(debits), "")
-    return first, debits.pop(first, 0), debits
+        amount = entry.amount if entry.direction == "debit" else 0
+        if entry.asset == first:
+            debited += amount
+        else:
+            others[entry.asset] = others.get(entry.asset, 0) + amount
+    return first, debited, others
 
 
 def _shown(entries: Sequence[Entry]) -> str:
+    """Entries as the API shows them. Written by hand where nothing in them needs an escape: a third of the time."""
+    shown = ",".join(
+        [
+            f'{{"account":"{entry.account}","direction":"{entry.direction}","amount":{entry.amount},"asset":"{entry.asset}"}}'
+            for entry in entries
+        ]
+    )
+    if "\\" not in shown and shown.count('"') == _QUOTES_OF_ENTRY * len(entries) and shown.isprintable():
+        return f"[{shown}]"
     return _json(
         [
             {"account": entry.account, "direction": entry.direction, "amount": entry.amount, "asset": entry.asset}

@@ -7,9 +7,8 @@ the same events give the same rows, whatever the batches.
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from projections.domain.projection import Key, Projection, Read, Row, Rows, State, Table
+from projections.domain.projection import Key, Projection, Read, Row, Rows, State, Table, time_text
 from shared_kernel.events import Entry, HoldPosted, TransactionHeld, TransactionPosted
-from shared_kernel.words import format_time, parse_time
 
 _NEVER: Final = ("", 0, 0)
 _NOTHING: Final = (0, 0)
@@ -44,15 +43,15 @@ def project(read: Read, state: State) -> Rows:
     """The rows that the event adds. ValueError: a time nobody can read."""
     match read.event:
         case TransactionPosted(entries=entries, effective_at=given):
-            recorded_at = format_time(read.recorded.recorded_at)
-            effective_at = recorded_at if given is None else format_time(parse_time(given))
+            recorded_at = read.at
+            effective_at = recorded_at if given is None else time_text(given)
             return _added(read, state, entries, recorded_at=recorded_at, effective_at=effective_at)
         case HoldPosted(entries=entries, effective_at=given):
-            recorded_at = format_time(read.recorded.recorded_at)
-            effective_at = _of_hold(read, state) if given is None else format_time(parse_time(given))
+            recorded_at = read.at
+            effective_at = _of_hold(read, state) if given is None else time_text(given)
             return _added(read, state, entries, recorded_at=recorded_at, effective_at=effective_at or recorded_at)
         case TransactionHeld(transaction=transaction, effective_at=given) if given is not None:
-            effective_at = format_time(parse_time(given))
+            effective_at = time_text(given)
             return {"holds": [(read.recorded.ledger, transaction, read.recorded.position, effective_at)]}
         case _:
             return {}

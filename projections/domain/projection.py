@@ -5,6 +5,7 @@ never knows whether an event came from Kafka or from the log.
 """
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Protocol
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from shared_kernel import events
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import Event, Metadata
+from shared_kernel.words import format_time, parse_time
 
 Value = str | int | bool | None
 Row = tuple[Value, ...]
@@ -29,11 +31,12 @@ class State(Protocol):
 
 
 class Read(msgspec.Struct, frozen=True):
-    """An event in its newest form beside what the log recorded."""
+    """An event in its newest form beside what the log recorded; `at` is the recorded time as text."""
 
     recorded: RecordedEvent
     event: Event
     metadata: Metadata
+    at: str
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,8 +58,8 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 class Projection(msgspec.Struct, frozen=True, kw_only=True):
     """One read model. A change of its rows or tables raises `version`: the next generation is then built from the log.
 
-    `schema` is the SQL that makes the tables in a schema of their own, with their primary keys; `indexes` makes what else readers
-    need, and runs when a build has caught up.
+    `schema` is the SQL that makes the tables, in a schema of their own; `keys` makes their primary keys, by which the worker looks up
+    last rows, and `indexes` what else readers need. Apart, so that a build can come to make them late: all at once, they cost a fifth.
     `project` gives the rows that an event adds, by table. It raises for an event it cannot take, and that ledger then waits.
     It may be called more than once for an event: what it finds missing in the state is fetched, and then it is asked again.
     """
@@ -64,15 +67,25 @@ class Projection(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     version: int
     schema: str = ""
+    keys: str = ""
     indexes: str = ""
     tables: Mapping[str, Table]
     project: Callable[[Read, State], Rows]
 
 
-def read(recorded: RecordedEvent) -> Read:
+def read(recorded: RecordedEvent, at: str) -> Read:
     """The event decoded. UnknownEventType or msgspec.DecodeError where this version cannot read it."""
     return Read(
         recorded,
         events.decode(recorded.type, recorded.data),
         events.decode_metadata(recorded.metadata),
+        at,
     )
+
+
+def time_text(text: str) -> str:
+    """A time that a client gave, as `format_time` writes it, which most are already. ValueError where it is none."""
+    if len(text) == 27 and text[4] == text[7] == "-" and text[10] == "T" and text[19] == "." and text[26] == "Z":
+        datetime.fromisoformat(text)
+        return text
+    return format_time(parse_time(text))

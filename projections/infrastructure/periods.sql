@@ -25,8 +25,7 @@ create table timely (
     position     bigint not null,
     effective_at timestamptz not null,
     debits       numeric not null,                -- running totals of the timely rows up to this one
-    credits      numeric not null,
-    primary key (ledger, address, asset, position)
+    credits      numeric not null
 );
 
 create table untimely (
@@ -37,8 +36,7 @@ create table untimely (
     begins_at timestamptz not null,               -- the span's first instant, in UTC; of an instant: itself
     position  bigint not null,
     debits    numeric not null,                   -- of all untimely entries in the span up to this position
-    credits   numeric not null,
-    primary key (ledger, address, asset, span, begins_at, position)
+    credits   numeric not null
 );
 
 -- The effective time that a hold gave, the default of its captures. A hold without one is not here: its captures count when recorded.
@@ -46,9 +44,13 @@ create table holds (
     ledger         text collate "C" not null,
     transaction_id text collate "C" not null,
     position       bigint not null,
-    effective_at   timestamptz not null,
-    primary key (ledger, transaction_id, position)
+    effective_at   timestamptz not null
 );
+
+-- name: keys
+alter table timely add primary key (ledger, address, asset, position);
+alter table untimely add primary key (ledger, address, asset, span, begins_at, position);
+alter table holds add primary key (ledger, transaction_id, position);
 
 -- name: indexes
 -- why: the probe by effective time; also the statement in the order of effective time (beside the instants of untimely).

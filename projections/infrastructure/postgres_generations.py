@@ -110,6 +110,7 @@ class PostgresGenerations:
         session.execute(sql.SQL("create schema {}").format(schema))
         session.execute(sql.SQL("set local search_path to {}").format(schema))
         session.execute(self._projection.schema.encode())
+        session.execute(self._projection.keys.encode())
         session.execute(self._projection.indexes.encode())
         # The command role's clock reads what a projection's own SQL grants it.
         session.execute(sql.SQL("grant usage on schema {} to daybook_query, daybook_command").format(schema))

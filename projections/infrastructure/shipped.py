@@ -34,4 +34,4 @@ def installed() -> Mapping[str, Projection]:
 
 def _with_tables(projection: Projection) -> Projection:
     statements = load_statements("projections.infrastructure", f"{projection.name}.sql")
-    return msgspec.structs.replace(projection, schema=statements["schema"], indexes=statements["indexes"])
+    return msgspec.structs.replace(projection, **{name: statements[name] for name in ("schema", "keys", "indexes")})

@@ -128,11 +128,10 @@ class _Books:
         self._version("accounts", self._account(), status="open", frozen=None)
 
     def on_AccountClosed(self) -> None:  # noqa: N802
-        self._version("accounts", self._account(), status="closed")
+        self._version("accounts", self._account(), status="closed", frozen=None)
 
     def on_AccountReopened(self) -> None:  # noqa: N802
-        account = self._account()
-        self._version("accounts", account, status="frozen" if account["frozen"] else "open")
+        self._version("accounts", self._account(), status="open", frozen=None)
 
     def on_AccountMetadataChanged(self) -> None:  # noqa: N802
         metadata, added = self._patched(self._account()["metadata"])

@@ -73,7 +73,16 @@ def child(name: str, code: str, *arguments: str, needs: tuple[str, ...] = (), is
 
 def supervisor(layout: Layout, parts: list[Part], witness: Witness) -> Supervisor:
     nowhere = dict.fromkeys(
-        ("command_url", "query_url", "relay_url", "projector_url", "clock_url", "postgres_url", "redis_url", "kafka_bootstrap"),
+        (
+            "command_url",
+            "query_url",
+            "relay_url",
+            "projector_url",
+            "clock_url",
+            "postgres_url",
+            "redis_url",
+            "kafka_bootstrap",
+        ),
         "",
     )
     stack_file = StackFile(
