@@ -114,7 +114,12 @@ class Processes:
             "DAYBOOK_HEALTH_PORT": "0",
         }
         if role != "relay":
-            env |= {"DAYBOOK_KAFKA_GROUP_PREFIX": self.topic, "DAYBOOK_HEADS_MS": "200"}
+            # One projection alone, so that what these tests wait for and lock is that one's.
+            env |= {
+                "DAYBOOK_KAFKA_GROUP_PREFIX": self.topic,
+                "DAYBOOK_HEADS_MS": "200",
+                "DAYBOOK_PROJECTIONS": "books",
+            }
         process = Process(role, env | settings, self._folder / f"{len(self._all)}-{role}.log")
         self._all.append(process)
         return process

@@ -19,7 +19,7 @@ from tests.support.lives import books
 from tests.support.plain_books import read_books, read_log
 
 pytestmark = pytest.mark.long
-PROJECTORS = "from pg_stat_activity where datname = current_database() and application_name = 'daybook projector'"
+PROJECTORS = "from pg_stat_activity where datname = current_database() and application_name like 'daybook projector%%'"
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_books_follow_the_log_through_kafka_and_both_processes_end_cleanly(kit: 
 
 
 def test_a_wake_up_brings_an_event_long_before_the_next_look(kit: Kit, processes: Processes) -> None:
-    kit.append("bank", list(books("bank", 1)))
+    begun = kit.append("bank", list(books("bank", 1)))
     relay = processes.start("relay", DAYBOOK_POLL_MS="3600000", DAYBOOK_LEASE_MS="3600000")
     until(lambda: is_published(kit))
 
@@ -110,7 +110,7 @@ def test_a_wake_up_brings_an_event_long_before_the_next_look(kit: Kit, processes
 
     kit.append("bank", [transfer("later", 5)])
     until(wake)
-    assert relay.figure("relay_lag_events") == 2 + 20 + 1  # as of the one look that there was
+    assert relay.figure("relay_lag_events") == begun  # as of the one look that there was
 
 
 def test_a_projector_killed_inside_its_transaction_leaves_nothing_and_the_next_one_goes_on(
@@ -134,7 +134,7 @@ def test_a_projector_killed_inside_its_transaction_leaves_nothing_and_the_next_o
 
 
 def is_blocked(kit: Kit) -> bool:
-    return bool(kit.rows(f"select {PROJECTORS} and wait_event_type = 'Lock' and query like 'copy%%'"))
+    return bool(kit.rows(f"select {PROJECTORS} and wait_event_type = 'Lock'"))
 
 
 def test_a_projector_killed_after_its_commit_applies_nothing_twice(kit: Kit, processes: Processes) -> None:
@@ -322,7 +322,8 @@ def test_wrong_settings_are_all_named_and_the_exit_code_is_2(processes: Processe
 def test_many_ledgers_with_a_poisoned_one_reach_their_heads(kit: Kit, processes: Processes) -> None:
     for number in range(30):
         kit.append(f"ledger:{number:02}", list(books(f"ledger:{number:02}", 10)))
-    kit.append("poisoned", list(books("poisoned", 3)))
+    kit.append("poisoned", list(books("poisoned", 10)))
+    [(known,)] = kit.rows("select type from daybook.events where ledger = 'poisoned' and position = 5")
     kit.admin.execute("set session_replication_role = replica")
     kit.admin.execute("update daybook.events set type = 'Nobody.v7' where ledger = 'poisoned' and position = 5")
     processes.start("relay")
@@ -331,7 +332,7 @@ def test_many_ledgers_with_a_poisoned_one_reach_their_heads(kit: Kit, processes:
     until(lambda: kit.positions() == {**dict(kit.rows(healthy)), "poisoned": 4})
     until(lambda: projector.figure("projector_waiting") == 1)
     assert projector.ready()
-    kit.admin.execute("update daybook.events set type = 'AccountOpened.v1' where ledger = 'poisoned' and position = 5")
+    kit.admin.execute("update daybook.events set type = %s where ledger = 'poisoned' and position = 5", [known])
     until(lambda: is_at_head(kit))
     kit.assert_complete()
     assert kit.waiting() == []
