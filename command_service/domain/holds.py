@@ -83,7 +83,7 @@ def check_within(entries: Sequence[Entry], left: Mapping[Place, int], *, code: s
 def _pending(books: Books, transaction: str) -> Transaction:
     known = existing(books, transaction)
     if not known.was_held:
-        raise Rejection("transaction_not_pending", transaction=transaction, status=known.status)
+        raise Rejection("transaction_not_pending", transaction=transaction, transaction_status=known.status)
     if known.status != "pending":
-        raise Rejection("already_settled", transaction=transaction, status=known.status)
+        raise Rejection("already_settled", transaction=transaction, transaction_status=known.status)
     return known

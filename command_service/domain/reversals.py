@@ -27,7 +27,7 @@ def reverse_transaction(books: Books, command: ReverseTransaction, context: Cont
     effective_at = checked_effective_at(command.moment, context)
     original = existing(books, command.transaction)
     if not original.posted:
-        raise Rejection("transaction_not_posted", transaction=command.transaction, status=original.status)
+        raise Rejection("transaction_not_posted", transaction=command.transaction, transaction_status=original.status)
     left = {
         place: rest for place, posted in original.posted.items() if (rest := posted - original.reversed.get(place, 0))
     }

@@ -234,5 +234,5 @@ def _schedule(books: Books, command: PostTransaction, context: Context, effectiv
 def _scheduled(books: Books, transaction: str) -> Transaction:
     known = existing(books, transaction)
     if known.status != "scheduled":
-        raise Rejection("transaction_not_scheduled", transaction=transaction, status=known.status)
+        raise Rejection("transaction_not_scheduled", transaction=transaction, transaction_status=known.status)
     return known

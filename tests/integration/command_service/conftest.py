@@ -68,7 +68,8 @@ class Caller:
             sent["authorization"] = authorization or f"Bearer {token('writer')}"
         if key is not None:
             sent["idempotency-key"] = key
-        content = json.dumps(body).encode() if content is None else content
+        if content is None:
+            content = b"" if body is None else json.dumps(body).encode()
         return await self.http.request(method, f"/v1{path}", content=content, headers=sent)
 
     async def get(self, path: str, **claims: Any) -> httpx.Response:

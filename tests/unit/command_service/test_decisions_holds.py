@@ -230,7 +230,7 @@ def test_a_hold_that_was_posted_in_part_ends_as_posted(end: str) -> None:
     event = given.then_one(command(end, transaction="h0"), now=LATER)
     assert (event.released, event.is_partly_posted) == (recorded("a", "b", 6), True)
     again = Given(*given.events, event).rejects(command("void_hold", transaction="h0"))
-    assert again.fields["status"] == "posted"
+    assert again.fields["transaction_status"] == "posted"
 
 
 def test_a_hold_does_not_expire_before_its_time_nor_without_one() -> None:
@@ -250,7 +250,7 @@ def test_a_hold_ends_once(asked: str, end: str, status: str) -> None:
     given = Given(BANK, A, B, held("a", "b", 10, expires_at="2026-11-24T10:00:00.000000Z"))
     given = given.and_then(command(end, transaction="h0"), now=LATER)
     rejection = given.rejects(command(asked, transaction="h0"), now=LATER)
-    assert (rejection.code, rejection.fields) == ("already_settled", {"transaction": "h0", "status": status})
+    assert (rejection.code, rejection.fields) == ("already_settled", {"transaction": "h0", "transaction_status": status})
 
 
 @pytest.mark.parametrize("asked", ["post_hold", "void_hold", "expire_hold"])
@@ -261,7 +261,7 @@ def test_only_a_hold_can_be_ended(asked: str) -> None:
     for name, status in (("t0", "posted"), ("s", "scheduled")):
         rejection = given.rejects(command(asked, transaction=name), now=LATER)
         assert rejection.code == "transaction_not_pending"
-        assert rejection.fields == {"transaction": name, "status": status}
+        assert rejection.fields == {"transaction": name, "transaction_status": status}
     assert given.rejects(command(asked, transaction="nobody")).code == "transaction_not_found"
 
 

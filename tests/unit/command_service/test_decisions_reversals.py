@@ -133,9 +133,9 @@ def test_only_what_was_posted_is_reversed() -> None:
     )
     for name, status in (("h0", "pending"), ("s", "scheduled")):
         rejection = given.rejects(reverse(name))
-        assert (rejection.code, rejection.fields["status"]) == ("transaction_not_posted", status)
+        assert (rejection.code, rejection.fields["transaction_status"]) == ("transaction_not_posted", status)
     voided = given.and_then(command("void_hold", transaction="h0"))
-    assert voided.rejects(reverse("h0")).fields["status"] == "voided"
+    assert voided.rejects(reverse("h0")).fields["transaction_status"] == "voided"
     assert given.rejects(reverse("nobody")).code == "transaction_not_found"
 
 
@@ -308,7 +308,7 @@ def test_a_scheduled_transaction_that_the_rules_turn_down_ends_on_record(given: 
     assert (event.code, event.accounts, event.fields["account"]) == (code, [account], account)
     after = Given(*due.events, event)
     rejection = after.rejects(command("post_scheduled", transaction="s"), now=DUE)
-    assert (rejection.code, rejection.fields["status"]) == ("transaction_not_scheduled", "refused")
+    assert (rejection.code, rejection.fields["transaction_status"]) == ("transaction_not_scheduled", "refused")
 
 
 def test_a_scheduled_transaction_that_comes_due_in_an_archived_ledger_is_refused() -> None:
@@ -332,10 +332,10 @@ def test_a_scheduled_transaction_can_be_cancelled_once_and_then_stays_so() -> No
     assert given.events[-1] == ScheduledCancelled(transaction="s")
     for kind in ("cancel_scheduled", "post_scheduled"):
         rejection = given.rejects(command(kind, transaction="s"), now=DUE)
-        assert (rejection.code, rejection.fields["status"]) == ("transaction_not_scheduled", "cancelled")
+        assert (rejection.code, rejection.fields["transaction_status"]) == ("transaction_not_scheduled", "cancelled")
 
 
 @pytest.mark.parametrize("kind", ["cancel_scheduled", "post_scheduled"])
 def test_only_a_scheduled_transaction_is_cancelled_or_comes_due(kind: str) -> None:
-    assert Given(*PAID).rejects(command(kind, transaction="t0"), now=DUE).fields["status"] == "posted"
+    assert Given(*PAID).rejects(command(kind, transaction="t0"), now=DUE).fields["transaction_status"] == "posted"
     assert Given(*PAID).rejects(command(kind, transaction="nobody"), now=DUE).code == "transaction_not_found"

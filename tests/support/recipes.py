@@ -1,0 +1,244 @@
+"""Commands for model-based tests: Hypothesis draws a recipe, the oracle's books at that moment make a command of it.
+
+A recipe is small numbers and words only, so that shrinking stays simple; which transaction "the second pending one" is, and
+what half of its amount is, follows from the books.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from hypothesis import strategies as st
+
+from shared_kernel.words import AMOUNT_MAX, format_time
+from tests.support.oracle_books import Books, Json, Transaction, entries_of
+from tests.support.oracle_http import Command
+
+ACCOUNTS = ("a", "b", "users:1:wallet", "users:2:wallet", "pool:1", "pool:2")
+ASSETS = ("X", "X", "X", "Y/2")
+DEFAULTS: list[Json] = [
+    {"pattern": "users:*:wallet", "limits": {"X": {"minimum": 0}}},
+    {"pattern": "pool:**", "normal_balance": "debit", "limits": {"X": {"minimum": -10, "maximum": "60"}}},
+]
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+MOMENTS = {"past": -400 * DAY, "an hour": HOUR, "tomorrow": DAY, "too late": 400 * DAY}
+OPEN_STATES = {
+    "post_hold": "pending",
+    "void_hold": "pending",
+    "expire_hold": "pending",
+    "cancel_scheduled": "scheduled",
+}
+OPEN_STATES |= {"post_scheduled": "scheduled", "reverse_transaction": "posted", "patch_transaction_metadata": "posted"}
+
+
+class Recipe(NamedTuple):
+    """`body`: what goes out as it is. `pick`: which transaction; `part`: how much of it; `moment`: a time by its name."""
+
+    kind: str
+    body: Json
+    pick: int = 0
+    part: str | None = None
+    moment: str | None = None
+    expires: str | None = None
+
+
+def _recipe(kind: str, body: Json, pick: int = 0, **more: str | None) -> Recipe:
+    """For strategies: Hypothesis would make up what a NamedTuple is not given."""
+    return Recipe(kind, body, pick, **more)  # type: ignore[arg-type]
+
+
+def command(recipe: Recipe, books: Books, now: datetime) -> Command:
+    """The command that the recipe stands for, on these books."""
+    body = dict(recipe.body)
+    if recipe.moment is not None:
+        body["effective_at"] = "original" if recipe.moment == "original" else at(now, recipe.moment)
+    if recipe.expires:
+        body["expires_at"] = at(now, recipe.expires)
+    if recipe.kind in OPEN_STATES:
+        transaction = _picked(recipe, books)
+        body["transaction"] = transaction.id if transaction else "nowhere"
+        if recipe.part is not None and transaction is not None:
+            body["entries"] = _entries(recipe, transaction)
+    if "conditions" in body:
+        body["conditions"] = [_condition(condition, books) for condition in body["conditions"]]
+    return Command(books.name, recipe.kind, body)
+
+
+def at(now: datetime, name: str) -> str:
+    """A moment by its name, as a client writes it."""
+    return format_time(now + MOMENTS[name])
+
+
+def _picked(recipe: Recipe, books: Books) -> Transaction | None:
+    """Mostly one in the state that the command is about, sometimes any, sometimes none."""
+    fitting = [each for each in books.transactions.values() if each.status == OPEN_STATES[recipe.kind]]
+    if recipe.pick == 9:
+        return None
+    if recipe.pick >= 7 or not fitting:
+        fitting = list(books.transactions.values())
+    return fitting[-1 - recipe.pick % len(fitting)] if fitting else None
+
+
+def _entries(recipe: Recipe, transaction: Transaction) -> list[Json]:
+    """Entries on what the transaction holds or posted: balanced in every asset, as all amounts change alike."""
+    amounts = transaction.held if recipe.kind == "post_hold" else transaction.posted
+    left = {place: amount - transaction.reversed.get(place, 0) for place, amount in amounts.items()}
+    amounts = amounts if recipe.kind == "post_hold" else left
+    entries = entries_of(amounts) or transaction.entries
+    if recipe.part == "other":
+        return [
+            {name: entry[name] for name in ("direction", "asset")} | {"account": "a", "amount": 1} for entry in entries
+        ]
+    pairs = len(entries) == 2 and entries[0]["amount"] == entries[1]["amount"]
+    of = {"all": 0, "half": -(entries[0]["amount"] // 2), "more": 1}[str(recipe.part)] if pairs else 0
+    return [entry | {"amount": min(max(entry["amount"] + of, 1), AMOUNT_MAX)} for entry in entries]
+
+
+def _condition(condition: Json, books: Books) -> Json:
+    """`off` beside a position is how far it lies from the true one."""
+    condition = dict(condition)
+    off = condition.pop("off", 0)
+    if "head" in condition:
+        condition["head"] = max(books.head + off, 1)
+    elif "last_position" in condition:
+        condition["last_position"] = max(books.touched.get(condition["account"], 0) + off, 0)
+    return condition
+
+
+# Strategies -------------------------------------------------------------------------------------------------
+
+accounts = st.sampled_from(ACCOUNTS)
+assets = st.sampled_from(ASSETS)
+amounts = st.one_of(st.integers(1, 40), st.integers(1, 40).map(str), st.just(AMOUNT_MAX))
+metadata = st.dictionaries(st.sampled_from(["k", "l"]), st.sampled_from(["v", "ü"]), min_size=1)
+picks = st.integers(0, 9)
+bounds = st.one_of(st.none(), st.integers(-20, 60), st.integers(-20, 60).map(str))
+
+
+@st.composite
+def _limits(draw: st.DrawFn) -> Json:
+    found = {}
+    for asset in draw(st.sets(st.sampled_from(["X", "Y/2"]))):
+        low, high = draw(bounds), draw(bounds)
+        if low is not None and high is not None and int(low) > int(high):
+            low, high = high, low
+        found[asset] = {"minimum": low, "maximum": high}
+    return found
+
+
+@st.composite
+def _conditions(draw: st.DrawFn) -> list[Json]:
+    balance = st.fixed_dictionaries(
+        {"account": accounts, "asset": assets, "balance": st.sampled_from(["posted", "pending", "available"])},
+        optional={"gte": st.integers(-10, 10), "lte": st.integers(0, 100), "eq": st.integers(0, 5).map(str)},
+    ).filter(lambda condition: condition.keys() & {"gte", "lte", "eq"})
+    off = st.sampled_from([0, 0, 0, -1, 1])
+    last = st.fixed_dictionaries({"account": accounts, "last_position": st.just(0), "off": off})
+    head = st.fixed_dictionaries({"head": st.just(1), "off": off})
+    return draw(st.lists(st.one_of(balance, last, head), min_size=1, max_size=2))
+
+
+def _entry(account: str, direction: str, amount: Any, asset: str) -> Json:
+    return {"account": account, "direction": direction, "amount": amount, "asset": asset}
+
+
+@st.composite
+def _transfers(draw: st.DrawFn) -> list[Json]:
+    """Two to six entries: as many transfers one after the other."""
+    entries = []
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
+        amount, asset = draw(amounts), draw(assets)
+        entries += [
+            _entry(draw(accounts), "debit", amount, asset),
+            _entry(draw(accounts), "credit", int(amount) if draw(st.booleans()) else amount, asset),
+        ]
+    return entries
+
+
+def posting(features: frozenset[str]) -> st.SearchStrategy[Recipe]:
+    """Transactions that are posted, held or scheduled."""
+    optional: dict[str, Any] = {
+        "id": st.sampled_from(["t1", "t2", "t3"]),
+        "reference": st.sampled_from(["r1", "r2"]),
+        "description": st.just("text"),
+        "metadata": metadata,
+    }
+    posted = optional | ({"balances": st.just("known")} if "known" in features else {})
+    posted |= {"conditions": _conditions()} if "conditions" in features else {}
+
+    def made(status: str | None, fields: dict[str, Any], **moments: Any) -> st.SearchStrategy[Recipe]:
+        fixed = {"entries": _transfers()} | ({"status": st.just(status)} if status else {})
+        return st.builds(_recipe, st.just("post_transaction"), st.fixed_dictionaries(fixed, optional=fields), **moments)
+
+    later = st.sampled_from([None, None, "past", "too late"])
+    choices = [made(None, posted, moment=later), made(None, posted, moment=later)]
+    if "holds" in features:
+        expires = st.sampled_from([None, "an hour", "an hour", "past"])
+        choices += [made("pending", posted, moment=later, expires=expires)] * 2
+    if "scheduled" in features:
+        due = st.sampled_from(["tomorrow", "tomorrow", "past", "too late"])
+        choices.append(made("scheduled", optional, moment=due))
+    return st.one_of(choices)
+
+
+def of_transactions(features: frozenset[str]) -> st.SearchStrategy[Recipe]:
+    """What becomes of transactions."""
+    more: dict[str, Any] = {"balances": st.just("known")} if "known" in features else {}
+    more |= {"conditions": _conditions()} if "conditions" in features else {}
+    parts = st.sampled_from([None, "all", "half", "half", "more", "other"])
+    choices = []
+
+    def made(kind: str, fields: dict[str, Any], **others: Any) -> None:
+        choices.append(st.builds(_recipe, st.just(kind), st.fixed_dictionaries({}, optional=fields), picks, **others))
+
+    if "holds" in features:
+        keep = {"keep_remainder": st.booleans()}
+        made("post_hold", more | keep, part=parts, moment=st.sampled_from([None, None, "past", "too late"]))
+        made("post_hold", keep, part=parts)
+        made("void_hold", {})
+    if "reversals" in features:
+        ids = {"id": st.sampled_from(["t4", "t5"]), "reference": st.sampled_from(["r1", "r3"]), "metadata": metadata}
+        moments = st.sampled_from([None, "original", "past"])
+        made("reverse_transaction", more | ids | {"force": st.booleans()}, part=parts, moment=moments)
+    if "scheduled" in features:
+        made("cancel_scheduled", {})
+    if "metadata" in features:
+        patch = st.fixed_dictionaries({"metadata": _patches()})
+        choices.append(st.builds(_recipe, st.just("patch_transaction_metadata"), patch, picks))
+    return st.one_of(choices) if choices else st.nothing()
+
+
+def of_terms(features: frozenset[str]) -> st.SearchStrategy[Recipe]:
+    """What becomes of accounts and the ledger."""
+    address: dict[str, Any] = {"address": accounts}
+
+    def made(kind: str, fixed: dict[str, Any], **optional: Any) -> st.SearchStrategy[Recipe]:
+        return st.builds(_recipe, st.just(kind), st.fixed_dictionaries(fixed, optional=optional))
+
+    terms = {"normal_balance": st.sampled_from(["debit", "credit"]), "limits": _limits(), "metadata": metadata}
+    choices = [made("open_account", address, **terms)]
+    condition = {"conditions": _conditions()} if "conditions" in features else {}
+    if "accounts" in features:
+        scopes = st.sampled_from(["all", "debits", "credits"])
+        choices += [
+            made("set_limits", address | {"limits": _limits()}, **condition),
+            made("freeze_account", address, scope=scopes),
+            made("unfreeze_account", address),
+            made("close_account", address, **condition),
+            made("reopen_account", address),
+        ]
+    if "metadata" in features:
+        choices.append(made("patch_account_metadata", address | {"metadata": _patches()}))
+        choices.append(made("patch_ledger_metadata", {"metadata": _patches()}))
+    return st.one_of(choices)
+
+
+def _patches() -> st.SearchStrategy[Json]:
+    return st.one_of(
+        st.dictionaries(st.sampled_from(["k", "l", "m"]), st.sampled_from(["v", None]), min_size=1),
+        st.just({f"many{number}": "v" for number in range(50)}),
+    )
+
+
+def recipes(features: frozenset[str]) -> st.SearchStrategy[Recipe]:
+    """Any command that a client may send to an open ledger, but for archiving it."""
+    return st.one_of(posting(features), posting(features), of_transactions(features), of_terms(features))
