@@ -250,7 +250,10 @@ def test_a_hold_ends_once(asked: str, end: str, status: str) -> None:
     given = Given(BANK, A, B, held("a", "b", 10, expires_at="2026-11-24T10:00:00.000000Z"))
     given = given.and_then(command(end, transaction="h0"), now=LATER)
     rejection = given.rejects(command(asked, transaction="h0"), now=LATER)
-    assert (rejection.code, rejection.fields) == ("already_settled", {"transaction": "h0", "transaction_status": status})
+    assert (rejection.code, rejection.fields) == (
+        "already_settled",
+        {"transaction": "h0", "transaction_status": status},
+    )
 
 
 @pytest.mark.parametrize("asked", ["post_hold", "void_hold", "expire_hold"])
