@@ -53,7 +53,8 @@ def environment() -> Iterator[dict[str, str]]:
 
 @pytest.mark.timeout(START_WITHIN_S + BLOCKS_WITHIN_S)
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/api.md", "docs/reading-as-a-client.md", "docs/reading-as-an-auditor.md"]
+    "name",
+    ["README.md", "docs/api.md", "docs/rule-book.md", "docs/reading-as-a-client.md", "docs/reading-as-an-auditor.md"],
 )
 def test_every_block_runs_and_answers_what_the_document_shows(name: str, environment: dict[str, str]) -> None:
     blocks = read_blocks(name)
