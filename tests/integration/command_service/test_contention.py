@@ -1,0 +1,167 @@
+"""Many clients, two command processes, few accounts: what everybody wants at once is still decided once and rightly."""
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from shared_kernel.checking import Checker
+from shared_kernel.events import CommandRefused, TransactionPosted, decode, decode_metadata
+from tests.integration.command_service.conftest import KEY, token
+from tests.services import Database, Servers
+from tests.support.command_process import CommandProcess, command_processes
+from tests.support.plain_books import read_log
+
+CLIENTS = 64
+SECONDS = 20.0  # the rule-book issue
+REPEATS = 0.05
+ACCOUNTS = [f"limited:{number}" for number in range(10)]
+
+
+@pytest.fixture(scope="module")
+def processes(
+    database: Database, stack: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[CommandProcess]]:
+    """Two workers on one database."""
+    authorization = f"Bearer {token('writer')}"
+    folder = tmp_path_factory.mktemp("contention")
+    with command_processes(
+        2, database=database, servers=stack, folder=folder, key=KEY, authorization=authorization
+    ) as made:
+        yield made
+
+
+def transfer(source: str, target: str, amount: int) -> bytes:
+    entries = [
+        {"account": source, "direction": "debit", "amount": amount, "asset": "X"},
+        {"account": target, "direction": "credit", "amount": amount, "asset": "X"},
+    ]
+    return json.dumps({"entries": entries}).encode()
+
+
+class Clients:
+    """Sixty-four of them; what each was told, by key."""
+
+    def __init__(self, processes: list[CommandProcess], ledger: str) -> None:
+        self._path = f"/v1/ledgers/{ledger}/transactions"
+        self._processes = processes
+        self.told: dict[str, tuple[int, dict[str, Any]]] = {}
+        self.repeats = 0
+
+    async def run(self) -> None:
+        """All of them, at once, until the time is over."""
+        until = time.monotonic() + SECONDS
+        limits = httpx.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
+        headers = dict(self._processes[0].http.headers)
+        async with (
+            httpx.AsyncClient(base_url=self._processes[0].url, headers=headers, limits=limits, timeout=60) as first,
+            httpx.AsyncClient(base_url=self._processes[1].url, headers=headers, limits=limits, timeout=60) as second,
+            asyncio.TaskGroup() as group,
+        ):
+            for number in range(CLIENTS):
+                group.create_task(self._client(number, [first, second], until))
+
+    async def _client(self, number: int, doors: list[httpx.AsyncClient], until: float) -> None:
+        chance = random.Random(number)
+        door = doors[number % 2]
+        for count in range(1_000_000):
+            if time.monotonic() > until:
+                return
+            key = f"c{number}-{count}"
+            source, target = chance.sample(ACCOUNTS, 2)
+            body = transfer(source, target, chance.randint(1, 60))
+            if chance.random() < REPEATS:  # the same twice at once, at both processes
+                self.repeats += 1
+                await asyncio.gather(*(self._send(each, key, body) for each in doors))
+            else:
+                await self._send(door, key, body)
+
+    async def _send(self, door: httpx.AsyncClient, key: str, body: bytes) -> None:
+        answer = await door.post(self._path, content=body, headers={"idempotency-key": key})
+        assert answer.status_code in (201, 422), answer.text
+        told = {name: value for name, value in answer.json().items() if name != "trace_id"}
+        before = self.told.setdefault(key, (answer.status_code, told))
+        assert before == (answer.status_code, told)  # a repeat is told the same
+
+
+def test_sixty_four_clients_at_two_processes_break_no_limit_and_wait_for_no_deadlock(
+    processes: list[CommandProcess], database: Database
+) -> None:
+    opener = processes[0].http
+    opened = {
+        "ledger": "contended",
+        "defaults": [{"pattern": "limited:*", "limits": {"X": {"minimum": 0, "maximum": 250}}}],
+    }
+    assert opener.post("/v1/ledgers", json=opened).status_code == 201
+    for address in ACCOUNTS:
+        assert (
+            opener.post("/v1/ledgers/contended/transactions", content=transfer("world", address, 100)).status_code
+            == 201
+        )
+    clients = Clients(processes, "contended")
+    asyncio.run(clients.run())
+
+    with psycopg.connect(database.admin_url, autocommit=True) as admin:
+        log = [event for event in read_log(admin) if event.ledger == "contended"]
+        deadlocks = admin.execute(
+            "select deadlocks from pg_stat_database where datname = current_database()"
+        ).fetchone()
+    assert deadlocks == (0,)
+    checker = Checker()
+    for event in log:  # at every position: debits equal credits, no limit broken
+        assert checker.take(event) == []
+    assert set(checker.debits_less_credits().values()) == {0}
+
+    answered: Counter[str] = Counter()
+    for recorded in log:
+        metadata = decode_metadata(recorded.metadata)
+        if metadata.key in clients.told:
+            answered[metadata.key or ""] += 1
+            status, told = clients.told[metadata.key or ""]
+            event = decode(recorded.type, recorded.data)
+            assert isinstance(event, TransactionPosted if status == 201 else CommandRefused)
+            assert told["position"] == recorded.position
+    assert answered == dict.fromkeys(clients.told, 1)  # every acknowledged command once
+    assert clients.repeats > 0
+    assert {status for status, _ in clients.told.values()} == {201, 422}
+
+
+def test_an_account_without_limits_that_everybody_uses_is_no_reason_for_a_conflict(
+    processes: list[CommandProcess],
+) -> None:
+    first, second = (process.http for process in processes)
+    opened = {"ledger": "hot", "defaults": [{"pattern": "limited:**", "limits": {"X": {"minimum": 0}}}]}
+    assert first.post("/v1/ledgers", json=opened).status_code == 201
+    names = [f"limited:{door}:{number}" for door in range(2) for number in range(20)]
+    for name in names:
+        assert first.post("/v1/ledgers/hot/transactions", content=transfer("hot", name, 1_000)).status_code == 201
+    before = [process.metrics() for process in processes]
+
+    async def all_at_once() -> list[int]:
+        headers = dict(first.headers)
+        async with (
+            httpx.AsyncClient(base_url=str(first.base_url), headers=headers, timeout=60) as one,
+            httpx.AsyncClient(base_url=str(second.base_url), headers=headers, timeout=60) as two,
+        ):
+            sends = [
+                (one, two)[index % 40 // 20].post(
+                    "/v1/ledgers/hot/transactions", content=transfer(names[index % 40], "hot", 1)
+                )
+                for index in range(600)
+            ]
+            return [answer.status_code for answer in await asyncio.gather(*sends)]
+
+    assert set(asyncio.run(all_at_once())) == {201}
+    for process, earlier in zip(processes, before, strict=True):
+        now = process.metrics()
+        for name, value in now.items():
+            if "conflict" in name or "slow_path" in name:
+                assert value == earlier.get(name, 0.0), name
+        assert any("conflict" in name for name in now)
