@@ -23,8 +23,8 @@ import psycopg
 import uvloop
 from cyclopts import App, Parameter
 
-from bench import workloads
-from bench.generator import Measured, measure
+from bench import processor, workloads
+from bench.generator import Gauges, Measured, measure
 from bench.yardstick import OPTIONS, Server, all_cores, server, yardstick
 from daybook.client import Client, Target, find_target
 from daybook.terminal import CommandFailed, Exit, out, talk
@@ -33,6 +33,14 @@ CONNECTIONS = (1, 16, 64)
 BATCH_CONNECTIONS = 8
 GATE = 0.2  # the first-light issue: W1 at 64 connections over plain inserts
 RESULTS = Path(__file__).parent / "results"
+BEHIND = """
+    select coalesce(max(extract(epoch from l.recorded_at - coalesce(p.recorded_at, 'epoch')) * 1000), 0)::float8
+    from daybook.ledgers l
+    cross join projections.live v
+    left join projections.positions p
+      on p.projection = v.projection and p.generation = v.generation and p.ledger = l.ledger
+    where l.ledger = %s
+"""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +120,7 @@ async def _measure_all(
         expected = workloads.open_ledger(client, ledger)
     singles: list[Measured] = []
     batches: Measured | None = None
-    with yardstick(postgres_url) as stick:
+    with yardstick(postgres_url) as stick, _gauges(stack, ledger) as gauges:
         seconds = max(1, round(window))
         with all_cores(postgres_pid):
             before = _tell_inserts(stick.inserts_a_second(seconds))
@@ -125,6 +133,7 @@ async def _measure_all(
                     connections=connections,
                     warm_up_seconds=warm_up,
                     window_seconds=window,
+                    gauges=gauges,
                 )
             )
             _tell(singles[-1])
@@ -138,6 +147,7 @@ async def _measure_all(
                 connections=BATCH_CONNECTIONS,
                 warm_up_seconds=warm_up,
                 window_seconds=window,
+                gauges=gauges,
             )
             _tell(batches)
     expected += sum(measured.acknowledged for measured in (*singles, *([batches] if batches else [])))
@@ -180,6 +190,7 @@ def to_markdown(report: Report) -> str:
         "",
         f"Ratio at 64 connections: **{report.ratio:.2f}** of plain inserts; the gate is {report.gate}.",
         "",
+        *_processor_lines(report.singles[-1]),
         f"Postgres {report.postgres.version}, fsync {report.postgres.fsync}, synchronous_commit "
         f"{report.postgres.synchronous_commit}; {report.cores} cores ({report.machine}) for generator, servers and all "
         f"processes; Python {report.python}; commit {report.commit}. `{report.pgbench}`, one insert of 300 bytes into a table "
@@ -189,6 +200,30 @@ def to_markdown(report: Report) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _processor_lines(measured: Measured) -> list[str]:
+    if not measured.processor_us:
+        return []
+    spent = measured.processor_us
+    shares = " · ".join(f"{name} {us:,.0f}" for name, us in spent.items())
+    return [
+        f"Processor time for a transaction at {measured.connections} connections: {sum(spent.values()):,.0f} µs, of which "
+        f"{shares}. The read models were {measured.behind_ms_max:,.0f} ms behind the log at the most.",
+        "",
+    ]
+
+
+@contextmanager
+def _gauges(stack: _Stack, ledger: str) -> Iterator[Gauges]:
+    """What the stack tells of itself while it is measured."""
+    with psycopg.connect(stack.postgres_url, autocommit=True) as connection:
+
+        def behind_ms() -> float:
+            row = connection.execute(BEHIND, (ledger,)).fetchone()
+            return float(row[0]) if row else 0.0
+
+        yield Gauges(processor=processor.reader(stack.pids), behind_ms=behind_ms)
 
 
 @contextmanager
@@ -234,8 +269,10 @@ def _commit() -> str:
 
 
 def _tell(measured: Measured) -> None:
+    spent = sum(measured.processor_us.values())
     talk().print(
-        f"{measured.connections:>3} connections: {measured.rate:,.0f}/s, p50 {measured.p50_ms:.1f} ms, p99 {measured.p99_ms:.1f} ms"
+        f"{measured.connections:>3} connections: {measured.rate:,.0f}/s, p50 {measured.p50_ms:.1f} ms, p99 {measured.p99_ms:.1f} ms,"
+        f" processor {spent:,.0f} µs, reads behind {measured.behind_ms_max:,.0f} ms"
     )
 
 

@@ -15,7 +15,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from bench.processor import Seconds, spent_us
+
 ANSWER_SECONDS_MAX = 30.0
+LOOKS = 10  # chosen: how often in a window the read side is asked how far it is; a look costs about a millisecond
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
 
@@ -27,10 +30,20 @@ class Workload(msgspec.Struct, frozen=True):
     count: Callable[[bytes], int]
 
 
+class Gauges(msgspec.Struct, frozen=True):
+    """What is read beside the answers: `processor`, the time that each process has taken so far; `behind_ms`, the age of the
+    newest event that every read model shows, against the newest in the log.
+    """
+
+    processor: Callable[[], Seconds]
+    behind_ms: Callable[[], float]
+
+
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """One window. `acknowledged` counts the warm-up and the last answers too: what the log must hold.
 
     Rates are transactions a second; latencies are of requests, in milliseconds; `generator_cpu` is its share of a core.
+    `processor_us`: time of each process for a transaction. `behind_ms_max`: how far the read models were behind at the most.
     """
 
     connections: int
@@ -42,6 +55,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     p99_ms: float
     longest_ms: float
     generator_cpu: float
+    processor_us: dict[str, float] = {}
+    behind_ms_max: float = 0.0
 
 
 class UnexpectedAnswer(Exception):
@@ -49,7 +64,13 @@ class UnexpectedAnswer(Exception):
 
 
 async def measure(
-    url: str, workload: Workload, *, connections: int, warm_up_seconds: float = 2.0, window_seconds: float = 5.0
+    url: str,
+    workload: Workload,
+    *,
+    connections: int,
+    warm_up_seconds: float = 2.0,
+    window_seconds: float = 5.0,
+    gauges: Gauges | None = None,
 ) -> Measured:
     """What the service does with so many connections, in a window after a warm-up."""
     parts = urlsplit(url)
@@ -64,10 +85,15 @@ async def measure(
         for _, connection in opened:
             connection.start()
         await run.wait(warm_up_seconds)
+        before, behind = gauges.processor() if gauges else {}, [0.0]
         counted, began, cpu = run.begin_window(), time.perf_counter(), time.process_time()
-        await run.wait(window_seconds)
+        for _ in range(LOOKS):
+            await run.wait(window_seconds / LOOKS)
+            if gauges:
+                behind.append(gauges.behind_ms())
         transactions, seconds = run.acknowledged - counted, time.perf_counter() - began
         cpu = time.process_time() - cpu
+        after = gauges.processor() if gauges else {}
         latencies = run.end_window()
         run.is_stopping = True
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
@@ -90,6 +116,8 @@ async def measure(
         p99_ms=round(percentile(latencies, 99), 3),
         longest_ms=round(max(latencies) * 1000, 3),
         generator_cpu=round(cpu / seconds, 3),
+        processor_us=spent_us(before, after, transactions),
+        behind_ms_max=round(max(behind), 1),
     )
 
 

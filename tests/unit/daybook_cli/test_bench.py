@@ -1,11 +1,13 @@
 """The load generator counts what was acknowledged and nothing else, and its report says what it measured."""
 
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import workloads
+from bench import processor, workloads
 from bench.__main__ import Report, to_markdown
 from bench.generator import Measured, UnexpectedAnswer, Workload, measure, percentile
 from bench.yardstick import Server
@@ -21,6 +23,8 @@ MEASURED = Measured(
     p99_ms=24.0,
     longest_ms=40.0,
     generator_cpu=0.1,
+    processor_us={"command": 190.0, "postgres command": 60.4},
+    behind_ms_max=310.0,
 )
 
 
@@ -104,3 +108,24 @@ def test_the_report_names_the_ratio_and_what_it_was_measured_on() -> None:
     assert "22,000 · 20,000" in table
     assert "**0.24**" in table
     assert "fsync on" in table
+    assert "250 µs, of which command 190 · postgres command 60" in table
+    assert "310 ms behind the log" in table
+
+
+def test_processor_time_is_told_by_process_for_a_transaction_the_dearest_first() -> None:
+    before = {"command": 1.0, "relay": 2.0, "gone": 1.0}
+    after = {"relay": 2.0004, "command": 1.002, "new": 9.0}
+    assert list(processor.spent_us(before, after, 10).items()) == [("command", 200.0), ("relay", 40.0)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only where the system tells it")
+def test_what_a_process_and_this_one_took_is_read_from_the_system() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        seconds = processor.reader({"child": child.pid})()
+    finally:
+        child.kill()
+        child.wait()
+    assert seconds["generator"] > 0
+    assert seconds["child"] < 1
+    assert "gone" not in processor.reader({"gone": child.pid})()
