@@ -22,6 +22,18 @@ begin
   ) then
     grant daybook_owner to daybook_migrator;
   end if;
+  -- As whom the SQL of a projection runs: it may make things in the one schema it is given, and has no other right.
+  if not exists (select from pg_roles where rolname = 'daybook_builder') then
+    create role daybook_builder nologin;
+  end if;
+  if not exists (
+    select from pg_auth_members m
+    join pg_roles r on r.oid = m.roleid
+    join pg_roles u on u.oid = m.member
+    where r.rolname = 'daybook_builder' and u.rolname = 'daybook_projector'
+  ) then
+    grant daybook_builder to daybook_projector;
+  end if;
   -- The database at hand: nobody but our roles connects; the projector makes a schema per generation.
   execute format('revoke all on database %I from public', current_database());
   execute format(

@@ -83,18 +83,34 @@ def test_snapshots_belong_to_the_command_process(database: Database, role: str) 
         ("live", {"projector"}),
         ("positions", {"projector"}),
         ("waiting", {"projector"}),
+        ("skips", {"projector"}),
+        ("skipped", {"projector"}),
+        ("dead_letters", {"projector"}),
     ],
 )
 def test_relay_and_projector_write_their_own_tables_only(database: Database, table: str, writers: set[str]) -> None:
+    own = {"relay_lease": "epoch", "relay_positions": "epoch", "skips": "version"}.get(table, "generation")
     update = sql.SQL("update projections.{} set {column} = {column}").format(
-        sql.Identifier(table), column=sql.Identifier("epoch" if table.startswith("relay") else "generation")
+        sql.Identifier(table), column=sql.Identifier(own)
     )
     select = sql.SQL("select from projections.{}").format(sql.Identifier(table))
     for role in PROCESS_ROLES:
         assert (state_of(database.urls[role], update) == "00000") is (role in writers)
         # The clock, a command process, asks which generation is live.
         reads = role != "command" or table in {"live", "generations"}
+        if table in {"skips", "skipped", "dead_letters"}:
+            reads = role in {"query", "projector"}
         assert (state_of(database.urls[role], select) == "00000") is reads
+
+
+def test_the_projector_adds_to_the_trail_of_operators_and_nobody_changes_it(database: Database) -> None:
+    added = "insert into projections.operator_actions (actor, action, projection) values ('me', 'park', 'books')"
+    for role in PROCESS_ROLES:
+        assert (state_of(database.urls[role], added) == "00000") is (role == "projector")
+    for text in ("delete from {}", "truncate {}", "update {} set actor = ''"):
+        changed = text.format("projections.operator_actions")
+        assert state_of(database.urls["projector"], changed) == "42501"
+        assert state_of(database.urls["migrator"], changed) == state_of(database.admin_url, changed) == "DB004"
 
 
 async def test_even_the_owner_cannot_rewrite_history(
@@ -144,7 +160,7 @@ def test_every_function_of_ours_fixes_its_search_path_and_no_process_is_privileg
     ).fetchall()
     privileged = admin.execute(
         "select rolname from pg_roles where rolname like 'daybook\\_%' and (rolsuper or rolcreatedb or rolcreaterole"
-        " or rolbypassrls or rolreplication or (rolname = 'daybook_owner') = rolcanlogin)"
+        " or rolbypassrls or rolreplication or (rolname in ('daybook_owner', 'daybook_builder')) = rolcanlogin)"
     ).fetchall()
     owners = admin.execute(
         "select distinct tableowner from pg_tables where schemaname in ('daybook', 'projections')"

@@ -37,7 +37,8 @@ BOUNDS = Bounds(
 EMPTY = """
 set session_replication_role = replica;
 truncate daybook.events, daybook.event_tags, daybook.ledgers, daybook.snapshots, projections.relay_positions,
-  projections.live, projections.generations, projections.positions, projections.waiting;
+  projections.live, projections.generations, projections.positions, projections.waiting, projections.skips,
+  projections.skipped, projections.dead_letters, projections.operator_actions;
 update projections.relay_lease set owner = '', expires_at = '-infinity';
 set session_replication_role = origin;
 """
