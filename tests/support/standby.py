@@ -62,12 +62,15 @@ class Standby:
         self._signal(signal.SIGSTOP)
 
     def _signal(self, number: signal.Signals) -> None:
-        """To the server and each of its backends, which lead groups of their own."""
-        os.kill(self.process.pid, number)
+        """To the server and each of its backends, which lead groups of their own; told apart before it ends, while they are its."""
+        told = [self.process.pid]
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with suppress(FileNotFoundError, ProcessLookupError):
                 if stat.read_text().rpartition(") ")[2].split()[1] == str(self.process.pid):
-                    os.kill(int(stat.parent.name), number)
+                    told.append(int(stat.parent.name))
+        for pid in told:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 @contextmanager
