@@ -19,6 +19,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from command_service.infrastructure.clock_metrics import PrometheusClock
 from command_service.infrastructure.metrics import CommandMetrics
+from daybook.monitor.infrastructure.figures import MonitorFigures
 from projections.application.figures import Figures, RelayFigures
 from projections.presentation.figures import PROJECTOR, RELAY, FiguresCollector
 from query_service.infrastructure.figures import QueryFigures
@@ -38,11 +39,15 @@ STRUCTS = {
     "relay": "projections.settings:RelaySettings",
     "projector": "projections.settings:ProjectorSettings",
     "clock": "command_service.settings:ClockSettings",
+    "monitor": "daybook.monitor.settings:MonitorSettings",
 }
 _NUMBER = re.compile(r"^#\s*(ADR)?\W*\d*\W*")
 SECTIONS = {
-    ("command", "query", "relay", "projector", "clock"): "Every process",
-    ("command", "query"): "Both HTTP processes",
+    ("command", "query", "relay", "projector", "clock", "monitor"): "Every process",
+    ("command", "query", "monitor"): "Every HTTP process",
+    ("command", "query"): "Command and query process",
+    ("query", "monitor"): "Query process and monitor",
+    ("command", "monitor"): "Command process and monitor",
     ("relay", "projector", "clock"): "Relay, projector and clock",
     ("relay", "projector"): "Relay and projector",
     ("command", "clock"): "Command process and clock",
@@ -51,6 +56,7 @@ SECTIONS = {
     ("relay",): "relay",
     ("projector",): "projector",
     ("clock",): "clock",
+    ("monitor",): "monitor",
 }
 STACK = {
     "DAYBOOK_DATA": "The data folder, instead of `.data`",
@@ -71,7 +77,7 @@ METRICS_HEAD = """# Metrics
 
 Made by `scripts/generate_docs.py` from the figures of each process; do not edit.
 
-In the Prometheus format at `/metrics`, on the HTTP port of `command` and `query` and on the health port of `relay`,
+In the Prometheus format at `/metrics`, on the HTTP port of `command`, `query` and `monitor` and on the health port of `relay`,
 `projector` and `clock`, beside the usual figures of a Python process (memory, CPU, file descriptors, garbage collection). No label holds a
 ledger, an account or a subject. A counter's name ends in `_total`.
 """
@@ -144,12 +150,13 @@ def metrics_document() -> str:
 
 def figures_of_processes() -> dict[str, list[Metric]]:
     """The metric families that each process shows of its own, none of them with a value."""
-    command, query, clock = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
-    for registry in (command, query):
+    command, query, clock, monitor = (CollectorRegistry() for _ in range(4))
+    for registry in (command, query, monitor):
         HttpMetrics(registry)
     CommandMetrics(registry=command).watch(lambda: 0)
     CommandMetrics(registry=clock)
     PrometheusClock(clock)
+    MonitorFigures(monitor)
     figures = QueryFigures(query)
     figures.watch_waiting(lambda: 0)
     figures.watch_streams(lambda: 0)
@@ -160,6 +167,7 @@ def figures_of_processes() -> dict[str, list[Metric]]:
         "relay": list(FiguresCollector(RelayFigures(), part="relay", docs=RELAY).collect()),
         "projector": list(FiguresCollector({"books": Figures()}, part="projector", docs=PROJECTOR).collect()),
         "clock": list(clock.collect()),
+        "monitor": list(monitor.collect()),
     }
 
 

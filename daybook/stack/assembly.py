@@ -28,7 +28,7 @@ from daybook.stack.tokens import AUDIENCE, ISSUER, ensure_signing_key, mint_role
 from daybook.stack.users import ServerUser, require_reachable, server_user
 from daybook.terminal import CommandFailed, Exit
 
-PartName = Literal["postgres", "redis", "kafka", "command", "query", "relay", "projector", "clock"]
+PartName = Literal["postgres", "redis", "kafka", "command", "query", "relay", "projector", "clock", "monitor"]
 PART_NAMES: tuple[PartName, ...] = get_args(PartName)
 
 GIVEN_BY = {
@@ -149,7 +149,7 @@ def _own_parts(layout: Layout, chosen: frozenset[str], places: Places, administr
             prepare=lambda report: prepare_database(administrator_url, password, report),
         )
     ]
-    if {"command", "query"} & set(processes):
+    if {"command", "query", "monitor"} & set(processes):
         parts.append(Part(name="swagger", prepare=lambda report: _try_swagger(layout.swagger, report)))
     return [*parts, *(process_part(name, places, layout.root) for name in processes)]
 
@@ -170,6 +170,7 @@ def _describe(layout: Layout, chosen: frozenset[str], places: Places, addresses:
         relay_url=urls["relay"],
         projector_url=urls["projector"],
         clock_url=urls["clock"],
+        monitor_url=urls["monitor"],
         postgres_url=addresses["postgres"],
         postgres_urls=places.postgres_urls,
         redis_url=addresses["redis"],

@@ -56,7 +56,7 @@ def up(
         The folder for data, logs, ports and keys; made when missing.
     port_base
         Count the ports from here (command +0, query +1, relay +2, projector +3, clock +4,
-        PostgreSQL +10, Redis +11, Kafka +12 and +13). Without it, free ports are chosen once and kept.
+        monitor +5, PostgreSQL +10, Redis +11, Kafka +12 and +13). Without it, free ports are chosen once and kept.
     detach
         Return when all is ready and leave the stack running; `daybook down` stops it.
     only
@@ -138,7 +138,7 @@ def logs(part: PartName, /, *, data: Data = DEFAULT_DATA, lines: int = 50) -> No
     Parameters
     ----------
     part
-        postgres, redis, kafka, command, query, relay, projector or clock.
+        postgres, redis, kafka, command, query, relay, projector, clock or monitor.
     data
         The stack's data folder.
     lines

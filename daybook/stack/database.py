@@ -16,7 +16,7 @@ from daybook.stack.jars import Report
 from daybook.stack.layout import Layout, write_whole
 from daybook.terminal import CommandFailed, Exit, out, talk
 
-ROLES = ("migrator", "command", "query", "relay", "projector", "importer")
+ROLES = ("migrator", "command", "query", "relay", "projector", "importer", "monitor")
 
 
 def role_urls(administrator_url: str, password: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ OFFSETS = {
     "relay": 2,
     "projector": 3,
     "clock": 4,
+    "monitor": 5,
     "postgres": 10,
     "redis": 11,
     "kafka": 12,

@@ -20,7 +20,7 @@ from daybook.stack.ports import LOOPBACK
 from daybook.stack.tokens import AUDIENCE, ISSUER
 from shared_kernel.settings import PREFIX, STACK_NAMES
 
-PROCESSES = ("command", "query", "relay", "projector", "clock")
+PROCESSES = ("command", "query", "relay", "projector", "clock", "monitor")
 KAFKA_TOPIC = "daybook.events"
 HEALTH_TIMEOUT_S = 2.0
 
@@ -30,6 +30,7 @@ ARGUMENTS = {
     "relay": ("projections", "relay"),
     "projector": ("projections", "projector"),
     "clock": ("command_service", "clock"),
+    "monitor": ("daybook.monitor",),
 }
 
 NEEDS = {
@@ -38,6 +39,7 @@ NEEDS = {
     "relay": ("database", "kafka"),
     "projector": ("database", "kafka"),
     "clock": ("database",),
+    "monitor": ("database", "redis", "swagger"),
 }
 
 # The database role of a process that has none of its own name.
@@ -50,6 +52,7 @@ SETTINGS = {
     "relay": "projections.settings:RelaySettings",
     "projector": "projections.settings:ProjectorSettings",
     "clock": "command_service.settings:ClockSettings",
+    "monitor": "daybook.monitor.settings:MonitorSettings",
 }
 
 
@@ -75,7 +78,7 @@ def environment(process: str, places: Places, outer: Mapping[str, str]) -> dict[
     env = {name: value for name, value in outer.items() if not name.startswith(PREFIX)}
     env |= {name: outer[name] for name in settable(process) if outer.get(name)}
     env["DAYBOOK_POSTGRES_URL"] = places.postgres_urls[ROLES.get(process, process)]
-    if process in {"command", "query"}:
+    if process in {"command", "query", "monitor"}:
         env |= {
             "DAYBOOK_HTTP_HOST": LOOPBACK,
             "DAYBOOK_HTTP_PORT": str(places.ports[process]),
@@ -85,9 +88,12 @@ def environment(process: str, places: Places, outer: Mapping[str, str]) -> dict[
         }
         if (places.swagger_folder / "version").exists():
             env["DAYBOOK_SWAGGER_DIR"] = str(places.swagger_folder)
-    if process == "command":
+    if process in {"command", "monitor"}:
         env["DAYBOOK_REDIS_URL"] = places.redis_url
+    if process == "command":
         env["DAYBOOK_QUERY_PUBLIC_URL"] = places.url("query")
+    if process == "monitor":
+        env["DAYBOOK_METRICS_URLS"] = " ".join(f"{places.url(name)}/metrics" for name in ("command", "query"))
     if process in {"relay", "projector"}:
         env |= {
             "DAYBOOK_KAFKA_BOOTSTRAP": places.kafka_bootstrap,

@@ -32,6 +32,7 @@ class StackFile(msgspec.Struct, frozen=True):
     relay_url: str
     projector_url: str
     clock_url: str
+    monitor_url: str
     postgres_url: str
     postgres_urls: Mapping[str, str]
     redis_url: str

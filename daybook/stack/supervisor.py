@@ -29,7 +29,7 @@ TAIL_LINES = 15
 PREPARATION_GRACE_S = 3.0  # an initdb in flight ends within this, a download is left behind
 
 # Daybook's processes first, so that none of them meets a missing server; the log of record last.
-STOP_ORDER = (("command", "query", "clock"), ("relay", "projector"), ("kafka",), ("redis",), ("postgres",))
+STOP_ORDER = (("command", "query", "clock", "monitor"), ("relay", "projector"), ("kafka",), ("redis",), ("postgres",))
 
 
 Result = TypeVar("Result")

@@ -8,7 +8,7 @@ begin
   if not exists (select from pg_roles where rolname = 'daybook_owner') then
     create role daybook_owner nologin;
   end if;
-  foreach name in array array['daybook_migrator', 'daybook_command', 'daybook_query', 'daybook_relay', 'daybook_projector', 'daybook_importer']
+  foreach name in array array['daybook_migrator', 'daybook_command', 'daybook_query', 'daybook_relay', 'daybook_projector', 'daybook_importer', 'daybook_monitor']
   loop
     if not exists (select from pg_roles where rolname = name) then
       execute format('create role %I login', name);
@@ -34,10 +34,14 @@ begin
   ) then
     grant daybook_builder to daybook_projector;
   end if;
+  -- To see what other sessions do. To end one (DAYBOOK_CANCELLING) it needs pg_signal_backend too, which nobody gets unasked.
+  if not pg_has_role('daybook_monitor', 'pg_read_all_stats', 'member') then
+    grant pg_read_all_stats to daybook_monitor;
+  end if;
   -- The database at hand: nobody but our roles connects; the projector makes a schema per generation.
   execute format('revoke all on database %I from public', current_database());
   execute format(
-    'grant connect on database %I to daybook_migrator, daybook_command, daybook_query, daybook_relay, daybook_projector, daybook_importer',
+    'grant connect on database %I to daybook_migrator, daybook_command, daybook_query, daybook_relay, daybook_projector, daybook_importer, daybook_monitor',
     current_database()
   );
   execute format('grant create on database %I to daybook_owner, daybook_projector', current_database());

@@ -24,6 +24,7 @@ LOGIN_ROLES: Final = (
     "daybook_relay",
     "daybook_projector",
     "daybook_importer",
+    "daybook_monitor",
 )
 # Chosen: "daybook" as a number, so that it meets nobody else's advisory locks.
 ADVISORY_LOCK: Final = 0x646179626F6F6B

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.long
 YEAR_SECONDS_MAX = 60  # the bound, from the first post to the last balance visible
 UP_SECONDS_MAX = 240  # a first run downloads Kafka
 BACK_SECONDS_MAX = 90  # Kafka is back after about 10 s on a busy machine; three times that and more
-PROCESSES = ("command", "query", "relay", "projector", "clock", "postgres", "redis", "kafka")
+PROCESSES = ("command", "query", "relay", "projector", "clock", "monitor", "postgres", "redis", "kafka")
 
 
 class _Summary(msgspec.Struct):

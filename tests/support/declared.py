@@ -9,7 +9,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 MANIFESTS = ROOT / "deploy" / "kubernetes"
-PROCESSES = ("command", "query", "relay", "projector", "clock")
+PROCESSES = ("command", "query", "relay", "projector", "clock", "monitor")
 ONCE = ("roles", "migrate")
 
 

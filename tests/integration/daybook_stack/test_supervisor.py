@@ -79,6 +79,7 @@ def supervisor(layout: Layout, parts: list[Part], witness: Witness) -> Superviso
             "relay_url",
             "projector_url",
             "clock_url",
+            "monitor_url",
             "postgres_url",
             "redis_url",
             "kafka_bootstrap",

@@ -26,6 +26,7 @@ def test_ports_are_counted_from_the_base_that_a_person_chose() -> None:
     assert ports["command"] == 8080
     assert ports["projector"] == 8083
     assert ports["clock"] == 8084
+    assert ports["monitor"] == 8085
     assert ports["postgres"] == 8090
     assert ports["kafka_controller"] == 8093
 

@@ -26,6 +26,7 @@ EXPECTED = {
     "relay": COMMON | CARRIER,
     "projector": COMMON | CARRIER,
     "clock": COMMON | HEALTH,
+    "monitor": COMMON | HTTP | {"DAYBOOK_REDIS_URL", "DAYBOOK_METRICS_URLS"},
 }
 
 

@@ -54,7 +54,7 @@ def test_services_put_no_variables_into_a_pod(name: str) -> None:
 def test_pod_mounts_only_secrets_of_its_own(name: str) -> None:
     names = {volume["secret"]["secretName"] for volume in PODS[name]["volumes"]}
     role = {"migrate": "migrator", "clock": "command"}.get(name, name)
-    assert names == {f"daybook-postgres-{role}"} | ({"daybook-redis"} if name == "command" else set())
+    assert names == {f"daybook-postgres-{role}"} | ({"daybook-redis"} if name in ("command", "monitor") else set())
 
 
 @pytest.mark.parametrize("name", PROCESSES)
