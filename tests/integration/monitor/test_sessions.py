@@ -163,7 +163,7 @@ async def test_policy_ends_the_session_at_the_root_and_the_command_goes_on(
     assert (await posting).status_code == 201
     with pytest.raises(psycopg.errors.AdminShutdown):
         await psql.execute("select 1")
-    assert (episode.action, episode.detail["action"], episode.detail["is_daybook"]) == ("terminated", "terminated", 0)
+    assert (episode.action, episode.detail["action"], episode.detail["is_daybook"]) == ("terminated", "terminated", 1)
     assert (await watching.metrics())['daybook_monitor_signals_total{action="terminated"}'] == 1
 
 
