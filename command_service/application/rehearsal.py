@@ -112,17 +112,23 @@ async def _independent(
     def walk(had: Mapping[str, set[str]]) -> tuple[Judgement, list[Rehearsed | Outcome | DaybookError]]:
         judgement = Judgement(views, had=had, knows_balances=True)
         results: list[Rehearsed | Outcome | DaybookError] = []
-        first: dict[tuple[str, str], tuple[str, Rehearsed | Outcome | DaybookError]] = {}
+        joined: dict[tuple[str, str, str], Rehearsed | Outcome | DaybookError] = {}
+        used: set[tuple[str, str]] = set()
         for ticket in tickets:
             place, fingerprint = (ticket.context.ledger, ticket.key_tag), ticket.context.fingerprint
-            if place not in first:
+            # As in the writer: a repetition joins the first; another command under its key is judged once it is known whether
+            # the first is recorded.
+            result = joined.get((*place, fingerprint))
+            if result is None and place in used:
+                result = Rejection("idempotency_key_reused")
+            elif result is None:
                 result = _alone(judgement, views, ticket, known.get(ticket))
                 if result is None:
                     continue
-                first[place] = (fingerprint, result)
-            # As in the writer: a repetition joins the first, another command under its key is none of it.
-            asked, result = first[place]
-            results.append(result if asked == fingerprint else Rejection("idempotency_key_reused"))
+                joined[*place, fingerprint] = result
+                if isinstance(result, Rehearsed):
+                    used.add(place)
+            results.append(result)
         return judgement, results
 
     return Rehearsal(results=await _settled(session, views, walk))

@@ -167,6 +167,9 @@ class Commands:
         except DaybookError as error:
             error.fields[DRY_RUN] = True
             raise
+        for result in rehearsal.results:
+            if isinstance(result, DaybookError):
+                result.fields[DRY_RUN] = True
         first = rehearsal.results[0] if rehearsal.refused is not None else None
         if rehearsal.refused is None or first is None or isinstance(first, DaybookError):
             return rehearsal.results, None, True

@@ -1,5 +1,6 @@
 """Dry runs on a log in memory: the same answers as the real run, and nothing written."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
@@ -105,6 +106,20 @@ async def test_what_is_taken_in_the_log_is_told_and_later_commands_do_without_it
     first, second = await rehearsed(client, batch)
     assert first == ("reference_taken", {"reference": "once"})
     assert isinstance(second, TransactionPosted)
+
+
+async def test_a_key_whose_first_command_leaves_no_record_is_free_for_the_next(bank: Bank) -> None:
+    client = bank.worker()
+    await opened(client)
+    unknown, known = PostHold(transaction="nowhere"), transfer("x", "world", 1)
+    batch = [asked(client, command, key="k") for command in (unknown, known, known, unknown, transfer("x", "world", 2))]
+    expected = await rehearsed(client, batch)
+    results = await asyncio.gather(*(client.executor.enqueue(*one) for one in batch), return_exceptions=True)
+    found = [told(result) for result in results if isinstance(result, Outcome | DaybookError)]
+    assert (expected[:-1], expected[-1]) == (found[:-1], ("idempotency_key_reused", {}))  # a dry run has no position
+    assert [result[0] for result in expected if isinstance(result, tuple)] == [
+        *("transaction_not_found", "transaction_not_found", "idempotency_key_reused")
+    ]
 
 
 async def test_an_atomic_dry_run_answers_as_the_real_one(bank: Bank) -> None:
