@@ -7,6 +7,7 @@ nesting, NUL characters (Postgres text cannot hold them) and the faults' paths. 
 import json
 import re
 from array import array
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -71,12 +72,34 @@ class _DuplicateKeyError(Exception):
     pass
 
 
+class _Twice(str):
+    """Stands for an object in which this key is there twice."""
+
+    __slots__ = ()
+
+
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise _DuplicateKeyError(next(name for name in names if names.count(name) > 1))
+        raise _DuplicateKeyError
     return keys
+
+
+def _mark_duplicates(pairs: list[tuple[str, Any]]) -> "dict[str, Any] | _Twice":
+    names = [name for name, _ in pairs]
+    return next((_Twice(name) for name in names if names.count(name) > 1), dict(pairs))
+
+
+def _path_of_duplicate(value: Any, path: str = "$") -> str | None:
+    """The path of the first key that is there twice, in a value read with marks."""
+    if isinstance(value, _Twice):
+        return f"{path}.{value}"
+    inner: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, dict):
+        inner = ((f"{path}.{name}", each) for name, each in value.items())
+    elif isinstance(value, list):
+        inner = ((f"{path}[{index}]", each) for index, each in enumerate(value))
+    return next((found for name, each in inner if (found := _path_of_duplicate(each, name))), None)
 
 
 _write = msgspec.json.Encoder().encode
@@ -94,8 +117,9 @@ def _check(body: bytes) -> bool:
         raise invalid("$", f"The body is nested deeper than {DEPTH_MAX} levels.")
     try:
         value = _read(text)
-    except _DuplicateKeyError as error:
-        raise invalid("$", f"The key {json.dumps(error.args[0])} is there twice in one object.") from None
+    except _DuplicateKeyError:  # where, is looked for only now
+        path = _path_of_duplicate(json.loads(text, object_pairs_hook=_mark_duplicates))
+        raise invalid(path or "$", "The key is there twice in one object.") from None
     except (ValueError, RecursionError):
         return False
     if b"\\u0000" in body and _holds_nul(value):
