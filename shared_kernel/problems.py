@@ -49,7 +49,6 @@ PROBLEMS: dict[str, Problem] = {
     "batch_partly_known": Problem(
         409, "Some commands of the atomic batch were sent before under the same keys, others not"
     ),
-    "batch_not_applied": Problem(409, "Another command of the atomic batch was refused, so nothing of it was done"),
     "conflict": Problem(409, "Others changed the same accounts too often"),
     "position_beyond_head": Problem(409, "The position is beyond the head of the log"),
     # 413, 415

@@ -1,7 +1,8 @@
 """What clients may ask for: the commands, their shapes, and the checks that need no state.
 
 A field that the client left out is UNSET, so that the fingerprint (`asking.py`) covers exactly what was sent. Decisions live
-beside their subject (`ledgers.py`, `accounts.py`, `transactions.py`, `holds.py`); this module never looks at a state or a clock.
+beside their subject (`ledgers.py`, `accounts.py`, `transactions.py`, `holds.py`, `reversals.py`); this module never looks at a state
+or a clock. It is long because it is a list: the whole vocabulary in one place.
 """
 
 from collections.abc import Iterable, Sequence
