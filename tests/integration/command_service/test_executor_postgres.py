@@ -5,7 +5,9 @@ The oracle (tests/support/refold.py) shares no code with the domain.
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from uuid import uuid4
 
 import psycopg
@@ -17,9 +19,10 @@ from command_service.application.writer import Bounds
 from command_service.domain.commands import PostTransaction
 from shared_kernel.errors import Rejection
 from shared_kernel.event_log.pool import LogPool
-from shared_kernel.events import CommandRefused
+from shared_kernel.events import CommandRefused, HoldExpired, HoldPosted
 from tests.services import Database
-from tests.support.commands import Client, transfer, wallet
+from tests.support.commands import Client, command, transfer, wallet
+from tests.support.oracle_log import LogOracle
 from tests.support.refold import Refold
 
 NewWorker = Callable[[str], Client]
@@ -152,6 +155,44 @@ async def test_hot_unlimited_accounts_never_conflict(database: Database, worker:
     answers = await compete(clients, lambda _: transfer("bank:cash", "bank:fees", 1), each=10, seed=2)
     assert counts.conflicts == 0
     check(answers, refold(database, ledger))
+
+
+async def test_an_expiry_that_races_a_post_leaves_one_end_and_a_retry_of_the_hold_its_first_answer(
+    database: Database, worker: NewWorker
+) -> None:
+    ledger = f"ends-{uuid4().hex[:8]}"
+    teller, clock = worker(ledger), worker(ledger)
+    await teller.open()
+    await teller.send(wallet("users:1", minimum=0))
+    await teller.send(transfer("world", "users:1", 40))
+    soon = (teller.now + timedelta(minutes=1)).isoformat()
+    holds = [transfer("users:1", "shop", 1, id=f"h{number}", status="pending", expires_at=soon) for number in range(40)]
+    placed = [await teller.send(hold, hold.id or None) for hold in holds]
+    teller.now = clock.now = teller.now + timedelta(minutes=2)
+
+    winners: Counter[type] = Counter()
+    for number, hold in enumerate(holds):
+        both = [
+            teller.send(command("post_hold", transaction=hold.id)),
+            clock.send(command("expire_hold", transaction=hold.id)),
+        ]
+        told = await asyncio.gather(*(both if number % 2 else reversed(both)), return_exceptions=True)
+        (ended,) = (outcome for outcome in told if isinstance(outcome, Outcome))
+        (late,) = (error for error in told if isinstance(error, Rejection))
+        assert late.code == "already_settled"
+        winners[type(ended.event)] += 1
+    assert set(winners) == {HoldPosted, HoldExpired}
+
+    again = await teller.send(holds[0], holds[0].id or None)
+    assert (again.is_replay, again.event, again.position) == (True, placed[0].event, placed[0].position)
+    with psycopg.connect(database.admin_url) as connection:
+        rows = connection.execute(
+            "select position, type, data, metadata, recorded_at from daybook.events where ledger = %s order by 1",
+            [ledger],
+        ).fetchall()
+    replayed = LogOracle().replay(rows)
+    assert replayed.findings == []
+    assert replayed.books.accounts["users:1"].available("EUR/2") == 40 - winners[HoldPosted]
 
 
 async def test_killed_backends_lose_nothing_and_repeat_nothing(
