@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 DATA ?= .data
 PORT_BASE ?= 8080
 WORKERS ?= 2
+SOAK_SECONDS ?= 3600
 INSTALLED := $(VENV)/.installed
 # Not uv's or pip's own lock formats: they hold addresses.
 COMPILE = $(VENV)/lock-tools/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help run down test check lint fmt bench lock clean
+.PHONY: help run down test check soak lint fmt bench lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ test: $(INSTALLED) ## all tests, on real servers that are started for them
 
 check: lint ## format, lint, types, import rules, unit tests
 	$(BIN)/pytest -n $(WORKERS) -q tests/unit
+
+soak: $(INSTALLED) ## random commands beside a second rule book, for SOAK_SECONDS (an hour)
+	DAYBOOK_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/pytest -q -s tests/integration/command_service/test_rule_book.py
 
 lint: $(INSTALLED) ## what check does, but for the tests
 	$(BIN)/ruff format --check .

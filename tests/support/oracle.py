@@ -66,15 +66,15 @@ def post_transaction(books: Books, command: Json, asked: Asked) -> Json:
     if status == "scheduled":
         return _schedule(books, command, asked)
     new = _new_transaction(command, asked, status=status)
-    openings = _post(books, new, conditions=command.get("conditions", []))
-    return _transaction_answer(books, new) | _known(books, command, new.entries, openings)
+    _post(books, new, conditions=command.get("conditions", []))
+    return _made(new) | _balances(books, new.entries)
 
 
 def post_hold(books: Books, command: Json, asked: Asked) -> Json:
     """Part or all of what is held is posted."""
     _not_too_late(command.get("effective_at"), asked)
     hold = _pending(books, command["transaction"])
-    entries = command.get("entries") or entries_of(hold.held)
+    entries = [entry | {"amount": int(entry["amount"])} for entry in command.get("entries") or entries_of(hold.held)]
     for entry in entries:
         _may_be_used(books, entry, books.accounts.get(entry["account"]))
     check_conditions(books, command.get("conditions", []))
@@ -90,18 +90,21 @@ def post_hold(books: Books, command: Json, asked: Asked) -> Json:
     _release(books, hold, released)
     if is_final:
         hold.status = "posted"
+    hold.effective_at = command.get("effective_at") or hold.effective_at
     books.record(*{entry["account"] for entry in entries}, *{place[0] for place in released})
-    return _transaction_answer(books, hold) | _known(books, command, entries, [])
+    said = {"id": hold.id, "status": hold.status, "posted": entries, "released": entries_of(released)}
+    return {"transaction": said} | _balances(books, [*entries, *entries_of(released)])
 
 
 def void_hold(books: Books, command: Json, asked: Asked) -> Json:
     """What is still held is released, whatever state accounts and ledger are in."""
     hold = _pending(books, command["transaction"])
-    accounts = {place[0] for place, amount in hold.held.items() if amount}
+    released = entries_of(hold.held)
     _release(books, hold, dict(hold.held))
     hold.status = "posted" if hold.posted else "voided"
-    books.record(*accounts)
-    return {"transaction": {"id": hold.id, "status": hold.status}}
+    books.record(*{entry["account"] for entry in released})
+    said = {"id": hold.id, "status": hold.status, "released": released}
+    return {"transaction": said} | _balances(books, released)
 
 
 def expire_hold(books: Books, command: Json, asked: Asked) -> Json:
@@ -121,7 +124,7 @@ def reverse_transaction(books: Books, command: Json, asked: Asked) -> Json:
     original = _existing(books, command["transaction"])
     left = {place: amount - original.reversed.get(place, 0) for place, amount in original.posted.items()}
     if not original.posted:
-        raise Rejected("transaction_not_posted", status=original.status)
+        raise Rejected("transaction_not_posted", transaction_status=original.status)
     if not any(left.values()):
         raise Rejected("already_reversed")
     named = command.get("entries") or entries_of(left)
@@ -140,7 +143,7 @@ def reverse_transaction(books: Books, command: Json, asked: Asked) -> Json:
     )
     for place, amount in sums(named).items():
         original.reversed[place] = original.reversed.get(place, 0) + amount
-    return _transaction_answer(books, new) | _known(books, command, new.entries, [])
+    return _made(new) | _balances(books, new.entries)
 
 
 def post_scheduled(books: Books, command: Json, asked: Asked) -> Json:
@@ -154,7 +157,7 @@ def post_scheduled(books: Books, command: Json, asked: Asked) -> Json:
     except Refused:
         waiting.status = "scheduled"
         raise
-    return _transaction_answer(books, waiting)
+    return _made(waiting)
 
 
 def cancel_scheduled(books: Books, command: Json, asked: Asked) -> Json:
@@ -179,7 +182,7 @@ def _schedule(books: Books, command: Json, asked: Asked) -> Json:
     new = _new_transaction(command, asked, status="scheduled")
     _claim(books, new)
     books.record()
-    return _transaction_answer(books, new)
+    return _made(new)
 
 
 def _new_transaction(command: Json, asked: Asked, *, status: str) -> Transaction:
@@ -205,8 +208,8 @@ def _post(
     is_forced: bool = False,
     is_new: bool = True,
     opens: bool = True,
-) -> list[str]:
-    """The common part of whatever puts entries on accounts: guards in order, then the effect. Gives the accounts it opened."""
+) -> None:
+    """The common part of whatever puts entries on accounts: guards in order, then the effect."""
     opened: dict[str, Account] = {}
     for entry in new.entries:
         account = books.accounts.get(entry["account"]) or opened.get(entry["account"])
@@ -229,7 +232,6 @@ def _post(
         kept = new.held if new.status == "pending" else new.posted
         kept[place] = amount
     books.record(*{entry["account"] for entry in new.entries})
-    return list(opened)
 
 
 def _claim(books: Books, new: Transaction) -> None:
@@ -271,14 +273,14 @@ def _pending(books: Books, transaction: str) -> Transaction:
     if not found.was_held:
         raise Rejected("transaction_not_pending")
     if found.status != "pending":
-        raise Rejected("already_settled", status=found.status)
+        raise Rejected("already_settled", transaction_status=found.status)
     return found
 
 
 def _scheduled(books: Books, transaction: str) -> Transaction:
     found = _existing(books, transaction)
     if found.status != "scheduled":
-        raise Rejected("transaction_not_scheduled", status=found.status)
+        raise Rejected("transaction_not_scheduled", transaction_status=found.status)
     return found
 
 
@@ -297,15 +299,19 @@ def _release(books: Books, hold: Transaction, what: dict[Place, int]) -> None:
         hold.held[place] -= amount
 
 
-def _transaction_answer(books: Books, transaction: Transaction) -> Json:
-    return {"transaction": {"id": transaction.id, "status": transaction.status}}
+def _made(new: Transaction) -> Json:
+    """What the answer about a new transaction says of it."""
+    said = {"id": new.id, "status": new.status, "entries": new.entries, "reference": new.reference}
+    said |= {"description": new.description, "metadata": new.metadata}
+    said |= {"effective_at": new.effective_at} if new.effective_at else {}  # else it is the recorded time
+    said |= {"reverses": new.reverses} if new.reverses else {}
+    return {"transaction": said}
 
 
-def _known(books: Books, command: Json, entries: Iterable[Json], opened: list[str]) -> Json:
-    """The balances that an answer shows where it shows them at all."""
-    places = {(entry["account"], entry["asset"]) for entry in entries}
+def _balances(books: Books, moved: Iterable[Json]) -> Json:
+    """What the accounts and assets of these entries have now."""
     found: Json = {}
-    for address, asset in sorted(places):
+    for address, asset in sorted({(entry["account"], entry["asset"]) for entry in moved}):
         found.setdefault(address, {})[asset] = books.accounts[address].balances(asset)
     return {"balances": found}
 

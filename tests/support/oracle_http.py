@@ -14,7 +14,7 @@ from tests.support.oracle_books import Asked, Books, Json, Refused, Rejected
 
 ACTOR = "teller"
 NOT_FOUND = ("ledger_not_found", "transaction_not_found", "account_not_found")
-MAKES = ("open_ledger", "open_account", "post_transaction", "reverse_transaction", "post_hold")  # answered 201
+MAKES = ("open_ledger", "open_account", "post_transaction", "reverse_transaction")  # answered 201
 
 
 class Command(NamedTuple):
@@ -89,9 +89,15 @@ class Told:
         """Put on record under its key."""
         return "position" in self.body
 
+    @property
+    def rehearsed(self) -> "Told":
+        """The same of a dry run, which nothing has a position after."""
+        body = {name: value for name, value in self.body.items() if name != "position"} | {"dry_run": True}
+        return Told(self.status if self.status >= 400 else 200, body, self.balances)
+
     def as_of(self, index: int) -> "Told":
         """The same as the problem of an atomic batch, from its element `index`."""
-        return Told(self.status, self.body | {"command": index})
+        return Told(self.status, self.body | {"command": index}, is_replay=self.is_replay)
 
 
 class Oracle:
@@ -116,26 +122,18 @@ class Oracle:
         if known is not None:
             return _again(known, command)
         if dry_run:
-            return copy.deepcopy(self)._rehearsed(command, Asked(now, new_id))
+            return copy.deepcopy(self)._decided(command, Asked(now, new_id)).rehearsed
         told = self._decided(command, Asked(now, new_id))
         if told.is_kept:
             self.keys[command.ledger, ACTOR, key] = (command.question, told)
         return told
 
-    def send_batch(self, elements: list[Element], now: datetime) -> list[Told]:
-        """The results of a batch of which each command stands or falls alone."""
-        return [self.send(each.command, each.key, now, new_id=each.new_id) for each in elements]
-
     def send_atomic(self, elements: list[Element], now: datetime, *, dry_run: bool = False) -> list[Told] | Told:
         """The results, or the one problem that turned the whole batch down."""
         known = [self.keys.get((each.command.ledger, ACTOR, each.key)) for each in elements]
-        for index, (found, each) in enumerate(zip(known, elements, strict=True)):
-            if found is not None and (found[0] != each.command.question or found[1].status == 422):
-                return _again(found, each.command).as_of(index)
-        if all(known):
-            return [_again(found, each.command) for found, each in zip(known, elements, strict=True) if found]
-        if any(known):
-            return Told(409, {"code": "batch_partly_known"})
+        again = [_again(found, each.command) for found, each in zip(known, elements, strict=True) if found]
+        if again:
+            return self._known_together(known, again)
         trial = copy.deepcopy(self)
         results = []
         for index, each in enumerate(elements):
@@ -146,28 +144,36 @@ class Oracle:
                 if told.is_kept:
                     self.keys[each.command.ledger, ACTOR, each.key] = (each.command.question, told)
             if told.status >= 400:
-                return told.as_of(index)
+                return (told.rehearsed if dry_run else told).as_of(index)
             results.append(told)
-        if not dry_run:
-            self.books, self.keys = trial.books, trial.keys
+        if dry_run:
+            return [told.rehearsed for told in results]
+        self.books, self.keys = trial.books, trial.keys
         return results
 
-    def send_system(self, command: Command, now: datetime) -> Told:
-        """What a process of Daybook's own is told: a scheduled transaction that is refused has come to its end."""
-        key = (command.ledger, "system", command.kind + command.body["transaction"])
-        if key in self.keys:
-            return _again(self.keys[key], command)
-        books = self.books[command.ledger]
-        try:
-            told = Told(201, decide(books, command.kind, command.body, Asked(now, "")))
-            told.body["position"] = books.head
-        except Rejected as rejected:
-            return Told(_status(rejected), {"code": rejected.code})
-        except Refused as refused:
-            books.transactions[command.body["transaction"]].status = "refused"
-            told = Told(422, {"code": refused.code, "position": books.record()})
-        self.keys[key] = (command.question, told)
-        return told
+    def rehearse_batch(self, elements: list[Element], now: datetime) -> list[Told]:
+        """What the commands would come to one after the other, each standing or falling alone."""
+        trial = copy.deepcopy(self)
+        results: list[Told] = []
+        joined: dict[tuple[str, str], Told] = {}  # a repetition joins the first, whatever becomes of that
+        for each in elements:
+            same = (each.key, each.command.question)
+            was_known = (each.command.ledger, ACTOR, each.key) in self.keys
+            told = joined.get(same) or trial.send(each.command, each.key, now, new_id=each.new_id)
+            joined[same] = told
+            results.append(told if was_known else told.rehearsed)
+        return results
+
+    def _known_together(self, known: "list[tuple[str, Told] | None]", again: list[Told]) -> list[Told] | Told:
+        """The first answer of an atomic batch of which some keys are known."""
+        indexes = [index for index, found in enumerate(known) if found]
+        for index, told in zip(indexes, again, strict=True):
+            if told.status == 409:
+                return told.as_of(index)
+        refused = [index for index, told in zip(indexes, again, strict=True) if told.status == 422]
+        if refused and len(refused) == len(again):
+            return again[0].as_of(refused[0])
+        return Told(409, {"code": "batch_partly_known"}) if refused or len(again) < len(known) else again
 
     def _decided(self, command: Command, asked: Asked) -> Told:
         books = self.books.get(command.ledger)
@@ -191,14 +197,6 @@ class Oracle:
         """422, on record where the ledger keeps refusals."""
         books = self.books[command.ledger]
         return Told(422, problem | ({"position": books.record()} if books.records_refusals else {}))
-
-    def _rehearsed(self, command: Command, asked: Asked) -> Told:
-        """To be asked of a copy."""
-        told = self._decided(command, asked)
-        body = {name: value for name, value in told.body.items() if name != "position"}
-        if told.status in (404, 409):
-            return Told(told.status, body)
-        return Told(422 if told.status == 422 else 200, body | {"dry_run": True}, told.balances)
 
 
 def contains(expected: Any, found: Any) -> bool:

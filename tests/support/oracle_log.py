@@ -85,8 +85,8 @@ class LogOracle:
             return
         if kind == "ScheduledRefused":
             self.findings.append(f"{position}: {said} was refused although it was allowed")
-        if kind == "LimitsSet" and sorted(said.get("breached", [])) != told["breached"]:
-            self.findings.append(f"{position}: breached are {told['breached']}, not {said.get('breached')}")
+        if kind == "LimitsSet" and said.get("breached", []) != (breached := told["account"]["breached"]):
+            self.findings.append(f"{position}: breached are {breached}, not {said.get('breached')}")
         opened = [address for address in self.books.accounts if address not in known]
         if command != "open_account" and opened != self._openings:
             self.findings.append(f"{position}: opened are {opened}, not {self._openings}")
@@ -150,7 +150,7 @@ class LogOracle:
 
     def _check_refusal(self, position: int, said: Json, recorded_at: datetime) -> None:
         """The state on which it was judged does refuse it, and with these words."""
-        if said["fields"].get("command"):
+        if said.get("after_commands"):
             return  # of an atomic batch: judged on what earlier commands of it would have done
         kind, asked = said["command"], dict(said["asked"])
         try:

@@ -36,7 +36,7 @@ def set_limits(books: Books, command: Json, asked: Asked) -> Json:
         is_low = minimum is not None and account.available(asset) < minimum
         if is_low or (maximum is not None and account.filled(asset) > maximum):
             breached.append(asset)
-    return {"account": {"address": command["address"], "limits": account.limits}, "breached": sorted(breached)}
+    return {"account": {"address": command["address"], "limits": account.limits, "breached": sorted(breached)}}
 
 
 def freeze_account(books: Books, command: Json, asked: Asked) -> Json:
@@ -44,7 +44,7 @@ def freeze_account(books: Books, command: Json, asked: Asked) -> Json:
     account = _not_closed(books, command["address"])
     account.status, account.scope = "frozen", command.get("scope", "all")
     books.record(command["address"])
-    return {"account": {"address": command["address"], "status": "frozen"}}
+    return {"account": {"address": command["address"], "status": "frozen", "frozen": account.scope}}
 
 
 def unfreeze_account(books: Books, command: Json, asked: Asked) -> Json:

@@ -154,7 +154,7 @@ def _transfers(draw: st.DrawFn) -> list[Json]:
     return entries
 
 
-def posting(features: frozenset[str]) -> st.SearchStrategy[Recipe]:
+def posting() -> st.SearchStrategy[Recipe]:
     """Transactions that are posted, held or scheduled."""
     optional: dict[str, Any] = {
         "id": st.sampled_from(["t1", "t2", "t3"]),
@@ -162,74 +162,66 @@ def posting(features: frozenset[str]) -> st.SearchStrategy[Recipe]:
         "description": st.just("text"),
         "metadata": metadata,
     }
-    posted = optional | ({"balances": st.just("known")} if "known" in features else {})
-    posted |= {"conditions": _conditions()} if "conditions" in features else {}
+    now = optional | _ASKED
 
     def made(status: str | None, fields: dict[str, Any], **moments: Any) -> st.SearchStrategy[Recipe]:
         fixed = {"entries": _transfers()} | ({"status": st.just(status)} if status else {})
         return st.builds(_recipe, st.just("post_transaction"), st.fixed_dictionaries(fixed, optional=fields), **moments)
 
-    later = st.sampled_from([None, None, "past", "too late"])
-    choices = [made(None, posted, moment=later), made(None, posted, moment=later)]
-    if "holds" in features:
-        expires = st.sampled_from([None, "an hour", "an hour", "past"])
-        choices += [made("pending", posted, moment=later, expires=expires)] * 2
-    if "scheduled" in features:
-        due = st.sampled_from(["tomorrow", "tomorrow", "past", "too late"])
-        choices.append(made("scheduled", optional, moment=due))
-    return st.one_of(choices)
+    later = st.sampled_from([None] * 6 + ["past", "too late"])
+    expires = st.sampled_from([None, "an hour", "an hour", "past"])
+    due = st.sampled_from(["tomorrow", "tomorrow", "past", "too late"])
+    posted = made(None, now, moment=later)
+    held = made("pending", now, moment=later, expires=expires)
+    return st.one_of(posted, posted, held, held, made("scheduled", optional, moment=due))
 
 
-def of_transactions(features: frozenset[str]) -> st.SearchStrategy[Recipe]:
+def of_transactions() -> st.SearchStrategy[Recipe]:
     """What becomes of transactions."""
-    more: dict[str, Any] = {"balances": st.just("known")} if "known" in features else {}
-    more |= {"conditions": _conditions()} if "conditions" in features else {}
     parts = st.sampled_from([None, "all", "half", "half", "more", "other"])
-    choices = []
+    keep = {"keep_remainder": st.booleans()}
+    new = {"id": st.sampled_from(["t4", "t5"]), "reference": st.sampled_from(["r1", "r3"]), "metadata": metadata}
+    patch = st.fixed_dictionaries({"metadata": _patches()})
 
-    def made(kind: str, fields: dict[str, Any], **others: Any) -> None:
-        choices.append(st.builds(_recipe, st.just(kind), st.fixed_dictionaries({}, optional=fields), picks, **others))
+    def made(kind: str, fields: dict[str, Any], **others: Any) -> st.SearchStrategy[Recipe]:
+        return st.builds(_recipe, st.just(kind), st.fixed_dictionaries({}, optional=fields), picks, **others)
 
-    if "holds" in features:
-        keep = {"keep_remainder": st.booleans()}
-        made("post_hold", more | keep, part=parts, moment=st.sampled_from([None, None, "past", "too late"]))
-        made("post_hold", keep, part=parts)
-        made("void_hold", {})
-    if "reversals" in features:
-        ids = {"id": st.sampled_from(["t4", "t5"]), "reference": st.sampled_from(["r1", "r3"]), "metadata": metadata}
-        moments = st.sampled_from([None, "original", "past"])
-        made("reverse_transaction", more | ids | {"force": st.booleans()}, part=parts, moment=moments)
-    if "scheduled" in features:
-        made("cancel_scheduled", {})
-    if "metadata" in features:
-        patch = st.fixed_dictionaries({"metadata": _patches()})
-        choices.append(st.builds(_recipe, st.just("patch_transaction_metadata"), patch, picks))
-    return st.one_of(choices) if choices else st.nothing()
+    return st.one_of(
+        made("post_hold", _ASKED | keep, part=parts, moment=st.sampled_from([None, None, None, "past", "too late"])),
+        made("post_hold", keep, part=parts),
+        made("void_hold", {}),
+        made(
+            "reverse_transaction",
+            _ASKED | new | {"force": st.booleans()},
+            part=parts,
+            moment=st.sampled_from([None, "original", "past"]),
+        ),
+        made("cancel_scheduled", {}),
+        st.builds(_recipe, st.just("patch_transaction_metadata"), patch, picks),
+    )
 
 
-def of_terms(features: frozenset[str]) -> st.SearchStrategy[Recipe]:
-    """What becomes of accounts and the ledger."""
+def of_terms() -> st.SearchStrategy[Recipe]:
+    """What becomes of accounts and of notes on the ledger."""
     address: dict[str, Any] = {"address": accounts}
+    terms = {"normal_balance": st.sampled_from(["debit", "credit"]), "limits": _limits(), "metadata": metadata}
+    condition = {"conditions": _conditions()}
+    scopes = st.sampled_from(["all", "debits", "credits"])
 
     def made(kind: str, fixed: dict[str, Any], **optional: Any) -> st.SearchStrategy[Recipe]:
         return st.builds(_recipe, st.just(kind), st.fixed_dictionaries(fixed, optional=optional))
 
-    terms = {"normal_balance": st.sampled_from(["debit", "credit"]), "limits": _limits(), "metadata": metadata}
-    choices = [made("open_account", address, **terms)]
-    condition = {"conditions": _conditions()} if "conditions" in features else {}
-    if "accounts" in features:
-        scopes = st.sampled_from(["all", "debits", "credits"])
-        choices += [
-            made("set_limits", address | {"limits": _limits()}, **condition),
-            made("freeze_account", address, scope=scopes),
-            made("unfreeze_account", address),
-            made("close_account", address, **condition),
-            made("reopen_account", address),
-        ]
-    if "metadata" in features:
-        choices.append(made("patch_account_metadata", address | {"metadata": _patches()}))
-        choices.append(made("patch_ledger_metadata", {"metadata": _patches()}))
-    return st.one_of(choices)
+    return st.one_of(
+        made("open_account", address, **terms),
+        made("set_limits", address | {"limits": _limits()}, **condition),
+        made("freeze_account", address, scope=scopes),
+        made("unfreeze_account", address),
+        made("close_account", address, **condition),
+        made("reopen_account", address),
+        made("patch_account_metadata", address | {"metadata": _patches()}),
+        made("patch_ledger_metadata", {"metadata": _patches()}),
+        made("reopen_ledger", {}),
+    )
 
 
 def _patches() -> st.SearchStrategy[Json]:
@@ -239,6 +231,9 @@ def _patches() -> st.SearchStrategy[Json]:
     )
 
 
-def recipes(features: frozenset[str]) -> st.SearchStrategy[Recipe]:
-    """Any command that a client may send to an open ledger, but for archiving it."""
-    return st.one_of(posting(features), posting(features), of_transactions(features), of_terms(features))
+_ASKED: dict[str, Any] = {"balances": st.just("known"), "conditions": _conditions()}
+
+
+def recipes() -> st.SearchStrategy[Recipe]:
+    """Any command that a client may send to an open ledger, but for archiving it: hardly anything goes after that."""
+    return st.one_of(posting(), posting(), of_transactions(), of_terms())
