@@ -31,6 +31,8 @@ COMMANDS = {
     "tail": "daybook.cli.tail:tail",
     "export": "daybook.cli.export:export",
     "import": "daybook.cli.import_log:import_log",
+    # watching
+    "locks": "daybook.cli.locks:locks",
     # the database
     "roles": "daybook.stack.database:roles_command",
     "migrate": "daybook.stack.database:migrate_command",

@@ -1,0 +1,190 @@
+"""`daybook locks`: who waits for whom, which locks are held, how far everything is behind; as it was, with `--history`.
+
+Asks a monitor and shows what it answers. Nothing is decided here.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+from cyclopts.types import PositiveInt
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from daybook.cli.connection import faults_end_the_command
+from daybook.cli.reading import AsJson
+from daybook.client import Client
+from daybook.monitor.domain.alerts import Episode
+from daybook.monitor.domain.looks import Look
+from daybook.stack.layout import Layout
+from daybook.stack.stack_file import read_stack_file
+from daybook.terminal import CommandFailed, Exit, out
+
+REFRESH_SECONDS = 1.0
+LOCKS_SHOWN_MAX = 20
+QUERY_SHOWN_LENGTH = 60
+
+
+class _Locks(msgspec.Struct):
+    look: Look | None
+    age_ms: int | None
+
+
+class _Episodes(msgspec.Struct):
+    data: list[Episode]
+
+
+def locks(
+    *,
+    data: Annotated[Path, Parameter(env_var="DAYBOOK_DATA")] = Path(".data"),
+    monitor_url: str | None = None,
+    token: Annotated[str | None, Parameter(env_var="DAYBOOK_TOKEN", show_env_var=True)] = None,
+    history: Annotated[bool, Parameter(negative="")] = False,
+    limit: PositiveInt = 50,
+    as_json: AsJson = False,
+) -> Exit:
+    """Show who waits for whom, which locks are held, how far everything is behind, and what is wrong.
+
+    In a terminal it is shown anew every second until Ctrl-C; in a pipe, once.
+
+    Parameters
+    ----------
+    data
+        The folder of the local stack whose monitor is asked.
+    monitor_url
+        The monitor, instead of the local stack's.
+    token
+        An operator's token, instead of the local stack's.
+    history
+        What was wrong until now, newest first.
+    limit
+        How much of it.
+    as_json
+        Print the monitor's JSON.
+    """
+    with faults_end_the_command(), closing(_monitor(data, monitor_url, token)) as client:
+        if history:
+            answer = client.get("/v1/operations/findings", limit=limit)
+            _show(answer.body if as_json else _findings(answer.read(_Episodes).data))
+        elif as_json:
+            _show(client.get("/v1/operations/locks").body)
+        elif not out().is_terminal:
+            _show(_picture(client))
+        else:
+            with Live(_picture(client), console=out(), screen=True, auto_refresh=False) as live:
+                while True:
+                    time.sleep(REFRESH_SECONDS)
+                    live.update(_picture(client), refresh=True)
+    return Exit.DONE
+
+
+def _monitor(data: Path, url: str | None, token: str | None) -> Client:
+    if url is None or token is None:
+        stack = read_stack_file(Layout.at(data))
+        url, token = url or stack.monitor_url, token or stack.tokens["operator"]
+    if not url:
+        raise CommandFailed("the stack runs without a monitor", Exit.UNAVAILABLE)
+    return Client(url, token)
+
+
+def _show(what: bytes | RenderableType) -> None:
+    if isinstance(what, bytes):
+        out().print(what.decode(), markup=False, soft_wrap=True)
+    else:
+        out().print(what)
+
+
+def _picture(client: Client) -> RenderableType:
+    answer = client.get("/v1/operations/locks").read(_Locks)
+    if answer.look is None:
+        return Text("no monitor has looked yet")
+    alerts = client.get("/v1/operations/alerts").read(_Episodes).data
+    parts: list[RenderableType] = [
+        Text(
+            f"as of {answer.look.taken_at:%H:%M:%S} UTC ({_seconds(answer.age_ms)} ago), seen by {answer.look.taken_by}"
+        )
+    ]
+    if alerts:
+        parts.append(_findings(alerts, title="alerts"))
+    parts += [*_chains(answer.look), _sessions(answer.look), _locks(answer.look), _lags(answer.look)]
+    parts += [Text(f"not looked at: {name} ({why})") for name, why in answer.look.skipped.items()]
+    return Group(*parts)
+
+
+def _chains(look: Look) -> Iterator[RenderableType]:
+    for chain in look.chains:
+        root = chain.root
+        table = _table(
+            f"{root.pid} {root.application} holds up {len(chain.waiters)}",
+            "pid",
+            "application",
+            "waits",
+            "for",
+            "query",
+        )
+        table.add_row(str(root.pid), root.application, "-", root.state, _cut(root.query), style="bold red")
+        for waiter in chain.waiters:
+            name = "  " * waiter.depth + str(waiter.pid)
+            table.add_row(name, waiter.application, _seconds(waiter.waiting_ms), waiter.waits_for, _cut(waiter.query))
+        yield table
+
+
+def _sessions(look: Look) -> Table:
+    table = _table("transactions", "pid", "user", "application", "database", "state", "open for", "query")
+    for session in look.sessions[:LOCKS_SHOWN_MAX]:
+        table.add_row(
+            str(session.pid), session.user, session.application, session.database, session.state,
+            _seconds(session.transaction_ms), _cut(session.query),
+        )  # fmt: skip
+    return table
+
+
+def _locks(look: Look) -> Table:
+    table = _table("locks", "kind", "ledger", "holder", "held for", "ends in", "next")
+    for lock in sorted(look.locks, key=lambda lock: lock.held_ms, reverse=True)[:LOCKS_SHOWN_MAX]:
+        ends = "never" if lock.left_ms is None else _seconds(lock.left_ms)
+        table.add_row(lock.kind, lock.ledger, lock.holder, _seconds(lock.held_ms), ends, lock.waiter)
+    return table
+
+
+def _lags(look: Look) -> Table:
+    table = _table("behind the log", "reader", "generation", "events", "ledgers", "oldest waits", "most behind")
+    for lag in look.lags:
+        generation = str(lag.generation or "") + ("" if lag.is_live else " (being built)")
+        waits = _seconds(lag.lag_ms)
+        table.add_row(lag.reader, generation, str(lag.events), str(lag.ledgers), waits, lag.ledger)
+    return table
+
+
+def _findings(episodes: list[Episode], title: str = "findings") -> Table:
+    table = _table(title, "first seen", "last seen", "kind", "what", "alert", "over", "done")
+    for episode in episodes:
+        table.add_row(
+            f"{episode.first_seen_at:%m-%d %H:%M:%S}",
+            f"{episode.last_seen_at:%H:%M:%S}",
+            episode.kind,
+            str(episode.detail.get("application", episode.subject)),
+            "-" if episode.raised_at is None else f"{episode.raised_at:%H:%M:%S}",
+            "-" if episode.ended_at is None else f"{episode.ended_at:%H:%M:%S}",
+            episode.action,
+        )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    return Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
+
+
+def _cut(query: str) -> str:
+    text = " ".join(query.split())
+    return text if len(text) <= QUERY_SHOWN_LENGTH else text[: QUERY_SHOWN_LENGTH - 1] + "…"
+
+
+def _seconds(milliseconds: int | None) -> str:
+    return "-" if milliseconds is None else f"{milliseconds / 1_000:.1f} s"
