@@ -13,16 +13,20 @@ from command_service.application.clock import Clock, Pace
 from command_service.application.decisions import DECISIONS
 from command_service.application.executor import Executor
 from command_service.application.writer import Bounds
+from command_service.infrastructure.account_locks import AccountLocks
 from command_service.infrastructure.clock_metrics import PrometheusClock
 from command_service.infrastructure.clock_process import ClockProcess
 from command_service.infrastructure.due import PostgresDue
-from command_service.infrastructure.lease import NoLocks, RedisLeases, connect
+from command_service.infrastructure.lease import RedisLeases
+from command_service.infrastructure.locks import NoLocks, RedisLocks
 from command_service.infrastructure.metrics import CommandMetrics
 from command_service.infrastructure.process import CommandProcess
+from command_service.infrastructure.redis_link import RedisLink, connect
 from command_service.presentation.commands import Commands
 from command_service.presentation.openapi import describe_requests
 from command_service.presentation.routes import ROUTES, DirectRoutes
 from command_service.settings import ClockSettings, CommandSettings
+from shared_kernel import lock_table
 from shared_kernel.event_log.pool import LogPool
 from shared_kernel.event_log.types import Tail
 from shared_kernel.health import Health, HealthServer
@@ -52,17 +56,32 @@ def _pool(settings: CommandSettings | ClockSettings, connections_max: int) -> Lo
     )
 
 
-def _leases(*, settings: CommandSettings, pool: LogPool, metrics: CommandMetrics) -> RedisLeases | NoLocks:
+def _locks(*, settings: CommandSettings, pool: LogPool, metrics: CommandMetrics) -> RedisLocks | NoLocks:
     if settings.locks == "off" or not settings.redis_url:
         return NoLocks()
-    return RedisLeases(
-        connect(settings.redis_url, timeout_ms=settings.redis_timeout_ms),
+    link = RedisLink(connect(settings.redis_url, timeout_ms=settings.redis_timeout_ms), metrics=metrics)
+    worker = lock_table.worker_name()
+    accounts = AccountLocks(
+        link,
+        worker=worker,
+        incarnation=lambda: pool.incarnation,
+        metrics=metrics,
+        lease_ms=settings.lease_ms,
+        timeout_ms=settings.lock_timeout_ms,
+        background_timeout_ms=settings.redis_timeout_ms,
+        mark_ms=max(1, settings.lock_wait_ms),  # nobody waits for longer
+        slow_ms=settings.lock_slow_ms,
+    )
+    leases = RedisLeases(
+        link,
+        worker=worker,
         incarnation=lambda: pool.incarnation,
         metrics=metrics,
         lease_ms=settings.lease_ms,
         timeout_ms=settings.redis_timeout_ms,
         ledgers_max=settings.lease_ledgers_max,
     )
+    return RedisLocks(link, accounts, leases if settings.locks == "adaptive" else None)
 
 
 def _bounds(settings: CommandSettings) -> Bounds:
@@ -73,6 +92,7 @@ def _bounds(settings: CommandSettings) -> Bounds:
         tail=Tail(events_max=settings.tail_events_max, bytes_max=settings.tail_bytes_max),
         conflicts_before_slow_path=settings.conflicts_before_slow_path,
         follow_commands_min=settings.follow_commands_min,
+        lock_wait_s=settings.lock_wait_ms / 1_000,
         idle_s=settings.ledger_idle_seconds,
     )
 
@@ -123,11 +143,11 @@ class Container(containers.DeclarativeContainer):
     )
     pool = providers.Singleton(lambda settings: _pool(settings, settings.log_connections_max), settings)
     probe = providers.Singleton(lambda settings: _pool(settings, 1), settings)
-    leases = providers.Singleton(_leases, settings=settings, pool=pool, metrics=metrics)
+    locks = providers.Singleton(_locks, settings=settings, pool=pool, metrics=metrics)
     executor = providers.Singleton(
         Executor,
         log=pool,
-        locks=leases,
+        locks=locks,
         metrics=metrics,
         bounds=providers.Singleton(_bounds, settings),
         deadline_s=settings.provided.command_seconds_max,
@@ -142,7 +162,7 @@ class Container(containers.DeclarativeContainer):
         executor,
         settings,
     )
-    process = providers.Singleton(CommandProcess, executor=executor, leases=leases, pool=pool, probe=probe, keys=keys)
+    process = providers.Singleton(CommandProcess, executor=executor, locks=locks, pool=pool, probe=probe, keys=keys)
     app = providers.Singleton(
         _app,
         settings=settings,

@@ -22,19 +22,31 @@ class CommandSettings(HttpSettings, frozen=True, kw_only=True):
         ),
     ]
 
-    redis_url: Annotated[Secret, Meta(description="Redis for the ledger leases; empty: no locks")] = Secret("")
+    redis_url: Annotated[Secret, Meta(description="Redis for leases and account locks; empty: no locks")] = Secret("")
     locks: Annotated[
         Locks,
-        Meta(description="adaptive: the ledger lease, as help only; off: none; always is not offered yet"),
+        Meta(
+            description="adaptive: the ledger's lease, and account locks while several write to it; always: account locks; off: none"
+        ),
     ] = "adaptive"
     lease_ms: Annotated[
-        int, Meta(ge=100, le=600_000, description="How long a ledger lease lasts; renewed at a third")
+        int, Meta(ge=100, le=600_000, description="How long a lease or an account lock lasts; renewed at a third")
     ] = 6_000
     lease_ledgers_max: Annotated[
         int, Meta(ge=1, description="Ledgers that leases are asked for; others go without")
     ] = 1_000
     redis_timeout_ms: Annotated[
-        int, Meta(ge=1, le=60_000, description="Longest wait for Redis, never in a command's way")
+        int, Meta(ge=1, le=60_000, description="Longest wait for Redis where no command waits for it")
+    ] = 500
+    lock_timeout_ms: Annotated[
+        int,
+        Meta(ge=1, le=60_000, description="Longest a command waits for Redis to answer; then it goes without locks"),
+    ] = 50
+    lock_wait_ms: Annotated[
+        int, Meta(ge=0, le=60_000, description="Longest a command is set aside for a lock; then it goes without")
+    ] = 200
+    lock_slow_ms: Annotated[
+        int, Meta(ge=1, le=600_000, description="Account locks that are held for longer are logged at warning")
     ] = 500
 
     effective_ahead_days_max: Annotated[
@@ -80,8 +92,8 @@ class CommandSettings(HttpSettings, frozen=True, kw_only=True):
             super().__post_init__()
         except ValueError as fault:
             faults.append(str(fault))
-        if self.locks == "always":
-            faults.append("DAYBOOK_LOCKS: always is not available yet; it may be adaptive or off")
+        if self.locks == "always" and not self.redis_url:
+            faults.append("DAYBOOK_LOCKS: always needs DAYBOOK_REDIS_URL")
         if self.redis_timeout_ms * 3 > self.lease_ms:
             faults.append(
                 "DAYBOOK_REDIS_TIMEOUT_MS: a third of DAYBOOK_LEASE_MS is the most, or renewals come too late"

@@ -27,7 +27,8 @@ from command_service.application.judging import (
     views_of,
     with_states,
 )
-from command_service.application.log import Locks, Log, LogSession
+from command_service.application.locks import Locks, holding, wanted_together
+from command_service.application.log import Log, LogSession
 from command_service.application.outcome import Outcome
 from command_service.application.writer import Bounds, Metrics
 from shared_kernel.errors import Contention, Corruption, DaybookError, Unavailable
@@ -108,8 +109,7 @@ class AtomicBatches:
 
     async def _try(self, run: _Run) -> AtomicOutcome:
         views = views_of(run.tickets, tail=self._bounds.tail, metrics=self._metrics)
-        for ledger in views:
-            self._locks.touch(ledger)
+        shared = [ledger for ledger in views if self._locks.touch(ledger)]
         async with self._log.borrow() as session:
             known = await look_up_keys(session, views)
             refuse_unknown_ledgers(run.tickets, views)
@@ -119,8 +119,11 @@ class AtomicBatches:
             # is certain under the locks alone.
             await with_states(session, views, lambda: _walk(views, run.tickets))
             self._metrics.took_slow_path()
-            async with session.transaction(list(views)):
-                done = await self._apply(session, run, views)
+            wanted = {ledger: wanted_together(views[ledger].tickets, views[ledger].cache) for ledger in shared}
+            async with holding(self._locks, wanted, wait_s=self._bounds.lock_wait_s) as ends:
+                async with session.transaction(list(views)):
+                    done = await self._apply(session, run, views)
+                ends.update(_ends(run.tickets, done))
         for ledger in views:
             self._log.announce(ledger)
         return done
@@ -186,6 +189,12 @@ def _walk(views: Mapping[str, View], tickets: Sequence[Ticket]) -> tuple[Judgeme
 def _repeated(tickets: Sequence[Ticket], known: Mapping[Ticket, RecordedEvent]) -> AtomicOutcome:
     outcomes, refused = repeated(tickets, known)
     return AtomicOutcome(outcomes=outcomes, refused=refused)
+
+
+def _ends(tickets: Sequence[Ticket], done: AtomicOutcome) -> dict[str, int]:
+    """The position of the batch's last event in each ledger. Nothing moved where it was refused."""
+    pairs = zip(tickets, done.outcomes, strict=True) if done.refused is None else ()
+    return {ticket.context.ledger: outcome.position for ticket, outcome in pairs}
 
 
 def _outcomes(verdicts: Sequence[Verdict], appended: Mapping[str, Appended]) -> list[Outcome]:

@@ -27,6 +27,7 @@ class Ticket:
     """One command on its way: what to decide, who waits for it, and what happened to it so far."""
 
     __slots__ = (
+        "aside_since",
         "command",
         "conflicts",
         "context",
@@ -51,6 +52,7 @@ class Ticket:
         self.deadline = deadline
         self.key_tag = tags.key_tag(context.actor, context.key, system=context.is_system)
         self.needs_lock = needs_lock(command)  # to be decided in a batch that holds the head's lock
+        self.aside_since: float | None = None  # since when it waits for locks of its accounts
         self.conflicts = 0  # how often it fell with a failed fence
         self.faults = 0  # how often the log failed under it
         self.is_queued = False  # it waits in its ledger's queue, and must not stand there twice

@@ -12,7 +12,8 @@ from typing import TypeVar
 from command_service.application.atomic import AtomicBatches, AtomicOutcome
 from command_service.application.batch import Decide, Ticket
 from command_service.application.judging import Submission
-from command_service.application.log import Locks, Log
+from command_service.application.locks import Locks
+from command_service.application.log import Log
 from command_service.application.outcome import Outcome
 from command_service.application.rehearsal import Rehearsal, Rehearsals
 from command_service.application.writer import Bounds, LedgerWriter, Metrics

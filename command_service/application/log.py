@@ -47,10 +47,3 @@ class Log(Protocol):
 
     def announce(self, ledger: str) -> None:
         """Wakes whoever waits for new events of the ledger, soon and outside any append."""
-
-
-class Locks(Protocol):
-    """Who writes to a ledger: help against conflicts, never needed for truth (design §5)."""
-
-    def touch(self, ledger: str) -> None:
-        """This process is writing to the ledger. Costs nothing, delays nothing."""

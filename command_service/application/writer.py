@@ -18,7 +18,8 @@ from command_service.application.batch import DecidedBatch, Ticket, Verdict, dec
 from command_service.application.cache import LedgerCache
 from command_service.application.line import Line
 from command_service.application.loading import Loader, snapshot
-from command_service.application.log import Locks, Log, LogSession
+from command_service.application.locks import AGAIN_S, Locks, admit
+from command_service.application.log import Log, LogSession
 from command_service.application.outcome import Outcome
 from shared_kernel.errors import Contention, Corruption, DaybookError, Unavailable
 from shared_kernel.event_log.errors import LedgerNotFound, OutcomeUnknown
@@ -39,6 +40,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     faults_max: int = 40
     conflicts_before_slow_path: int = 2
     follow_commands_min: int = 16
+    lock_wait_s: float = 0.2
     idle_s: float = 300.0
 
 
@@ -56,6 +58,12 @@ class Metrics(Protocol):
 
     def took_slow_path(self) -> None:
         """A command was decided under the head's lock."""
+
+    def set_aside(self, *, commands: int) -> None:
+        """Commands wait for a later batch, because others hold locks of theirs."""
+
+    def went_without_lock(self, *, commands: int) -> None:
+        """Commands had waited long enough and were decided without their locks."""
 
     def outcome_unknown(self) -> None:
         """A connection was lost with an append under way."""
@@ -91,6 +99,7 @@ class LedgerWriter:
             metrics=metrics,
         )
         self._loop = asyncio.get_running_loop()
+        self._is_held_up = False  # nothing of the last batch could be done: others hold the locks
         self._unrest = 0  # batches still to go before one may follow another again
         self.is_closed = False
         """The task has ended for want of work; a new writer takes the next command."""
@@ -126,17 +135,22 @@ class LedgerWriter:
                     return
             is_locked = self._line.next_needs_lock
             await self._write(self._line.take(), is_locked=is_locked)
+            if self._is_held_up:
+                self._is_held_up = False
+                await asyncio.sleep(AGAIN_S)
 
     async def _write(self, batch: list[Ticket], *, is_locked: bool) -> None:
         """Brings every ticket of the batch, and of those that follow it, to an answer or back into the queue."""
         if not batch:
             return
-        self._locks.touch(self.ledger)
+        is_shared = self._locks.touch(self.ledger)
         taken = list(batch)  # grows with every batch that follows
         try:
             async with self._log.borrow() as session:
                 if is_locked:
                     await self._write_locked(session, batch)
+                elif is_shared:
+                    await self._write_shared(session, batch)
                 else:
                     await self._write_on(session, batch, taken)
         except DaybookError as error:
@@ -162,6 +176,31 @@ class LedgerWriter:
             )
         self._tell(decided, appended, departed_at)
         self._line.put_back(await self._complete(session, decided, appended))
+
+    async def _write_shared(self, session: LogSession, batch: list[Ticket]) -> None:
+        """Others write to this ledger too: under the locks of what the commands draw on. Those that are blocked wait for the next batch."""
+        cache = self._cache
+        await self._loader.prefetch(session, cache, batch)
+        free, aside, grip = await admit(
+            self._locks, self.ledger, batch, cache, wait_s=self._bounds.lock_wait_s, metrics=self._metrics
+        )
+        position, again = None, list[Ticket]()
+        try:
+            if free and grip.position > (
+                cache.seen or 0
+            ):  # what others did under these locks must be known, or fences fail
+                await self._loader.prefetch(session, cache, free, is_refreshed=True)
+            flight = await self._depart(session, free) if free else None
+            if flight is not None:
+                appended = await flight.back
+                position = appended.head if appended.head > appended.base else None
+                grip.release(position)
+                self._tell(flight.decided, appended, flight.departed_at)
+                again = await self._complete(session, flight.decided, appended)
+        finally:
+            grip.release(position)
+        self._is_held_up = not free
+        self._line.put_back([*aside, *again])
 
     async def _write_on(self, session: LogSession, batch: list[Ticket], taken: list[Ticket]) -> None:
         """Writes the batch, and while enough others wait meanwhile, those behind it: each sent before the one ahead is back."""

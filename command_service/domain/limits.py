@@ -4,12 +4,13 @@ A minimum bounds what is available, a maximum what is posted and all that may st
 its net change of an account and asset, a hold by its gross parts, for each part may end otherwise. Only what worsens is refused.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from command_service.domain.books import Books
 from command_service.domain.commands import EntrySpec, Limits, LimitSpec, bound
 from command_service.domain.state import Account
+from shared_kernel import tags
 from shared_kernel.errors import Refusal
 from shared_kernel.events import Entry, Limit
 
@@ -52,6 +53,21 @@ def with_marks(accounts: Mapping[str, Account], entries: Sequence[EntrySpec | En
                 fills=fills,
             )
         )
+    return found
+
+
+def guarded(accounts: Mapping[str, Account], entries: Iterable[EntrySpec | Entry]) -> set[str]:
+    """The tags of what these entries draw on and fill where a limit makes that matter: the fences that they meet."""
+    found = set()
+    for entry in entries:
+        account = accounts.get(entry.account)
+        if account is not None and account.limits:
+            limit = account.limit(entry.asset)
+            if entry.direction == account.normal_balance:
+                if limit.maximum is not None:
+                    found.add(tags.fills_tag(entry.account, entry.asset))
+            elif limit.minimum is not None:
+                found.add(tags.draws_tag(entry.account, entry.asset))
     return found
 
 

@@ -1,39 +1,57 @@
 """The ledger lease (design §5): who writes to a ledger, told through Redis so that workers need not meet in conflicts.
 
-Help, never truth: the append's fences guard the books whether Redis is there, slow, emptied or gone. So nothing here waits
-for Redis in a command's way: `touch` notes the ledger, one background task asks, and what it hears is only remembered.
+Who writes alone holds the lease and takes no account locks. Where a second one writes, the holder steps down, and both take account
+locks (account_locks.py) until only one is left. Help, never truth: the append's fences guard the books whether Redis is there, slow,
+emptied or gone. So nothing here waits for Redis in a command's way: `touch` notes the ledger, one background task asks, and
+what it hears is only remembered.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Protocol
-from uuid import uuid4
 
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+
+from command_service.infrastructure.redis_link import Call, RedisLink, Script
+from shared_kernel import lock_table
 
 ASKED_TOGETHER_MAX = 500  # chosen: leases in one round trip, so that one answer stays small
 RENEWALS_A_LEASE = 3  # design §5: renewed at a third of its time
 
-# One key, so one hash slot. Gives 2 where the lease was ours, 1 where it was free, 0 where another worker has it.
-TAKE = """
-local holder = redis.call('GET', KEYS[1])
+# KEYS: lease, writers (one hash slot). ARGV: worker, time of the lease in ms. Notes that this worker writes, which is the wish that makes
+# another holder step down. Gives what `_ANSWERS` names.
+ASK = Script("""
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+local value = redis.call('GET', KEYS[1])
+local holder = value and string.match(value, '^held (%S+)')
+if redis.call('ZCARD', KEYS[2]) > 1 then
+  if holder == ARGV[1] then
+    redis.call('DEL', KEYS[1])
+    return 4
+  end
+  return holder and 0 or 3
+end
 if holder == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   return 2
-elseif holder then
-  return 0
 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if holder then return 0 end
+redis.call('SET', KEYS[1], string.format('held %s %.0f', ARGV[1], now), 'PX', ARGV[2])
 return 1
-"""
-# Only the holder's own token ends a lease: a late release must not end the lease of whoever took it after us.
-RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
-TAKEN, KEPT = 1, 2
+""")
+_ANSWERS = ("refused", "taken", "kept", "shared", "stepped_down")
+# Only the holder's own name ends a lease: a late release must not end the lease of whoever took it after us.
+RELEASE = Script("""
+redis.call('ZREM', KEYS[2], ARGV[1])
+local value = redis.call('GET', KEYS[1])
+if value and string.match(value, '^held (%S+)') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+""")
 
 
 class LeaseMetrics(Protocol):
@@ -43,36 +61,19 @@ class LeaseMetrics(Protocol):
         """Ledgers whose lease this worker has now."""
 
     def lease_asked(self, result: str) -> None:
-        """One answer: taken, kept, refused (another has it) or lost (it was ours and is not, or had to be taken anew)."""
-
-    def redis_answered(self, is_up: bool) -> None:
-        """Redis did or did not answer the last round."""
-
-
-class NoLocks:
-    """`DAYBOOK_LOCKS=off`: nobody is asked and nothing is held. Commands go on as with a lease that another worker has."""
-
-    def touch(self, ledger: str) -> None:
-        """Nothing to note."""
-
-    def is_held(self, ledger: str) -> bool:
-        """Never."""
-        return False
-
-    async def start(self) -> None:
-        """Nothing to start."""
-
-    async def stop(self) -> None:
-        """Nothing to give back."""
+        """One answer: taken, kept, refused (another has it), lost (it was ours and is not, or had to be taken anew), stepped_down
+        (it was ours, and another wants to write too), shared (several write, nobody has it).
+        """
 
 
 class _Ledger:
     """What this worker knows of one ledger's lease. Times are of the event loop's clock, in seconds."""
 
-    __slots__ = ("asked_at", "held_until", "is_touched")
+    __slots__ = ("asked_at", "held_until", "is_shared", "is_touched")
 
     def __init__(self) -> None:
         self.is_touched = True
+        self.is_shared = False
         self.asked_at = float("-inf")
         self.held_until = float("-inf")
 
@@ -86,39 +87,49 @@ class RedisLeases:
 
     def __init__(
         self,
-        redis: Redis,
+        link: RedisLink,
         *,
+        worker: str,
         incarnation: Callable[[], object | None],
         metrics: LeaseMetrics,
         lease_ms: int,
         timeout_ms: int,
         ledgers_max: int,
     ) -> None:
-        self._redis = redis
+        self._link = link
+        self._worker = worker
         self._incarnation = incarnation
         self._metrics = metrics
         self._lease_ms = lease_ms
         self._timeout_s = timeout_ms / 1000
         self._ledgers_max = ledgers_max
-        self._token = uuid4().hex
         self._ledgers: dict[str, _Ledger] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._is_up: bool | None = None
 
-    def touch(self, ledger: str) -> None:
-        """This worker is writing to the ledger. One look into a dictionary; beyond `ledgers_max` nothing at all."""
+    def touch(self, ledger: str) -> bool:
+        """This worker is writing to the ledger. True if others are too, as far as it has heard.
+
+        One look into a dictionary; beyond `ledgers_max` nothing at all.
+        """
         known = self._ledgers.get(ledger)
         if known is not None:
             known.is_touched = True
-        elif len(self._ledgers) < self._ledgers_max:
+            return known.is_shared and self._link.is_up is True
+        if len(self._ledgers) < self._ledgers_max:
             self._ledgers[ledger] = _Ledger()
             self._wake.set()
+        return False
 
     def is_held(self, ledger: str) -> bool:
         """True while this worker may believe that it alone writes to the ledger: counted from before it last asked."""
         known = self._ledgers.get(ledger)
         return known is not None and known.held_until > asyncio.get_running_loop().time()
+
+    def is_shared(self, ledger: str) -> bool:
+        """True if this worker heard last that others write to the ledger too, and that nobody has the lease."""
+        known = self._ledgers.get(ledger)
+        return known is not None and known.is_shared
 
     async def start(self) -> None:
         """Asks in the background from here on."""
@@ -132,7 +143,6 @@ class RedisLeases:
             self._task = None
         await self._release(list(self._ledgers))
         self._ledgers.clear()
-        await self._redis.aclose()
 
     async def ask(self) -> None:
         """One round: leases that are due are asked for, those of ledgers without work since the last round are given back."""
@@ -163,7 +173,7 @@ class RedisLeases:
             try:
                 # A ledger that is new to this worker wakes the round; unless Redis is down or the log not yet met.
                 async with asyncio.timeout(pause_s):
-                    if self._is_up is False or self._incarnation() is None:
+                    if self._link.is_up is False or self._incarnation() is None:
                         await asyncio.sleep(pause_s)
                     await self._wake.wait()
             except TimeoutError:
@@ -173,78 +183,46 @@ class RedisLeases:
         loop = asyncio.get_running_loop()
         for some in _portions(names):
             asked_at = loop.time()  # from before the question, so that we never believe longer than Redis does
-            answers = await self._evaluate(TAKE, some, self._lease_ms)
+            answers = await self._run_for(ASK, some, self._lease_ms)
             if answers is None:
                 return  # what we hold is believed until its own end, no longer; all of it stays due
             for name, answer in zip(some, answers, strict=True):
-                known = self._ledgers[name]
-                was_held = known.held_until > float("-inf")
-                known.asked_at, known.is_touched = asked_at, False
-                self._metrics.lease_asked(_result(answer, was_held=was_held))
-                if answer != KEPT:
-                    structlog.get_logger().debug("lease", ledger=name, status=_result(answer, was_held=was_held))
-                known.held_until = asked_at + self._lease_ms / 1000 if answer in (TAKEN, KEPT) else float("-inf")
+                self._hear(name, _ANSWERS[answer], asked_at)
+
+    def _hear(self, name: str, answer: str, asked_at: float) -> None:
+        known = self._ledgers[name]
+        result = answer
+        if known.held_until > float("-inf") and answer not in ("kept", "stepped_down"):
+            result = "lost"
+        was_shared, known.is_shared = known.is_shared, answer in ("shared", "stepped_down")
+        known.asked_at, known.is_touched = asked_at, False
+        known.held_until = asked_at + self._lease_ms / 1000 if answer in ("taken", "kept") else float("-inf")
+        self._metrics.lease_asked(result)
+        if result != "kept" and not (was_shared and known.is_shared):
+            structlog.get_logger().debug("lease", ledger=name, status=result, worker=self._worker)
 
     async def _release(self, names: list[str]) -> None:
-        held = [name for name in names if self.is_held(name)]
-        for some in _portions(held):
-            if await self._evaluate(RELEASE, some) is None:
+        for some in _portions(name for name in names if self._ledgers[name].asked_at > float("-inf")):
+            if await self._run_for(RELEASE, some) is None:
                 return  # they end by themselves
             for name in some:
-                self._ledgers[name].held_until = float("-inf")
-                structlog.get_logger().debug("lease", ledger=name, status="released")
+                known = self._ledgers[name]
+                if known.held_until > float("-inf"):
+                    structlog.get_logger().debug("lease", ledger=name, status="released", worker=self._worker)
+                known.held_until, known.is_shared = float("-inf"), False
 
-    async def _evaluate(self, script: str, names: list[str], *arguments: int) -> list[int] | None:
+    async def _run_for(self, script: Script, names: list[str], *arguments: int) -> list[int] | None:
         """The script's answer for each ledger in one round trip; None where Redis does not answer in time."""
-        try:
-            async with asyncio.timeout(self._timeout_s), self._redis.pipeline(transaction=False) as pipeline:
-                for name in names:
-                    pipeline.eval(script, 1, self._key(name), self._token, *arguments)
-                answers: list[int] = await pipeline.execute()
-        except (RedisError, OSError, TimeoutError) as error:
-            self._note(error)
-            return None
-        self._note(None)
-        return answers
-
-    def _key(self, ledger: str) -> str:
-        return f"daybook:{{{self._incarnation()}:{ledger}}}:lease"
-
-    def _note(self, error: Exception | None) -> None:
-        """Says it once when Redis goes and once when it is back."""
-        is_up = error is None
-        if is_up != self._is_up:
-            if error is not None:
-                structlog.get_logger().warning("redis_unavailable", error_class=type(error).__name__)
-            elif self._is_up is not None:
-                structlog.get_logger().info("redis_back")
-        self._is_up = is_up
-        self._metrics.redis_answered(is_up)
-
-    @property
-    def is_up(self) -> bool | None:
-        """Whether Redis answered the last time it was asked; None before that."""
-        return self._is_up
-
-
-def connect(url: str, *, timeout_ms: int) -> "Redis":
-    """A client whose every step ends within the time-out and that never tries again by itself: the next round does."""
-    client: Redis = Redis.from_url(
-        url,
-        socket_timeout=timeout_ms / 1000,
-        socket_connect_timeout=timeout_ms / 1000,
-        retry=Retry(NoBackoff(), 0),
-        protocol=3,
-    )
-    return client
-
-
-def _result(answer: int, *, was_held: bool) -> str:
-    if answer == KEPT:
-        return "kept"
-    if was_held:
-        return "lost"
-    return "taken" if answer == TAKEN else "refused"
+        incarnation = self._incarnation()
+        calls = [
+            Call(
+                script,
+                [lock_table.key(incarnation, name, each) for each in (lock_table.LEASE, lock_table.WRITERS)],
+                (self._worker, *arguments),
+            )
+            for name in names
+        ]
+        return await self._link.run(calls, timeout_s=self._timeout_s)
 
 
 def _portions(names: Iterable[str]) -> Iterable[list[str]]:

@@ -1,6 +1,6 @@
 """What the command process shows of itself to Prometheus beside its HTTP figures: one object, built once, handed to who counts.
 
-Implements the metrics that the executor's writers and the ledger leases name. Labels have few values: never a ledger,
+Implements the metrics that the executor's writers and the locks name. Labels have few values: never a ledger,
 an account or a key.
 """
 
@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 # Chosen: an append of one event takes under a millisecond on a local disk (executor.md §4), a stalled one seconds.
 APPEND_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+HELD_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 BATCH_COMMANDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -37,7 +38,20 @@ class CommandMetrics:
             "daybook_append_seconds", "Time of one append, commit included", buckets=APPEND_SECONDS, registry=registry
         )
         self._leases_held = Gauge("daybook_leases_held", "Ledgers whose lease this worker has", registry=registry)
-        self._leases = counter("leases", "Answers about ledger leases: taken, kept, refused, lost", "result")
+        self._leases = counter(
+            "leases", "Answers about ledger leases: taken, kept, refused, lost, stepped_down, shared", "result"
+        )
+        self._account_locks = counter("account_locks", "Account locks taken, refused, released, lost", "result")
+        self._account_locks_held = Histogram(
+            "daybook_account_locks_held_seconds",
+            "How long the account locks of one batch were held",
+            buckets=HELD_SECONDS,
+            registry=registry,
+        )
+        self._set_aside = counter(
+            "set_aside", "Times that a command waited for a later batch, for others hold its locks"
+        )
+        self._without_lock = counter("without_lock", "Commands decided without their locks after waiting for them")
         self._redis_up = Gauge("daybook_redis_up", "Whether Redis answered when it was last asked", registry=registry)
         self._answered: dict[tuple[str, str], Callable[[], None]] = {}
 
@@ -66,6 +80,14 @@ class CommandMetrics:
         """A command was decided under the head's lock."""
         self._slow_path.inc()
 
+    def set_aside(self, *, commands: int) -> None:
+        """Commands wait for a later batch, because others hold locks of theirs."""
+        self._set_aside.inc(commands)
+
+    def went_without_lock(self, *, commands: int) -> None:
+        """Commands had waited long enough and were decided without their locks."""
+        self._without_lock.inc(commands)
+
     def outcome_unknown(self) -> None:
         """A connection was lost with an append under way."""
         self._unknown.inc()
@@ -79,15 +101,23 @@ class CommandMetrics:
         if is_replay:
             self._replays.inc()
 
-    # What the ledger leases count (lease.py).
+    # What the locks count (lease.py, account_locks.py, redis_link.py).
 
     def leases_held(self, count: int) -> None:
         """Ledgers whose lease this worker has now."""
         self._leases_held.set(count)
 
     def lease_asked(self, result: str) -> None:
-        """One answer: taken, kept, refused or lost."""
+        """One answer: taken, kept, refused, lost, stepped_down or shared."""
         self._leases.labels(result).inc()
+
+    def account_locks(self, result: str, count: int) -> None:
+        """So many locks were taken, refused, released or lost."""
+        self._account_locks.labels(result).inc(count)
+
+    def account_locks_held(self, seconds: float) -> None:
+        """The locks of one batch were given back after so long."""
+        self._account_locks_held.observe(seconds)
 
     def redis_answered(self, is_up: bool) -> None:
         """Redis did or did not answer the last round."""

@@ -18,8 +18,8 @@ STOP_SECONDS_MAX = 8.0  # contract of all processes: exit within 10 s of SIGTERM
 NO_LEDGER = ".ready"  # outside the grammar of names, so there is never such a ledger
 
 
-class Leases(Protocol):
-    """What starts and stops with the process (`RedisLeases`, `NoLocks`)."""
+class Locks(Protocol):
+    """What starts and stops with the process (`RedisLocks`, `NoLocks`)."""
 
     async def start(self) -> None:
         """Asks from here on."""
@@ -33,10 +33,10 @@ class CommandProcess:
     readiness must not depend on a free connection.
     """
 
-    def __init__(self, *, executor: Executor, leases: Leases, pool: LogPool, probe: LogPool, keys: Keys) -> None:
+    def __init__(self, *, executor: Executor, locks: Locks, pool: LogPool, probe: LogPool, keys: Keys) -> None:
         self._keys = keys
         self._executor = executor
-        self._leases = leases
+        self._locks = locks
         self._pool = pool
         self._probe = probe
 
@@ -46,7 +46,7 @@ class CommandProcess:
         missing = await self.check_database()
         if missing is not None:
             structlog.get_logger().warning("database_unavailable", cause=missing)
-        await self._leases.start()
+        await self._locks.start()
         try:
             yield
         finally:
@@ -64,13 +64,13 @@ class CommandProcess:
         return None
 
     async def _stop(self) -> None:
-        """Answers what it took, gives the leases back, closes what is open."""
+        """Answers what it took, gives the locks back, closes what is open."""
         try:
             async with asyncio.timeout(STOP_SECONDS_MAX):
                 await self._executor.stop()
         except TimeoutError:
             structlog.get_logger().error("stop_timeout", wait_ms=int(STOP_SECONDS_MAX * 1000))
-        await self._leases.stop()
+        await self._locks.stop()
         self._pool.close()
         self._probe.close()
         self._keys.close()

@@ -12,6 +12,7 @@ from typing import Final
 from uuid import UUID, uuid4
 
 import psycopg
+import structlog
 from psycopg import pq
 
 from shared_kernel.event_log import binary, calls
@@ -231,9 +232,14 @@ class LogConnection:
         if self._in_transaction:
             raise RuntimeError("a connection carries one transaction at a time")
         self._in_transaction = True
-        locks: Parameters = (self.incarnation.bytes, binary.text_array(sorted(set(ledgers))))
+        heads = sorted(set(ledgers))
+        locks: Parameters = (self.incarnation.bytes, binary.text_array(heads))
+        log, clock = structlog.get_logger(), asyncio.get_running_loop().time
+        asked_at = held_since = clock()
         try:
             await self._pipeline.execute((_BEGIN, ()), (_LOCK_HEADS, locks), is_write=False)
+            held_since = clock()
+            log.debug("heads_locked", ledgers=heads, wait_ms=round((held_since - asked_at) * 1_000, 3))
             yield
         except BaseException:
             await self._roll_back()
@@ -244,6 +250,7 @@ class LogConnection:
                 raise RolledBack("25P02")
         finally:
             self._in_transaction = False
+            log.debug("heads_released", ledgers=heads, held_ms=round((clock() - held_since) * 1_000, 3))
 
     async def page(self, ledger: str, key: SnapshotKey, *, events_max: int) -> Page:
         """The account's latest snapshot and at most so many events after it: a long history, read in pieces that memory bounds."""

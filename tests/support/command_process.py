@@ -24,7 +24,7 @@ class CommandProcess:
     def __init__(self, child: "subprocess.Popen[bytes]", url: str, output: Path, authorization: str) -> None:
         self.child = child
         self.url = url
-        self._output = output
+        self.log_file = output
         self.http = httpx.Client(
             base_url=url, headers={"authorization": authorization, "content-type": "application/json"}, timeout=60
         )
@@ -44,7 +44,7 @@ class CommandProcess:
 
     def output(self) -> str:
         """What it has written so far."""
-        return self._output.read_text()
+        return self.log_file.read_text()
 
     def metrics(self) -> dict[str, float]:
         """Every line of /metrics, by name and labels."""

@@ -8,6 +8,7 @@ from command_service.application.judging import Submission
 from command_service.application.outcome import Outcome
 from command_service.application.writer import Bounds
 from command_service.domain.commands import Command
+from command_service.infrastructure.locks import NoLocks
 from shared_kernel.events import CommandRefused
 from tests.support.commands import DECISIONS, Client
 from tests.support.memory_log import MemoryLog
@@ -19,7 +20,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
-        self.conflicts = self.loads = self.slow = self.unknown = 0
+        self.conflicts = self.loads = self.slow = self.unknown = self.aside = self.without_lock = 0
         self.answers: list[tuple[str, str, bool]] = []
 
     def appended(self, *, commands: int, seconds: float) -> None:
@@ -34,18 +35,17 @@ class Counts:
     def took_slow_path(self) -> None:
         self.slow += 1
 
+    def set_aside(self, *, commands: int) -> None:
+        self.aside += commands
+
+    def went_without_lock(self, *, commands: int) -> None:
+        self.without_lock += commands
+
     def outcome_unknown(self) -> None:
         self.unknown += 1
 
     def answered(self, *, command: str, outcome: str, is_replay: bool) -> None:
         self.answers.append((command, outcome, is_replay))
-
-
-class NoLocks:
-    """No lease at all."""
-
-    def touch(self, ledger: str) -> None:
-        """Nothing to do."""
 
 
 class Bank:

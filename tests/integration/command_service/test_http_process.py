@@ -121,7 +121,10 @@ def test_all_faults_of_the_settings_are_listed_by_name() -> None:
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({"DAYBOOK_LOCKS": "always", "DAYBOOK_LEASE_MS": "200"}, ["DAYBOOK_LOCKS", "DAYBOOK_REDIS_TIMEOUT_MS"]),
+        (
+            {"DAYBOOK_LOCKS": "always", "DAYBOOK_REDIS_URL": "", "DAYBOOK_LEASE_MS": "200"},
+            ["DAYBOOK_LOCKS", "DAYBOOK_REDIS_TIMEOUT_MS"],
+        ),
         ({"DAYBOOK_JWT_KEYS_FILE": "/nowhere/keys.json"}, ["DAYBOOK_JWT_KEYS_FILE"]),
         ({"DAYBOOK_JWT_KEYS_URL": "http://127.0.0.1:1/"}, ["DAYBOOK_JWT_KEYS_FILE", "DAYBOOK_JWT_KEYS_URL"]),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from command_service.infrastructure.locks import NoLocks
 from shared_kernel.settings import Secret
 from tests.integration.command_service.conftest import Caller, NewWorker
 from tests.services import Servers
@@ -27,7 +28,7 @@ def transfer(amount: int = 1) -> dict[str, Any]:
 
 
 def is_held(caller: Caller, ledger: str) -> bool:
-    held: bool = caller.container.leases().is_held(ledger)
+    held: bool = caller.container.locks().leases.is_held(ledger)
     return held
 
 
@@ -50,7 +51,7 @@ async def test_the_worker_without_the_lease_goes_on_at_once(worker: NewWorker) -
     await until(lambda: is_held(first, ledger))
     assert await posted(second, ledger, times=20) == {201: 20}
     assert await posted(first, ledger, times=20) == {201: 20}
-    await until(lambda: second.container.leases().is_up is True)
+    await until(lambda: second.container.locks().link.is_up is True)
     assert not is_held(second, ledger)
 
 
@@ -81,7 +82,7 @@ async def test_commands_go_on_without_redis(worker: NewWorker) -> None:
     caller = await worker(redis_url=Secret(NOWHERE), **LEASE)
     ledger = await caller.open_ledger()
     assert await posted(caller, ledger, times=10) == {201: 10}
-    await until(lambda: caller.container.leases().is_up is False)
+    await until(lambda: caller.container.locks().link.is_up is False)
     assert not is_held(caller, ledger)
     ready = await caller.http.get("/health/ready")
     assert ready.status_code == 200, ready.text
@@ -110,9 +111,9 @@ async def test_commands_go_on_while_redis_stands_still_and_after_it_was_emptied(
                 while not claim():
                     assert await posted(caller, ledger) == {201: 1}
 
-        await writes_until(lambda: caller.container.leases().is_up is False)
+        await writes_until(lambda: caller.container.locks().link.is_up is False)
         redis_door.open()
-        await writes_until(lambda: is_held(caller, ledger) and caller.container.leases().is_up is True)
+        await writes_until(lambda: is_held(caller, ledger) and caller.container.locks().link.is_up is True)
         for key in await redis.keys(f"daybook:*{ledger}*"):
             await redis.delete(key)
         assert await posted(caller, ledger, times=10) == {201: 10}
@@ -123,7 +124,7 @@ async def test_locks_can_be_left_out(worker: NewWorker, settings: dict[str, Any]
     caller = await worker(**settings)
     ledger = await caller.open_ledger()
     assert await posted(caller, ledger, times=3) == {201: 3}
-    assert not is_held(caller, ledger)
+    assert isinstance(caller.container.locks(), NoLocks)
 
 
 async def test_figures_tell_what_was_done(worker: NewWorker) -> None:

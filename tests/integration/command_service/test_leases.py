@@ -6,10 +6,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
+import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from command_service.infrastructure.lease import NoLocks, RedisLeases, connect
+from command_service.application.locks import Wanted
+from command_service.infrastructure.lease import RedisLeases
+from command_service.infrastructure.locks import NoLocks
+from command_service.infrastructure.redis_link import RedisLink, connect
+from shared_kernel import lock_table
 from tests.support.door import Door, door_to
 
 # Short, so that ends can be waited for, and longer than a busy machine stands still.
@@ -42,14 +47,28 @@ class Worker:
 
     def __init__(self, url: str, incarnation: object, **settings: int) -> None:
         self.seen = Seen()
+        self.name = lock_table.worker_name()
+        self.link = RedisLink(connect(url, timeout_ms=settings.get("timeout_ms", TIMEOUT_MS)), metrics=self.seen)
         self.leases = RedisLeases(
-            connect(url, timeout_ms=settings.get("timeout_ms", TIMEOUT_MS)),
+            self.link,
+            worker=self.name,
             incarnation=incarnation if callable(incarnation) else lambda: incarnation,
             metrics=self.seen,
             lease_ms=settings.get("lease_ms", LONG_LEASE_MS),
             timeout_ms=settings.get("timeout_ms", TIMEOUT_MS),
             ledgers_max=settings.get("ledgers_max", 100),
         )
+
+    async def stand_still(self) -> None:
+        """As a process that is killed or stopped: nothing is renewed, nothing is given back."""
+        task = self.leases._task
+        assert task is not None
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def stop(self) -> None:
+        await self.leases.stop()
+        await self.link.close()
 
 
 @asynccontextmanager
@@ -62,7 +81,7 @@ async def workers(url: str, count: int, incarnation: object = None, **settings: 
         yield made
     finally:
         for worker in made:
-            await worker.leases.stop()
+            await worker.stop()
 
 
 async def until(claim: Callable[[], bool]) -> None:
@@ -103,8 +122,15 @@ async def test_all_keys_of_a_ledger_share_one_hash_tag_with_the_incarnation(redi
     log = uuid4()
     async with workers(redis_url, 1, log) as (worker,), Redis.from_url(redis_url) as redis:
         await ask(worker, "acme:main")
-        assert await redis.keys(f"daybook:*{log}*") == [f"daybook:{{{log}:acme:main}}:lease".encode()]
-        assert 0 < await redis.pttl(f"daybook:{{{log}:acme:main}}:lease") <= LONG_LEASE_MS
+        keys = [key.decode() for key in await redis.keys(f"daybook:*{log}*")]
+        assert sorted(keys) == [f"daybook:{{{log}:acme:main}}:{name}" for name in ("lease", "writers")]
+        for key in keys:
+            assert 0 < await redis.pttl(key) <= LONG_LEASE_MS
+        lease = lock_table.read_value((await redis.get(keys[0] if keys[0].endswith("lease") else keys[1])).decode())
+        assert lease is not None
+        assert (lease.state, lease.worker) == ("held", worker.name)
+        seconds, microseconds = await redis.time()
+        assert 0 <= seconds * 1_000 + microseconds // 1_000 - lease.number < LONG_LEASE_MS
 
 
 async def test_the_lease_is_renewed_while_there_is_work_and_then_given_back(redis_url: str) -> None:
@@ -147,11 +173,46 @@ async def test_a_worker_that_dies_loses_its_lease_by_time(redis_url: str) -> Non
         assert second.seen.asked["refused"] >= 1
 
 
+@pytest.mark.parametrize("ending", ["stops", "dies"])
+async def test_a_second_writer_makes_the_holder_step_down_and_when_it_is_gone_the_lease_is_taken_again(
+    redis_url: str, ending: str
+) -> None:
+    async with workers(redis_url, 2, uuid4(), lease_ms=SHORT_LEASE_MS) as (first, second):
+        both = True
+
+        def writing(claim: Callable[[], bool]) -> Callable[[], bool]:
+            def touched() -> bool:
+                first.leases.touch("bank")
+                if both:
+                    second.leases.touch("bank")
+                return claim()
+
+            return touched
+
+        await ask(first, "bank")
+        assert first.leases.is_held("bank")
+        assert not first.leases.touch("bank")  # alone: no account locks
+        await first.leases.start()
+        await second.leases.start()
+        await until(writing(lambda: first.leases.touch("bank") and second.leases.touch("bank")))
+        assert first.seen.asked["stepped_down"] == 1
+        assert first.seen.asked["lost"] == second.seen.asked["lost"] == 0
+        assert not first.leases.is_held("bank")
+        assert not second.leases.is_held("bank")
+        both = False
+        if ending == "stops":
+            await second.leases.stop()
+        else:
+            await second.stand_still()
+        await until(writing(lambda: first.leases.is_held("bank")))
+        assert not first.leases.touch("bank")
+
+
 async def test_a_late_release_does_not_end_the_lease_of_the_next_holder(redis_url: str) -> None:
     log = uuid4()
     async with workers(redis_url, 2, log) as (first, second), Redis.from_url(redis_url) as redis:
         await ask(first, "bank")
-        await redis.delete(f"daybook:{{{log}:bank}}:lease")
+        await redis.delete(*(lock_table.key(log, "bank", name) for name in (lock_table.LEASE, lock_table.WRITERS)))
         await ask(second, "bank")
         await first.leases.stop()
         assert await redis.exists(f"daybook:{{{log}:bank}}:lease")
@@ -185,7 +246,7 @@ async def test_nothing_is_asked_before_the_log_s_incarnation_is_known(redis_url:
         await ask(worker, "bank")
         assert worker.leases.is_held("bank")
     finally:
-        await worker.leases.stop()
+        await worker.stop()
 
 
 async def test_ledgers_beyond_the_bound_go_without(redis_url: str) -> None:
@@ -241,12 +302,12 @@ async def test_stopping_does_not_wait_for_a_redis_that_is_gone() -> None:
     worker.leases.touch("bank")
     await until(lambda: worker.seen.is_up is False)
     async with asyncio.timeout(5):
-        await worker.leases.stop()
+        await worker.stop()
 
 
 async def test_off_holds_nothing_and_asks_nobody() -> None:
     locks = NoLocks()
     await locks.start()
-    locks.touch("bank")
-    assert not locks.is_held("bank")
+    assert not locks.touch("bank")
+    assert not (await locks.take("bank", [Wanted(["draws:a:X"], "PostTransaction", "")])).blocked
     await locks.stop()
