@@ -45,6 +45,8 @@ def main() -> None:
             configure("projector", level=its_settings.log_level, format=its_settings.log_format)
             projecting = ProjectorsContainer(settings=its_settings)
             loops = {name: part.projector() for name, part in _parts(projecting).items()}
+            for name, reason in projecting.refused().items():
+                structlog.get_logger("daybook").error("projection_unusable", projection=name, reason=reason)
             _serve(
                 Together(loops, projecting.stop()), projecting.health_server(), projecting.health(), projecting.stop()
             )

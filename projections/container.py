@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dependency_injector import containers, providers
 from prometheus_client import CollectorRegistry
 
+from projections.application.dead_letters import Postbox
 from projections.application.figures import Figures, RelayFigures
 from projections.application.ports import Generation
 from projections.application.projector import Pace, Projector
@@ -16,13 +17,15 @@ from projections.application.relay import Relay, RelayPace
 from projections.application.worker import Bounds, Worker
 from projections.domain.projection import Projection
 from projections.infrastructure.kafka import KafkaPublisher, KafkaSource
+from projections.infrastructure.kafka_dead_letters import KafkaDeadLetterTopic
 from projections.infrastructure.postgres import Database
+from projections.infrastructure.postgres_dead_letters import PostgresDeadLetters
 from projections.infrastructure.postgres_generations import PostgresGenerations
 from projections.infrastructure.postgres_log import PostgresLog
 from projections.infrastructure.postgres_read_model import PostgresReadModel
 from projections.infrastructure.postgres_relayed import PostgresRelayed
 from projections.infrastructure.postgres_wakeups import PostgresWakeups
-from projections.infrastructure.shipped import installed
+from projections.infrastructure.shipped import Found, found
 from projections.presentation.figures import PROJECTOR, RELAY, FiguresCollector, readiness
 from projections.settings import ProjectorSettings, RelaySettings
 from shared_kernel.health import Health, HealthServer
@@ -47,14 +50,13 @@ def _worker_of(
     database: Database,
     projection: Projection,
     log: PostgresLog,
-    figures: Figures,
     bounds: Bounds,
     stop: threading.Event,
-) -> Callable[[Generation], Worker]:
+) -> Callable[[Generation, Figures], Worker]:
     def pause(wait_s: float) -> None:
         stop.wait(wait_s)
 
-    def worker_of(generation: Generation) -> Worker:
+    def worker_of(generation: Generation, figures: Figures) -> Worker:
         model = PostgresReadModel(database, projection=projection, generation=generation)
         return Worker(
             projection,
@@ -141,6 +143,8 @@ class ProjectorContainer(containers.DeclarativeContainer):
         tries_max=settings.provided.tries_max,
         retry_ms=settings.provided.waiting_retry_ms,
         retry_max_ms=settings.provided.waiting_retry_max_ms,
+        standing_ms=settings.provided.standing_ms,
+        parked_max=settings.provided.parked_ledgers_max,
     )
     log = providers.Singleton(PostgresLog, database)
     worker_of = providers.Callable(
@@ -148,7 +152,6 @@ class ProjectorContainer(containers.DeclarativeContainer):
         database=database,
         projection=projection,
         log=log,
-        figures=figures,
         bounds=bounds,
         stop=stop,
     )
@@ -163,6 +166,15 @@ class ProjectorContainer(containers.DeclarativeContainer):
             topic=settings.provided.kafka_topic,
             group=providers.Callable("{}.{}".format, settings.provided.kafka_group_prefix, projection.provided.name),
             batch_events_max=settings.provided.batch_events_max,
+            figures=figures,
+        ),
+        postbox=providers.Singleton(
+            Postbox,
+            letters=providers.Singleton(PostgresDeadLetters, database, projection.provided.name),
+            topic=providers.Singleton(
+                KafkaDeadLetterTopic, settings.provided.kafka_bootstrap, events_topic=settings.provided.kafka_topic
+            ),
+            log=log,
             figures=figures,
         ),
         figures=figures,
@@ -182,16 +194,25 @@ class ProjectorContainer(containers.DeclarativeContainer):
     )
 
 
-def _of_each(settings: ProjectorSettings, stop: threading.Event) -> Mapping[str, ProjectorContainer]:
-    known = installed()
-    names = [name for name in settings.projections.split(",") if name] or list(known)
-    if strange := [name for name in names if name not in known]:
-        raise ValueError(f"no such projection: {', '.join(strange)}; there are {', '.join(known)}")
-    return {name: ProjectorContainer(settings=settings, projection=known[name], stop=stop) for name in names}
+def _of_each(settings: ProjectorSettings, known: Found, stop: threading.Event) -> Mapping[str, ProjectorContainer]:
+    names = [name for name in settings.projections.split(",") if name] or list(known.usable)
+    if strange := [name for name in names if name not in known.usable and name not in known.refused]:
+        raise ValueError(f"no such projection: {', '.join(strange)}; there are {', '.join(known.usable)}")
+    return {
+        name: ProjectorContainer(settings=settings, projection=known.usable[name], stop=stop)
+        for name in names
+        if name in known.usable
+    }
 
 
-def _figures_of_each(parts: Mapping[str, ProjectorContainer]) -> Mapping[str, Figures]:
-    return {name: part.figures() for name, part in parts.items()}
+def _refused(settings: ProjectorSettings, known: Found) -> Mapping[str, str]:
+    names = [name for name in settings.projections.split(",") if name]
+    return {name: reason for name, reason in known.refused.items() if not names or name in names}
+
+
+def _figures_of_each(parts: Mapping[str, ProjectorContainer], refused: Mapping[str, str]) -> Mapping[str, Figures]:
+    of_refused = {name: Figures(is_stopped=True, trouble="projection_unusable") for name in refused}
+    return of_refused | {name: part.figures() for name, part in parts.items()}
 
 
 class ProjectorsContainer(containers.DeclarativeContainer):
@@ -199,8 +220,10 @@ class ProjectorsContainer(containers.DeclarativeContainer):
 
     settings = providers.Dependency(instance_of=ProjectorSettings)
     stop = providers.Singleton(threading.Event)
-    parts = providers.Singleton(_of_each, settings, stop)
-    figures = providers.Singleton(_figures_of_each, parts)
+    known = providers.Singleton(found)
+    parts = providers.Singleton(_of_each, settings, known, stop)
+    refused = providers.Singleton(_refused, settings, known)
+    figures = providers.Singleton(_figures_of_each, parts, refused)
     health = providers.Singleton(_health, figures)
     health_server = providers.Singleton(
         HealthServer,

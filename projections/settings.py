@@ -61,6 +61,13 @@ class ProjectorSettings(KafkaSettings, frozen=True, kw_only=True):
     tries_max: Annotated[int, Meta(ge=1, description="Tries of a batch before what cannot go on is set aside")] = 3
     waiting_retry_ms: Annotated[Milliseconds, Meta(description="First wait of a ledger that stands still")] = 500
     waiting_retry_max_ms: Annotated[Milliseconds, Meta(description="Longest wait of such a ledger")] = 60_000
+    standing_ms: Annotated[
+        Milliseconds,
+        Meta(description="How often it is looked which ledgers stand still, and what operators say of them"),
+    ] = 500
+    parked_ledgers_max: Annotated[
+        int, Meta(ge=0, description="Most ledgers that may be parked before the projection stops")
+    ] = 100
     round_ms: Annotated[
         int, Meta(ge=0, description="Shortest time between batches, so that a busy log makes larger ones")
     ] = 40

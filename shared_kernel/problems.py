@@ -51,6 +51,7 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "conflict": Problem(409, "Others changed the same accounts too often"),
     "position_beyond_head": Problem(409, "The position is beyond the head of the log"),
+    "ledger_not_parked": Problem(409, "The read model does not stand still there for this ledger"),
     # 413, 415
     "body_too_large": Problem(413, "The body is too large"),
     "unsupported_media_type": Problem(415, "Only application/json is taken"),

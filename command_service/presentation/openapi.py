@@ -50,7 +50,7 @@ KEY = Parameter(
     description="Makes repeating safe, for ever: the same key and body give the first answer again, the same key and another"
     " body 409 `idempotency_key_reused`. Without one the server makes one, and a repetition is a second command.",
 )
-_READ_SIDE_ONLY = {"position_beyond_head"}
+_READ_SIDE_ONLY = {"position_beyond_head", "ledger_not_parked"}
 
 
 def _codes(status: int) -> str:

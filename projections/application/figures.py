@@ -4,7 +4,7 @@ import msgspec
 
 
 class Figures(msgspec.Struct, kw_only=True):
-    """Of a projector. Counters only grow; `lag_*`, `waiting`, flags and `trouble` are as of the last look."""
+    """Of a projector. Counters only grow; `lag_*`, `waiting`, `parked`, flags and `trouble` are as of the last look."""
 
     applied: int = 0
     batches: int = 0
@@ -16,9 +16,14 @@ class Figures(msgspec.Struct, kw_only=True):
     malformed: int = 0
     lost_races: int = 0
     faults: int = 0
+    retries: int = 0
+    skipped: int = 0
+    dead_letters: int = 0
     lag_events: int = 0
     lag_events_max: int = 0
+    lag_seconds: float = 0.0
     waiting: int = 0
+    parked: int = 0
     generation: int = 0
     is_building: bool = False
     is_stopped: bool = False

@@ -4,15 +4,18 @@ Keeps the last rows of busy subjects in a bounded cache, so that each is read on
 moves its ledgers: whoever learns otherwise clears it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import PurePath
 
 import msgspec
 
 from projections.application.ports import Fault
 from projections.domain.projection import Key, Projection, Read, Row, Rows, Table, read
-from shared_kernel.errors import DaybookError
+from shared_kernel.errors import Contention, DaybookError, Unavailable
 from shared_kernel.event_log.types import RecordedEvent
+from shared_kernel.events import UnknownEventType, decode_metadata
 from shared_kernel.words import format_time
 
 Runs = Mapping[str, Sequence[RecordedEvent]]
@@ -20,15 +23,23 @@ Runs = Mapping[str, Sequence[RecordedEvent]]
 Known = dict[Key, Row | None]
 """Last rows by key, as far as a table keeps them; None: there is none."""
 
+_PASSING = (UnknownEventType, Contention, Unavailable, OSError, MemoryError)
 LARGE_SHARE = 16  # chosen: a row of a large table counts as this many others
 
 
+Skips = Mapping[str, Collection[int]]
+"""For each ledger the positions of events that are passed without being projected."""
+
+
 class Folded(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a batch: rows by table, how far each ledger came (and when that was recorded), faults by ledger."""
+    """The outcome of a batch: rows by table, how far each ledger came (and when that was recorded), faults by ledger, and the
+    events (ledger, position) that were left out.
+    """
 
     rows: Rows
     reached: dict[str, tuple[int, datetime]]
     faults: dict[str, Fault]
+    skipped: list[tuple[str, int]]
     known: Known
 
 
@@ -99,12 +110,13 @@ def fold(
     *,
     cache: RowCache,
     load: Callable[[Sequence[Key]], Mapping[Key, Row]],
+    skips: Skips,
 ) -> Folded:
     """The rows of all runs, with as few reads (`load`) as there are steps from one missing row to the next. Changes nothing.
 
     What is not known is taken for absent; only where a read proves that wrong is the batch folded once more.
     """
-    decoded, unread = _decoded(runs)
+    decoded, unread = _decoded(runs, skips)
     fetched: Known = {}
     while True:
         state = _State(cache, fetched)
@@ -119,35 +131,45 @@ def fold(
             return folded
 
 
-def _decoded(runs: Runs) -> tuple[dict[str, list[Read]], dict[str, Fault]]:
+def _decoded(runs: Runs, skips: Skips) -> tuple[dict[str, list[Read | RecordedEvent]], dict[str, Fault]]:
+    """What each ledger's events say, up to its first unreadable one. An event to leave out stands there as it was recorded."""
     faults: dict[str, Fault] = {}
-    decoded: dict[str, list[Read]] = {}
+    decoded: dict[str, list[Read | RecordedEvent]] = {}
     last_at, last_text = None, ""
     for ledger, run in runs.items():
         reads = decoded[ledger] = []
+        left_out = skips.get(ledger, ())
         for event in run:
+            if left_out and event.position in left_out:
+                reads.append(event)
+                continue
             if event.recorded_at != last_at:  # the events of one append have one time, and writing it is not cheap
                 last_at, last_text = event.recorded_at, format_time(event.recorded_at)
             try:
                 reads.append(read(event, last_text))
-            except Exception as error:  # whatever nobody can read, its ledger waits for
+            except Exception as error:  # whatever nobody can read, its ledger stands still for
                 faults[ledger] = fault_of(event, error)
                 break
     return decoded, faults
 
 
-def _folded(projection: Projection, decoded: Mapping[str, Iterable[Read]], state: _State) -> Folded:
+def _folded(projection: Projection, decoded: Mapping[str, Iterable[Read | RecordedEvent]], state: _State) -> Folded:
     project, tables = projection.project, projection.tables
     keys = {name: (table.key, table.kept) for name, table in tables.items() if table.key}
     rows: Rows = {name: [] for name in tables}
     reached: dict[str, tuple[int, datetime]] = {}
     faults: dict[str, Fault] = {}
+    skipped: list[tuple[str, int]] = []
     for ledger, reads in decoded.items():
         last = None
         for each in reads:
+            if isinstance(each, RecordedEvent):
+                skipped.append((ledger, each.position))
+                last = each
+                continue
             try:
                 added = project(each, state)
-            except Exception as error:  # whatever a projection cannot take, its ledger waits for
+            except Exception as error:  # whatever a projection cannot take, its ledger stands still for
                 faults[ledger] = fault_of(each.recorded, error)
                 break
             for name, more in added.items():
@@ -163,14 +185,38 @@ def _folded(projection: Projection, decoded: Mapping[str, Iterable[Read]], state
     for name, table in tables.items():
         if table.is_replaced:
             rows[name] = list({row[: table.key]: row for row in rows[name]}.values())
-    return Folded(rows=rows, reached=reached, faults=faults, known=state)
+    return Folded(rows=rows, reached=reached, faults=faults, skipped=skipped, known=state)
 
 
 def fault_of(event: RecordedEvent, error: Exception) -> Fault:
-    """Why this event cannot be applied, without a word of what it says: only codes and types."""
+    """Why this event cannot be applied, without a word of what it says: only codes, types and places in the code.
+
+    Final, unless a neighbour was at fault, or this software is older than the event: then it may go on later by itself.
+    """
     if isinstance(error, DaybookError):
         parts = [error.code, *(f"{name}={value}" for name, value in error.fields.items())]
         text = " ".join(parts)
     else:
-        text = f"{event.type} cannot be applied"
-    return Fault(ledger=event.ledger, position=event.position, error_class=type(error).__name__, error=text)
+        text = f"{event.type} cannot be applied{_place(error)}"
+    return Fault(
+        ledger=event.ledger,
+        position=event.position,
+        event_type=event.type,
+        error_class=type(error).__name__,
+        error=text,
+        trace_id=_trace_id(event),
+        is_final=not isinstance(error, _PASSING),
+    )
+
+
+def _place(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+
+
+def _trace_id(event: RecordedEvent) -> str | None:
+    try:
+        trace = decode_metadata(event.metadata).trace
+    except msgspec.MsgspecError:  # then that is the fault, or a part of it
+        return None
+    return None if trace is None else trace.split("-")[1]

@@ -4,7 +4,7 @@ Adapters stand in `infrastructure`; they translate driver errors once, into the 
 Unavailable (the neighbour is down), Contention (try again), Unwritable (this batch will never fit), Corruption (stop).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -29,29 +29,42 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a ledger stands still before `position`. Never holds what an event says."""
+    """Why a ledger stands still before `position`. Never holds what an event says.
+
+    `is_final`: no repetition by this software changes it, so the ledger is parked; otherwise it waits and goes on by itself.
+    """
 
     ledger: str
     position: int
+    event_type: str
     error_class: str
     error: str
+    trace_id: str | None
+    is_final: bool
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """A ledger that stands still, as the read model remembers it. `is_parked`: only an operator may go on."""
+    """A ledger that stands still, as the read model remembers it.
+
+    `is_parked`: it goes on when an operator says so. `asked_at`: when one last said so.
+    """
 
     ledger: str
     position: int
     attempts: int
     is_parked: bool
+    asked_at: datetime | None
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """What one transaction writes: positions (sorted by ledger), rows by table (of a replaced one a subject once), new faults."""
+    """What one transaction writes: positions (sorted by ledger), rows by table (of a replaced one a subject once), new faults,
+    and of the events passed those that were left out (ledger, position).
+    """
 
     moves: Sequence[Move]
     rows: Mapping[str, Sequence[Row]]
     faults: Sequence[Fault]
+    skipped: Sequence[tuple[str, int]] = ()
 
 
 class Lag(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +84,29 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     schema_name: str
     state: str
     incarnation: str
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that parked its ledger, as the read model remembers it."""
+
+    projection: str
+    generation: int
+    incarnation: str
+    ledger: str
+    position: int
+    error_class: str
+    error: str
+    attempts: int
+    first_attempt_at: datetime
+    last_attempt_at: datetime
+
+
+class TooManyParked(DaybookError):
+    """So many ledgers are parked that the fault is not theirs: the projection stops until an operator has seen to it."""
+
+
+class Unusable(DaybookError):
+    """The projection cannot be built: its SQL fails, or makes or changes what is not in its own schema."""
 
 
 class ForeignGeneration(Corruption):
@@ -109,14 +145,23 @@ class ReadModel(Protocol):
     def write(self, batch: Batch) -> bool:
         """Writes all of it or nothing; a ledger that passes its fault is rid of it.
 
-        False: a position was not the previous one, so somebody else was there first.
+        False: a position was not the previous one, or its ledger is parked, so somebody else was there first.
         """
 
     def standing(self) -> list[Standing]:
         """The ledgers that stand still."""
 
+    def release(self, ledgers: Sequence[str]) -> None:
+        """Those of them that wait before an event that is not there yet wait no longer."""
+
+    def skips(self) -> Mapping[str, Collection[int]]:
+        """The positions, by ledger, that this version leaves out."""
+
     def lags(self) -> list[Lag]:
         """Every ledger whose position is not its head."""
+
+    def lag_s(self, lags: Sequence[Lag]) -> float:
+        """The age of the oldest event that one of these ledgers does not have yet, in seconds."""
 
     def announce(self, moves: Sequence[Move]) -> None:
         """Tells waiting readers which positions can be seen."""
@@ -145,13 +190,45 @@ class Generations(Protocol):
     """Which builds of a projection there are, and which one is read."""
 
     def prepare(self) -> Generation:
-        """The generation that this version of the code feeds; made if missing. ForeignGeneration: its log was another."""
+        """The newest generation of this version of the code; made if missing. ForeignGeneration: its log was another.
+
+        Unusable: it cannot be made.
+        """
+
+    def fed(self) -> list[Generation]:
+        """Those of this version and log that are whole: the live one, and all that were or may become it, until they are dropped."""
 
     def lock(self) -> bool:
         """True if this process alone may build from now on, until it ends or loses its connection."""
 
     def swap(self, generation: Generation) -> bool:
         """Readers see this generation. False: it is behind the live one somewhere, and nothing changed."""
+
+
+class DeadLetters(Protocol):
+    """The dead letters of one projection that are not in the topic yet."""
+
+    def unpublished(self, letters_max: int) -> list[DeadLetter]:
+        """The oldest, for the one process that sees to them now; none for any other."""
+
+    def published(self, letters: Sequence[DeadLetter]) -> None:
+        """These are in the topic."""
+
+
+class DeadLetterTopic(Protocol):
+    """Kafka, for dead letters. Nothing here ever waits."""
+
+    def hand_over(self, letter: DeadLetter, event: RecordedEvent) -> bool:
+        """The letter is under way, with the event as the log has it. False: the queue is full, or there is no Kafka."""
+
+    def delivered(self) -> list[DeadLetter]:
+        """What has arrived since the last call."""
+
+    def undelivered(self) -> list[DeadLetter]:
+        """What could not be delivered since the last call."""
+
+    def close(self) -> None:
+        """Drops what is under way: the table has it."""
 
 
 class Relayed(Protocol):

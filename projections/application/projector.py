@@ -1,19 +1,21 @@
 """The loop of a projector: builds its generation from the log if it must, then follows Kafka and heals from the log.
 
-One thread. Whatever fails here is either waited out (a neighbour is down), set aside (one ledger, by the worker) or the end
-of the process (the log and the read model contradict each other).
+One thread. Whatever fails here is either waited out (a neighbour is down), set aside (one ledger, by the worker), a stop until an
+operator has acted, or the end of the process (the log and the read model contradict each other).
 """
 
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 import structlog
 
+from projections.application.dead_letters import Postbox
 from projections.application.figures import Figures
-from projections.application.ports import ForeignGeneration, Generation, Generations, Source
+from projections.application.ports import ForeignGeneration, Generation, Generations, Source, TooManyParked, Unusable
 from projections.application.resting import rest_s
 from projections.application.worker import Worker
 from shared_kernel.errors import Contention, DaybookError, Unavailable
@@ -34,16 +36,29 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     swap_behind_max: int
 
 
+class AtWork(NamedTuple):
+    """What is being done: one generation is built, or all that are whole are fed, each by a worker of its own."""
+
+    generations: Sequence[Generation]
+    workers: Sequence[Worker]
+
+    @property
+    def is_building(self) -> bool:
+        """True if there is one, which nobody reads yet."""
+        return self.generations[0].state == "building"
+
+
 class Projector:
-    """Feeds one generation of one projection until it is told to stop."""
+    """Feeds the generations of one projection until it is told to stop."""
 
     def __init__(
         self,
         projection: str,
         *,
         generations: Generations,
-        worker_of: Callable[[Generation], Worker],
+        worker_of: Callable[[Generation, Figures], Worker],
         source: Source,
+        postbox: Postbox,
         figures: Figures,
         pace: Pace,
         stop: threading.Event,
@@ -51,61 +66,72 @@ class Projector:
         self._generations = generations
         self._worker_of = worker_of
         self._source = source
+        self._postbox = postbox
         self._figures = figures
         self._pace = pace
         self._stop = stop
         self._arrived: list[RecordedEvent] = []
         self._looked_at = 0.0
         self._committed_at = 0.0
+        self._forwarded_at = 0.0
         self._logger = structlog.get_logger("daybook.projector").bind(projection=projection)
 
     def run(self) -> None:
         """Returns after `stop` was set and the batch in hand is done. Corruption of the log ends it at once."""
         failures = 0
-        at_work: tuple[Generation, Worker] | None = None
+        at_work: AtWork | None = None
         try:
             while not self._stop.is_set():
                 try:
-                    if at_work is None:
-                        at_work = self._begin()
-                    generation, worker = at_work
-                    if generation.state != "building":
-                        self._follow(worker)
-                    elif self._build(generation, worker):
-                        at_work = None
+                    self._forward()
+                    at_work = at_work or self._begin()
+                    is_over = self._build(at_work) if at_work.is_building else self._follow(at_work)
+                    at_work = None if is_over else at_work
                     failures = 0
                     self._figures.is_ready, self._figures.is_stopped, self._figures.trouble = True, False, None
-                except (Unavailable, Contention, ForeignGeneration) as error:
+                except (Unavailable, Contention, ForeignGeneration, TooManyParked) as error:
                     at_work = None
                     failures += 1
                     self._wait_out(error, failures)
+                except Unusable as error:  # only other code helps: the other projections of the process run on
+                    self._figures.trouble, self._figures.is_stopped = error.code, True
+                    self._logger.error(error.code, **error.fields)
+                    self._stop.wait()
         finally:
             self._source.close(is_done=not self._arrived)
+            self._postbox.close()
 
-    def _begin(self) -> tuple[Generation, Worker]:
-        generation = self._generations.prepare()
-        self._source.expect(generation.incarnation)
-        worker = self._worker_of(generation)
-        worker.start()
-        worker.check(is_live=generation.state != "building")
-        self._looked_at = time.monotonic()
-        self._figures.generation = generation.number
-        self._figures.is_building = generation.state == "building"
-        self._logger.info(
-            "projecting", generation=generation.number, version=generation.version, state=generation.state
-        )
-        return generation, worker
-
-    def _follow(self, worker: Worker) -> None:
-        """One round: what the log has to mend, and what Kafka brings."""
-        has_mended = worker.catch_up()
-        if not self._arrived:
-            self._arrived = self._source.poll(0.0 if has_mended else self._pace.poll_ms / 1_000)
-        if self._source.was_assigned():
+    def _begin(self) -> AtWork:
+        newest = self._generations.prepare()
+        self._source.expect(newest.incarnation)
+        generations = [newest] if newest.state == "building" else self._generations.fed()
+        # The figures are those of what is read, or (a newer version took over) of the newest that this code feeds.
+        shown = next((each for each in generations if each.state == "live"), newest)
+        workers = []
+        for each in generations:
+            worker = self._worker_of(each, self._figures if each == shown else Figures())
             worker.start()
+            worker.check(is_live=each.state != "building")
+            workers.append(worker)
+            self._logger.info("projecting", generation=each.number, version=each.version, state=each.state)
+        self._looked_at = time.monotonic()
+        self._figures.generation = shown.number
+        self._figures.is_building = shown.state == "building"
+        return AtWork(generations, workers)
+
+    def _follow(self, at_work: AtWork) -> bool:
+        """One round: what the log has to mend, and what Kafka brings. True: there are other generations to feed now."""
+        workers = at_work.workers
+        mended = [worker.catch_up() for worker in workers]
+        if not self._arrived:
+            self._arrived = self._source.poll(0.0 if any(mended) else self._pace.poll_ms / 1_000)
+        if self._source.was_assigned():
+            for worker in workers:
+                worker.start()
         if self._arrived:
             began = time.monotonic()
-            worker.apply(self._arrived)
+            for worker in workers:
+                worker.apply(self._arrived)
             is_full = len(self._arrived) >= self._pace.batch_events_max
             self._arrived = []
             if not is_full:  # the first event is seen at once, those behind it together
@@ -116,12 +142,16 @@ class Projector:
         if now - self._committed_at >= self._pace.commit_ms / 1_000:
             self._source.commit()
             self._committed_at = now
-        if now - self._looked_at >= self._pace.heads_ms / 1_000:
+        if now - self._looked_at < self._pace.heads_ms / 1_000:
+            return False
+        for worker in workers:
             worker.check(is_live=True)
-            self._looked_at = time.monotonic()
+        self._looked_at = time.monotonic()
+        return self._generations.fed() != at_work.generations
 
-    def _build(self, generation: Generation, worker: Worker) -> bool:
+    def _build(self, at_work: AtWork) -> bool:
         """One round of a build: a batch from the log. True: readers now see this generation, or another process saw to it."""
+        [generation], [worker] = at_work
         if not self._generations.lock():
             self._stop.wait(self._pace.heads_ms / 1_000)
             return True  # look again at what there is to do
@@ -141,11 +171,20 @@ class Projector:
         self._logger.info("generation_live", generation=generation.number, version=generation.version)
         return True
 
+    def _forward(self) -> None:
+        now = time.monotonic()
+        if now - self._forwarded_at >= self._pace.heads_ms / 1_000:
+            self._forwarded_at = now
+            self._postbox.forward()
+
     def _wait_out(self, error: DaybookError, failures: int) -> None:
-        is_stopped = isinstance(error, ForeignGeneration)
+        is_stopped = isinstance(error, ForeignGeneration | TooManyParked)
+        is_news = not self._figures.is_stopped or self._figures.trouble != error.code
         self._figures.is_ready, self._figures.trouble, self._figures.is_stopped = False, error.code, is_stopped
         longest = min(self._pace.retry_ms << min(failures - 1, 30), self._pace.retry_max_ms)
         wait_s = longest / 1_000 * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
-        say = self._logger.error if is_stopped else self._logger.warning
+        say = self._logger.warning
+        if is_stopped:  # one alert; it stands in health and metrics until it is over
+            say = self._logger.error if is_news else self._logger.debug
         say("projection_waits", attempts=failures, wait_ms=int(wait_s * 1_000), code=error.code, **error.fields)
         self._stop.wait(wait_s)

@@ -1,21 +1,29 @@
 """Applies events to one generation of a read model: each once, in order, with its position, whatever the source sends.
 
 Owns what is in memory: positions, the last rows of busy subjects, ledgers that stand still. The read model's own positions decide what is
-applied; they are set by compare-and-set in the transaction of the rows. It must never skip an event.
+applied; they are set by compare-and-set in the transaction of the rows. It must never leave out an event that no operator told it to.
+
+A fault that passes (a deadlock, a time-out) is tried again, then its batch is split until the ledger that cannot go on is alone: that
+one waits and goes on by itself, like one whose event this software is too old for. A fault that repeats itself parks its ledger (ADR 0013).
 """
 
+import heapq
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 
 import msgspec
 import structlog
 
 from projections.application.figures import Figures
-from projections.application.fold import Folded, RowCache, Runs, fault_of, fold
-from projections.application.ports import Batch, Fault, Log, Move, ReadModel, Standing, Unwritable
+from projections.application.fold import Folded, RowCache, Runs, Skips, fault_of, fold
+from projections.application.ports import Batch, Fault, Log, Move, ReadModel, Standing, TooManyParked, Unwritable
 from projections.domain.projection import Projection
 from shared_kernel.errors import Contention, Corruption, DaybookError
 from shared_kernel.event_log.types import RecordedEvent
+
+AGED_LEDGERS_MAX = 1_000  # chosen: the ledgers most behind tell the lag in seconds
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +36,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     tries_max: int
     retry_ms: int
     retry_max_ms: int
+    standing_ms: int
+    parked_max: int
 
 
 class Worker:
@@ -55,6 +65,9 @@ class Worker:
         self._known = RowCache(projection.tables, bounds.rows_max)
         self._standing: dict[str, Standing] = {}
         self._due: dict[str, float] = {}
+        self._asked: dict[str, datetime | None] = {}  # ledger -> the operator's wish that is seen to
+        self._skips: Skips = {}
+        self._met_at = 0.0
         self._behind: dict[str, int] = {}  # ledger -> where the log is known to reach
         self._watched: dict[str, int] = {}  # ledger -> its position at the last look, if that was behind
         self._logger = structlog.get_logger("daybook.projector").bind(projection=projection.name)
@@ -69,7 +82,10 @@ class Worker:
         self._due = dict.fromkeys(self._due, self._monotonic())
 
     def apply(self, events: Iterable[RecordedEvent]) -> None:
-        """Every event that is new is applied, or its ledger stands still. Unavailable: start, and call again with the same."""
+        """Every event that is new is applied, or its ledger stands still. Unavailable: start, and call again with the same.
+
+        TooManyParked: likewise, once an operator has seen to it.
+        """
         arrived: dict[str, dict[int, RecordedEvent]] = {}
         for event in events:
             by_position = arrived.setdefault(event.ledger, {})
@@ -98,11 +114,15 @@ class Worker:
         self._watched = watched
         self._figures.lag_events = sum(lag.head - lag.position for lag in lags)
         self._figures.lag_events_max = max((lag.head - lag.position for lag in lags), default=0)
+        most_behind = heapq.nlargest(AGED_LEDGERS_MAX, lags, key=lambda lag: lag.head - lag.position)
+        self._figures.lag_seconds = self._model.lag_s(most_behind) if most_behind else 0.0
         return sum(lag.head - lag.position for lag in lags if lag.ledger in watched)
 
     def catch_up(self) -> bool:
         """Takes one batch of what is behind, and what is due of what stands still, from the log. False: there was nothing."""
         now = self._monotonic()
+        if now - self._met_at >= self._bounds.standing_ms / 1_000:
+            self._meet_standing()
         due = [ledger for ledger, at in self._due.items() if at <= now][: self._bounds.ledgers_max]
         if due:
             self._retry(due)
@@ -165,7 +185,10 @@ class Worker:
             del self._due[ledger]
         try:
             self._learn(self._model.positions(ledgers))
-            self._write(self._from_log(ledgers))
+            runs = self._from_log(ledgers)
+            self._write(runs)
+            if nothing := [ledger for ledger in ledgers if ledger not in runs]:
+                self._model.release(nothing)
         except DaybookError:
             self._standing.update(held)
             self._due.update(dict.fromkeys(held, self._monotonic()))
@@ -174,32 +197,46 @@ class Worker:
             if ledger not in self._standing:
                 self._behind[ledger] = self._position(ledger) + 1  # whatever it missed meanwhile
                 self._logger.info("ledger_goes_on", ledger=ledger, position=self._position(ledger))
-        self._figures.waiting = len(self._standing)
+        self._count_standing()
 
     def _write(self, runs: Runs, *, tries_max: int | None = None) -> None:
         """Applies the runs in as many transactions as it takes. What cannot be applied stands still."""
-        tries_left = tries_max or self._bounds.tries_max
+        tries_max = tries_max or self._bounds.tries_max
+        tries = 0
         while runs := {ledger: run for ledger, run in runs.items() if run}:
-            tries_left -= 1
+            tries += 1
             try:
                 if self._write_once(runs):
                     return
             except (Unwritable, Contention) as error:
-                if isinstance(error, Unwritable) or tries_left <= 0:
+                if isinstance(error, Unwritable) or tries >= tries_max:
                     self._split(runs, error)
                     return
-                self._logger.warning("batch_tried_again", code=error.code, ledgers=len(runs))
-                self._pause(self._delay_s(1))
+                delay_s = self._delay_s(tries)
+                self._figures.retries += 1
+                self._logger.warning(
+                    "batch_tried_again", **error.fields, ledgers=len(runs), attempts=tries, wait_ms=int(delay_s * 1_000)
+                )
+                self._pause(delay_s)
             else:
                 self._figures.lost_races += 1
+                self._meet_standing()  # or an operator has parked one of them
                 self._learn(self._model.positions(sorted(runs)))
-                runs = {ledger: self._after_position(run) for ledger, run in runs.items()}
+                runs = {
+                    ledger: self._after_position(run) for ledger, run in runs.items() if ledger not in self._standing
+                }
 
     def _write_once(self, runs: Runs) -> bool:
         began = self._monotonic()
         is_written = False
         try:
-            folded = fold(self._projection, runs, cache=self._known, load=self._model.last_rows)
+            folded = self._fold(runs)
+            if any(fault.is_final for fault in folded.faults.values()):
+                # Once more, by nothing but what the read model has now: memory may be what is wrong, and an operator may have
+                # said a moment ago that the event is left out.
+                self._known.clear()
+                self._skips = self._model.skips()
+                folded = self._fold(runs)
             batch = self._batch(folded)
             is_written = self._model.write(batch)
         finally:
@@ -216,21 +253,31 @@ class Worker:
             self._written(batch)
         return is_written
 
+    def _fold(self, runs: Runs) -> Folded:
+        return fold(self._projection, runs, cache=self._known, load=self._model.last_rows, skips=self._skips)
+
     def _batch(self, folded: Folded) -> Batch:
         moves = [
             Move(ledger=ledger, previous=self._position(ledger), position=position, recorded_at=recorded_at)
             for ledger, (position, recorded_at) in sorted(folded.reached.items())
         ]
-        return Batch(moves=moves, rows=folded.rows, faults=list(folded.faults.values()))
+        # One more than may be parked is enough to stop the projection: no fault of all ledgers at once fills the disk.
+        room = self._bounds.parked_max + 1 - self._figures.parked
+        final = [fault for fault in folded.faults.values() if fault.is_final][: max(room, 0)]
+        passing = [fault for fault in folded.faults.values() if not fault.is_final]
+        return Batch(moves=moves, rows=folded.rows, faults=final + passing, skipped=folded.skipped)
 
     def _written(self, batch: Batch) -> None:
         for move in batch.moves:
             self._positions[move.ledger] = move.position
             self._figures.applied += move.position - move.previous
-        if batch.faults:
-            self._meet_faults(batch.faults)
+        for ledger, position in batch.skipped:
+            self._figures.skipped += 1
+            self._logger.warning("event_left_out", ledger=ledger, position=position)
         if batch.moves:
             self._model.announce(batch.moves)
+        if batch.faults:
+            self._meet_faults(batch.faults)
 
     def _after_position(self, run: Sequence[RecordedEvent]) -> Sequence[RecordedEvent]:
         ledger, position = run[0].ledger, self._position(run[0].ledger)
@@ -255,30 +302,57 @@ class Worker:
             if ledger not in self._standing:
                 self._write({ledger: self._after_position(run)}, tries_max=1)
             return
-        batch = Batch(moves=[], rows={}, faults=[fault_of(run[0], error)])
-        self._model.write(batch)
-        self._written(batch)
+        self._stand_still(run[0], error)
+
+    def _stand_still(self, event: RecordedEvent, error: DaybookError) -> None:
+        """The event is alone, and the failure has cleared what memory may have had wrong: one that would park has its second try."""
+        is_written = False
+        if isinstance(error, Unwritable):
+            with suppress(Unwritable):
+                is_written = self._write_once({event.ledger: [event]})
+        if is_written:
+            return
+        batch = Batch(moves=[], rows={}, faults=[fault_of(event, error)])
+        if self._model.write(batch):
+            self._written(batch)
+        else:  # somebody else was there first; what is left to do the next look finds
+            self._learn(self._model.positions([event.ledger]))
 
     def _meet_faults(self, faults: Sequence[Fault]) -> None:
-        self._meet_standing()
         self._figures.faults += len(faults)
         for fault in faults:
-            where = {"ledger": fault.ledger, "position": fault.position}
-            self._logger.error("ledger_waits", **where, error_class=fault.error_class, error=fault.error)
+            where = {"ledger": fault.ledger, "position": fault.position, "trace_id": fault.trace_id}
+            say = self._logger.error if fault.is_final else self._logger.warning
+            what = "ledger_parked" if fault.is_final else "ledger_waits"
+            say(what, **where, type=fault.event_type, error_class=fault.error_class, error=fault.error)
+        self._meet_standing()
 
     def _meet_standing(self) -> None:
-        """Learns from the read model which ledgers stand still; each is tried again after its back-off."""
+        """Learns from the read model which ledgers stand still, and what is left out. One that waits is tried again after its
+        back-off, or at once if an operator asks. TooManyParked above the bound.
+        """
+        self._met_at = now = self._monotonic()
         standing = self._model.standing()
-        now = self._monotonic()
+        self._skips = self._model.skips()
         self._standing = {each.ledger: each for each in standing}
+        asked = {each.ledger: each.asked_at for each in standing}
         self._due = {
-            each.ledger: self._due.get(each.ledger, now + self._delay_s(each.attempts))
+            each.ledger: now
+            if self._asked.get(each.ledger) != each.asked_at
+            else self._due.get(each.ledger, now + self._delay_s(each.attempts))
             for each in standing
             if not each.is_parked
         }
+        self._asked = asked
         for ledger in self._standing:
             self._behind.pop(ledger, None)
-        self._figures.waiting = len(self._standing)
+        self._count_standing()
+        if self._figures.parked > self._bounds.parked_max:
+            raise TooManyParked("too_many_parked", count=self._figures.parked, limit=self._bounds.parked_max)
+
+    def _count_standing(self) -> None:
+        self._figures.parked = sum(each.is_parked for each in self._standing.values())
+        self._figures.waiting = len(self._standing) - self._figures.parked
 
     def _delay_s(self, attempts: int) -> float:
         """Exponential back-off, jittered by half, so that workers do not meet again."""

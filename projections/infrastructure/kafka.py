@@ -26,7 +26,7 @@ from shared_kernel.words import format_time
 MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
 ADMIN_S_MAX: Final = 5.0  # within the time that a process has to end
 POLL_S: Final = 0.1  # how often a waiting publisher looks at its lease
-_QUIET: Final = {"log_level": 3}  # errors only: each lost connection is otherwise told many times
+QUIET: Final = {"log_level": 3}  # errors only: each lost connection is otherwise told many times
 
 
 class KafkaPublisher:
@@ -44,7 +44,7 @@ class KafkaPublisher:
     def prepare(self) -> None:
         """The topic exists and a fresh producer stands ready. Unavailable where Kafka cannot be reached."""
         self.close()
-        admin = AdminClient({"bootstrap.servers": self._bootstrap, **_QUIET})
+        admin = AdminClient({"bootstrap.servers": self._bootstrap, **QUIET})
         try:
             if self._topic not in admin.list_topics(timeout=ADMIN_S_MAX).topics:
                 self._make_topic(admin)
@@ -63,7 +63,7 @@ class KafkaPublisher:
                 "linger.ms": 2,
                 "compression.type": "lz4",
                 "error_cb": self._on_error,
-                **_QUIET,
+                **QUIET,
             }
         )
 
@@ -85,7 +85,7 @@ class KafkaPublisher:
                             topic,
                             key=event.ledger,
                             value=canonical_line(event),
-                            headers=_headers(event, of_incarnation),
+                            headers=[*headers_of(event), of_incarnation],
                             on_delivery=self._on_delivery,
                         )
                         break
@@ -152,7 +152,7 @@ class KafkaSource:
             "queued.max.messages.kbytes": 64 * 1024,
             "topic.metadata.refresh.interval.ms": 10_000,  # a topic that was deleted and made again is found by then
             "allow.auto.create.topics": False,
-            **_QUIET,
+            **QUIET,
         }
         self._topic = topic
         self._batch_events_max = batch_events_max
@@ -230,7 +230,8 @@ class KafkaSource:
             self._logger.warning(event, **fields)
 
 
-def _headers(event: RecordedEvent, of_incarnation: tuple[str, str]) -> list[tuple[str, str | bytes | None]]:
+def headers_of(event: RecordedEvent) -> list[tuple[str, str | bytes | None]]:
+    """An event's CloudEvents attributes and its trace, as far as its metadata can be read."""
     headers: list[tuple[str, str | bytes | None]] = [
         ("ce_specversion", "1.0"),
         ("ce_id", f"{event.ledger}/{event.position}"),
@@ -238,8 +239,11 @@ def _headers(event: RecordedEvent, of_incarnation: tuple[str, str]) -> list[tupl
         ("ce_type", event.type),
         ("ce_time", format_time(event.recorded_at)),
         ("content-type", "application/json"),
-        of_incarnation,
     ]
-    if '"trace"' in event.metadata and (trace := decode_metadata(event.metadata).trace) is not None:
-        headers.append(("traceparent", trace))
+    if '"trace"' in event.metadata:
+        with suppress(
+            msgspec.MsgspecError
+        ):  # what nobody can read is published as it is: whoever projects it will say so
+            if (trace := decode_metadata(event.metadata).trace) is not None:
+                headers.append(("traceparent", trace))
     return headers

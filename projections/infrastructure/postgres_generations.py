@@ -11,7 +11,7 @@ from zlib import crc32
 import psycopg
 from psycopg import Connection, sql
 
-from projections.application.ports import ForeignGeneration, Generation
+from projections.application.ports import ForeignGeneration, Generation, Unusable
 from projections.domain.projection import Projection
 from projections.infrastructure.postgres import STATEMENTS, Database, Row
 from shared_kernel.errors import Corruption, Rejection
@@ -19,6 +19,8 @@ from shared_kernel.errors import Corruption, Rejection
 # Chosen: "book", so that it meets no other advisory lock; the second key is the projection's name.
 _LOCK_CHANGES: Final = 0x626F6F6B
 _LOCK_BUILD: Final = 0x626F6F6C
+# Connection, transaction, resources, locks, intervention, the system: whatever SQL it was, it may succeed the next time.
+_PASSING: Final = ("08", "40", "53", "55", "57", "58", "XX")
 
 
 class PostgresGenerations:
@@ -35,7 +37,8 @@ class PostgresGenerations:
         """The generation that this code feeds, made if missing: the newest of its version and the log's incarnation.
 
         The first one is live at once; a later version's is `building`. ForeignGeneration: there is only one of another
-        incarnation. Corruption: the code is older than every generation there is.
+        incarnation. Corruption: the code is older than every generation there is. Unusable: its SQL fails, or reaches
+        outside the schema it is given.
         """
         with self._changes() as session:
             incarnation = _incarnation(session)
@@ -52,6 +55,12 @@ class PostgresGenerations:
         if own.incarnation != incarnation:
             raise ForeignGeneration(own)
         return own
+
+    def fed(self) -> list[Generation]:
+        """Those of this version and log that are whole, oldest first: live, or they were or may become it."""
+        asked = self._of | {"version": self._projection.version}
+        with self._database.session() as session:
+            return [_generation(row) for row in session.execute(STATEMENTS["fed_generations"], asked)]
 
     def begin(self) -> Generation:
         """A new generation is there to be built, and a stopped projector will find it.
@@ -108,10 +117,7 @@ class PostgresGenerations:
         )
         schema = sql.Identifier(generation.schema_name)
         session.execute(sql.SQL("create schema {}").format(schema))
-        session.execute(sql.SQL("set local search_path to {}").format(schema))
-        session.execute(self._projection.schema.encode())
-        session.execute(self._projection.keys.encode())
-        session.execute(self._projection.indexes.encode())
+        self._make_tables(session, generation.schema_name)
         # The command role's clock reads what a projection's own SQL grants it.
         session.execute(sql.SQL("grant usage on schema {} to daybook_query, daybook_command").format(schema))
         session.execute(sql.SQL("grant select on all tables in schema {} to daybook_query").format(schema))
@@ -129,17 +135,48 @@ class PostgresGenerations:
 
     def _one(self, session: Connection[Row], statement: str, version: int | None) -> Generation | None:
         row = session.execute(STATEMENTS[statement], self._of | {"version": version}).fetchone()
-        if row is None:
-            return None
-        projection, number, its_version, schema_name, state, incarnation = row
-        return Generation(
-            projection=projection,
-            number=number,
-            version=its_version,
-            schema_name=schema_name,
-            state=state,
-            incarnation=incarnation,
-        )
+        return None if row is None else _generation(row)
+
+    def _make_tables(self, session: Connection[Row], schema_name: str) -> None:
+        """Runs the projection's SQL as a role that may do nothing but make things in this schema, and then owns none of them."""
+        schema = sql.Identifier(schema_name)
+        session.execute(sql.SQL("grant usage, create on schema {} to daybook_builder").format(schema))
+        session.execute("set local role daybook_builder")
+        session.execute(sql.SQL("set local search_path to {}").format(schema))
+        try:
+            for text in (self._projection.schema, self._projection.keys, self._projection.indexes):
+                # In a block, so that nothing in it can end the transaction.
+                block = sql.SQL("begin execute {}; end").format(sql.Literal(text)).as_string(session)
+                session.execute(sql.SQL("do {}").format(sql.Literal(block)))
+        except psycopg.Error as error:
+            if (error.sqlstate or "").startswith(_PASSING):
+                raise
+            raise self._unusable(reason=error.sqlstate or "", detail=error.diag.message_primary or "") from None
+        if session.execute("select current_user").fetchone() != ("daybook_builder",):
+            raise self._unusable(reason="role_left", detail="its SQL gives itself another role")
+        session.execute("reset role")
+        found = session.execute(STATEMENTS["column_types"], {"schema": schema_name}).fetchall()
+        columns = {(table, column) for table, column, _ in found}
+        for name, table in self._projection.tables.items():
+            if missing := [column for column in table.columns if (name, column) not in columns]:
+                raise self._unusable(reason="column_missing", detail=f"its SQL makes no {name}.{missing[0]}")
+        session.execute(sql.SQL("revoke all on schema {} from daybook_builder").format(schema))
+        session.execute("reassign owned by daybook_builder to current_user")
+
+    def _unusable(self, *, reason: str, detail: str) -> Unusable:
+        return Unusable("projection_unusable", projection=self._projection.name, reason=reason, detail=detail)
+
+
+def _generation(row: Row) -> Generation:
+    projection, number, version, schema_name, state, incarnation = row
+    return Generation(
+        projection=projection,
+        number=number,
+        version=version,
+        schema_name=schema_name,
+        state=state,
+        incarnation=incarnation,
+    )
 
 
 def _incarnation(session: psycopg.Connection[Row]) -> str:

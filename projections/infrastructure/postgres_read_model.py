@@ -27,7 +27,11 @@ class PostgresReadModel:
         self._database = database
         self._generation = generation
         self._tables = projection.tables
-        self._of = {"projection": generation.projection, "generation": generation.number}
+        self._of = {
+            "projection": generation.projection,
+            "generation": generation.number,
+            "version": generation.version,
+        }
         self._incarnation = generation.incarnation
         self._copies = {
             table: sql.SQL("copy {} ({}) from stdin {}").format(
@@ -63,11 +67,15 @@ class PostgresReadModel:
     def write(self, batch: Batch) -> bool:
         """Writes all of it or nothing; a ledger that passes its fault is rid of it. False: somebody else was there first."""
         with self._database.session() as session, session.transaction():
-            if not self._move(session, batch.moves):
+            if not self._move(session, batch):
                 raise Rollback
             for table, rows in batch.rows.items():
                 if rows:
                     self._add(session, table, rows)
+            if batch.skipped:
+                ledgers, positions = zip(*batch.skipped, strict=True)
+                passed = {"ledgers": list(ledgers), "positions": list(positions)}
+                session.execute(STATEMENTS["leave_out"], self._of | passed)
             if batch.faults:
                 session.execute(STATEMENTS["stand_still"], self._of | _columns_of_faults(batch))
             return True
@@ -78,15 +86,35 @@ class PostgresReadModel:
         with self._database.session() as session:
             rows = session.execute(STATEMENTS["standing"], self._of).fetchall()
         return [
-            Standing(ledger=ledger, position=position, attempts=attempts, is_parked=is_parked)
-            for ledger, position, attempts, is_parked in rows
+            Standing(ledger=ledger, position=position, attempts=attempts, is_parked=is_parked, asked_at=asked_at)
+            for ledger, position, attempts, is_parked, asked_at in rows
         ]
+
+    def release(self, ledgers: Sequence[str]) -> None:
+        """Those of them that wait before an event that is not there yet wait no longer."""
+        with self._database.session() as session:
+            session.execute(STATEMENTS["release"], self._of | {"ledgers": list(ledgers)})
+
+    def skips(self) -> dict[str, set[int]]:
+        """The positions, by ledger, that this version leaves out."""
+        found: dict[str, set[int]] = {}
+        with self._database.session() as session:
+            for ledger, position in session.execute(STATEMENTS["skips"], self._of):
+                found.setdefault(ledger, set()).add(position)
+        return found
 
     def lags(self) -> list[Lag]:
         """Every ledger whose position is not its head."""
         with self._database.session() as session:
             rows = session.execute(STATEMENTS["lags"], self._of).fetchall()
         return [Lag(ledger=ledger, head=head, position=position) for ledger, head, position in rows]
+
+    def lag_s(self, lags: Sequence[Lag]) -> float:
+        """The age of the oldest event that one of these ledgers does not have yet, in seconds."""
+        of = {"ledgers": [lag.ledger for lag in lags], "positions": [lag.position for lag in lags]}
+        with self._database.session() as session:
+            [(age,)] = session.execute(STATEMENTS["lag_age"], of).fetchall()
+        return float(age)
 
     def announce(self, moves: Sequence[Move]) -> None:
         """Tells waiting readers what can be seen; they look at the live generation only, so others keep silent."""
@@ -146,22 +174,26 @@ class PostgresReadModel:
         with session.cursor().copy(self._copies[name]) as copy:
             copy.write(copy_text(rows, len(table.columns)))
 
-    def _move(self, session: Connection[Row], moves: Sequence[Move]) -> bool:
-        if not moves:
+    def _move(self, session: Connection[Row], batch: Batch) -> bool:
+        """Where each ledger that moves, or is to be parked, stands as the batch believes, it is locked, and moved."""
+        moves = batch.moves
+        held = {fault.ledger: fault.position - 1 for fault in batch.faults if fault.is_final}
+        held.update((move.ledger, move.previous) for move in moves)
+        if not held:
             return True
-        ledgers = [move.ledger for move in moves]
+        ledgers = sorted(held)
         of = self._of | {
             "incarnation": self._incarnation,
-            "ledgers": ledgers,
+            "ledgers": [move.ledger for move in moves],
             "previous": [move.previous for move in moves],
             "reached": [move.position for move in moves],
             "recorded_at": [move.recorded_at for move in moves],
         }
-        new = [move.ledger for move in moves if move.previous == 0]
+        new = [ledger for ledger in ledgers if held[ledger] == 0]
         if new:
             session.execute(STATEMENTS["begin_positions"], of | {"ledgers": new})
-        locked = session.execute(STATEMENTS["lock_positions"], of).fetchall()
-        expected = [(move.ledger, move.previous, True) for move in moves]
+        locked = session.execute(STATEMENTS["lock_positions"], of | {"ledgers": ledgers}).fetchall()
+        expected = [(ledger, held[ledger], True) for ledger in ledgers]
         if locked != expected or session.execute(STATEMENTS["move_positions"], of).rowcount != len(moves):
             if session.execute(STATEMENTS["incarnation"]).fetchone() != (self._incarnation,):
                 raise ForeignGeneration(self._generation)
@@ -184,6 +216,9 @@ def _columns_of_faults(batch: Batch) -> dict[str, object]:
     return {
         "ledgers": [fault.ledger for fault in faults],
         "positions": [fault.position for fault in faults],
+        "event_types": [fault.event_type for fault in faults],
         "error_classes": [fault.error_class for fault in faults],
         "errors": [fault.error for fault in faults],
+        "trace_ids": [fault.trace_id for fault in faults],
+        "are_final": [fault.is_final for fault in faults],
     }

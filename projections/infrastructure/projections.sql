@@ -36,6 +36,13 @@ from projections.generations g
 where g.projection = %(projection)s and (%(version)s::integer is null or g.version = %(version)s)
 order by g.generation desc limit 1
 
+-- name: fed_generations
+select g.projection, g.generation, g.version, g.schema_name, g.state, g.incarnation::text
+from projections.generations g
+join daybook.incarnation i on i.incarnation = g.incarnation
+where g.projection = %(projection)s and g.version = %(version)s and g.state in ('built', 'live', 'former')
+order by g.generation
+
 -- name: add_generation
 insert into projections.generations (projection, generation, version, schema_name, state, incarnation)
 values (%(projection)s, %(generation)s, %(version)s, %(schema_name)s, %(state)s, %(incarnation)s::uuid)
@@ -75,7 +82,7 @@ order by new.ledger
 on conflict do nothing
 
 -- name: lock_positions
--- In ledger order, so that two writers of the same ledgers queue instead of deadlocking.
+-- In ledger order, so that two writers of the same ledgers queue instead of deadlocking. Also those that are to be parked.
 select p.ledger, p.position, p.incarnation = i.incarnation
 from projections.positions p, daybook.incarnation i
 where p.projection = %(projection)s and p.generation = %(generation)s and p.ledger = any(%(ledgers)s)
@@ -90,6 +97,18 @@ from unnest(%(ledgers)s::text[], %(previous)s::bigint[], %(reached)s::bigint[], 
   as moved (ledger, previous, position, recorded_at)
 where p.projection = %(projection)s and p.generation = %(generation)s and p.ledger = moved.ledger
   and p.position = moved.previous and p.incarnation = %(incarnation)s::uuid
+  and not exists ( -- as of now, which is after the wait for the row: whoever parks a ledger holds its row
+    select from projections.waiting w
+    where w.projection = p.projection and w.generation = p.generation and w.ledger = p.ledger and w.state = 'parked'
+  )
+
+-- name: lag_age
+-- Of the events that come next: the age of the oldest.
+select coalesce(max(extract(epoch from clock_timestamp() - e.recorded_at)), 0)::double precision
+from unnest(%(ledgers)s::text[], %(positions)s::bigint[]) as behind (ledger, position)
+cross join lateral (
+  select e.recorded_at from daybook.events e where e.ledger = behind.ledger and e.position = behind.position + 1 limit 1
+) as e
 
 -- name: lags
 -- Every ledger whose position is not its head, in one look: (ledger, head, position).
@@ -108,16 +127,27 @@ from pg_class c join pg_attribute a on a.attrelid = c.oid
 where c.relnamespace = %(schema)s::regnamespace and c.relkind = 'r' and a.attnum > 0
 
 -- name: standing
-select w.ledger, w.position, w.attempts, w.state = 'parked'
+select w.ledger, w.position, w.attempts, w.state = 'parked', w.asked_at
 from projections.waiting w
 where w.projection = %(projection)s and w.generation = %(generation)s
 
+-- name: skips
+select s.ledger, s.position
+from projections.skips s
+where s.projection = %(projection)s and s.version = %(version)s and s.lifted_at is null
+
 -- name: stand_still
--- Nobody stands still before a position that another worker has passed meanwhile.
-insert into projections.waiting (projection, generation, ledger, position, state, error_class, error)
-select %(projection)s, %(generation)s, stuck.ledger, stuck.position, 'waiting', stuck.error_class, stuck.error
-from unnest(%(ledgers)s::text[], %(positions)s::bigint[], %(error_classes)s::text[], %(errors)s::text[])
-  as stuck (ledger, position, error_class, error)
+-- Nobody stands still before a position that another worker has passed meanwhile. What parks is a dead letter besides.
+with stood as (
+insert into projections.waiting
+  (projection, generation, ledger, position, state, event_type, error_class, error, trace_id)
+select
+  %(projection)s, %(generation)s, stuck.ledger, stuck.position, case when stuck.is_final then 'parked' else 'waiting' end,
+  stuck.event_type, stuck.error_class, stuck.error, stuck.trace_id
+from unnest(
+  %(ledgers)s::text[], %(positions)s::bigint[], %(event_types)s::text[], %(error_classes)s::text[], %(errors)s::text[],
+  %(trace_ids)s::text[], %(are_final)s::boolean[]
+) as stuck (ledger, position, event_type, error_class, error, trace_id, is_final)
 where not exists (
   select from projections.positions p
   where p.projection = %(projection)s and p.generation = %(generation)s and p.ledger = stuck.ledger
@@ -127,15 +157,76 @@ order by stuck.ledger
 on conflict (projection, generation, ledger) do update set
   attempts = case when waiting.position = excluded.position then waiting.attempts + 1 else 1 end,
   since = case when waiting.position = excluded.position then waiting.since else clock_timestamp() end,
-  position = excluded.position, error_class = excluded.error_class, error = excluded.error,
+  position = excluded.position, state = excluded.state, event_type = excluded.event_type,
+  error_class = excluded.error_class, error = excluded.error, trace_id = excluded.trace_id,
   last_attempt_at = clock_timestamp()
 where waiting.state = 'waiting'
+returning *
+)
+insert into projections.dead_letters (
+  projection, generation, ledger, position, version, event_type, error_class, error, trace_id,
+  attempts, first_attempt_at, last_attempt_at
+)
+select
+  stood.projection, stood.generation, stood.ledger, stood.position, %(version)s, stood.event_type, stood.error_class, stood.error,
+  stood.trace_id, stood.attempts, stood.since, stood.last_attempt_at
+from stood where stood.state = 'parked'
+on conflict (projection, generation, ledger, position) do update set
+  error_class = excluded.error_class, error = excluded.error, attempts = dead_letters.attempts + 1,
+  last_attempt_at = excluded.last_attempt_at, published_at = null, resolved_at = null, resolution = null
 
 -- name: go_on
+with gone as (
+  delete from projections.waiting w
+  using unnest(%(ledgers)s::text[], %(reached)s::bigint[]) as moved (ledger, position)
+  where w.projection = %(projection)s and w.generation = %(generation)s and w.ledger = moved.ledger
+    and w.state = 'waiting' and w.position <= moved.position
+  returning w.ledger, w.position
+)
+update projections.dead_letters d
+set resolved_at = clock_timestamp(),
+  resolution = case
+    when exists (
+      select from projections.skips s
+      where s.projection = d.projection and s.version = d.version and s.ledger = d.ledger and s.position = d.position
+        and s.lifted_at is null
+    ) then 'skipped'
+    else 'applied'
+  end
+from gone
+where d.projection = %(projection)s and d.generation = %(generation)s and d.ledger = gone.ledger
+  and d.position = gone.position
+
+-- name: release
 delete from projections.waiting w
-using unnest(%(ledgers)s::text[], %(reached)s::bigint[]) as moved (ledger, position)
-where w.projection = %(projection)s and w.generation = %(generation)s and w.ledger = moved.ledger
-  and w.state = 'waiting' and w.position <= moved.position
+where w.projection = %(projection)s and w.generation = %(generation)s and w.ledger = any(%(ledgers)s::text[])
+  and w.state = 'waiting'
+  and not exists (select from daybook.events e where e.ledger = w.ledger and e.position >= w.position)
+
+-- name: leave_out
+insert into projections.skipped (projection, generation, ledger, position)
+select %(projection)s, %(generation)s, passed.ledger, passed.position
+from unnest(%(ledgers)s::text[], %(positions)s::bigint[]) as passed (ledger, position)
+on conflict do nothing
+
+-- name: unpublished_letters
+select d.projection, d.generation, g.incarnation::text, d.ledger, d.position, d.error_class, d.error, d.attempts,
+  d.first_attempt_at, d.last_attempt_at
+from projections.dead_letters d
+join projections.generations g on g.projection = d.projection and g.generation = d.generation
+join daybook.incarnation i on i.incarnation = g.incarnation -- what another log held is not in this one
+where d.projection = %(projection)s and d.published_at is null
+order by d.last_attempt_at
+limit %(letters_max)s
+
+-- name: letters_published
+-- One that failed again since then is published again.
+update projections.dead_letters d
+set published_at = clock_timestamp()
+from unnest(%(generations)s::integer[], %(ledgers)s::text[], %(positions)s::bigint[], %(attempts)s::integer[])
+  as sent (generation, ledger, position, attempts)
+where d.projection = %(projection)s and d.generation = sent.generation and d.ledger = sent.ledger
+  and d.position = sent.position and d.attempts = sent.attempts
 
 -- name: announce
 select pg_notify('daybook_visible', payload) from unnest(%(payloads)s::text[]) as payload

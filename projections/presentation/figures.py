@@ -19,12 +19,17 @@ PROJECTOR = {
     "malformed": "Messages dropped because they are no events",
     "lost_races": "Batches that another worker wrote first",
     "faults": "Times that a ledger came to stand still, tries included",
+    "retries": "Batches tried again after a fault that passes, such as a deadlock",
+    "skipped": "Events left out because an operator said so",
+    "dead_letters": "Dead letters stored by Kafka",
     "lag_events": "Events behind the log, all ledgers",
     "lag_events_max": "Events behind the log, the ledger most behind",
-    "waiting": "Ledgers that stand still",
-    "generation": "The generation that this process feeds",
+    "lag_seconds": "Age of the oldest event that is not applied",
+    "waiting": "Ledgers that stand still and go on by themselves",
+    "parked": "Ledgers that stand still until an operator retries or skips an event",
+    "generation": "The generation that these figures are of: the live one, or the newest of this version",
     "is_building": "1 while that generation is built from the log",
-    "is_stopped": "1 while the projection is stopped: its positions are of another incarnation",
+    "is_stopped": "1 while the projection is stopped until an operator acts: another incarnation, too many parked, unusable",
 }
 RELAY = {
     "published": "Events stored by Kafka",
@@ -37,7 +42,18 @@ RELAY = {
     "epoch": "The epoch of the lease",
     "is_active": "1 while this relay holds the lease",
 }
-_GAUGES = {"lag_events", "lag_events_max", "waiting", "generation", "is_building", "is_stopped", "epoch", "is_active"}
+_GAUGES = {
+    "lag_events",
+    "lag_events_max",
+    "lag_seconds",
+    "waiting",
+    "parked",
+    "generation",
+    "is_building",
+    "is_stopped",
+    "epoch",
+    "is_active",
+}
 
 
 class FiguresCollector(Collector):

@@ -25,7 +25,8 @@ NextCursor = Annotated[
     str | None, Meta(description="Give it as `cursor` for the next page of the same list; null: this is the last page")
 ]
 IsComplete = Annotated[
-    bool, Meta(description="False where the read model stands still before an event: `incomplete` says since when")
+    bool,
+    Meta(description="False where the read model lacks an event that the answer needs: `incomplete` says since when"),
 ]
 
 
@@ -37,12 +38,13 @@ class AsOf(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Incomplete(msgspec.Struct, frozen=True, kw_only=True):
-    """Why an answer is not complete: `waiting` goes on by itself, `parked` needs the operator.
+    """Why an answer is not complete: `waiting` goes on by itself, `parked` needs the operator; `skipped`: an operator had an event
+    left out, and the ledger is to be repaired.
 
     `position`: the first event that is missing.
     """
 
-    state: Literal["waiting", "parked"]
+    state: Literal["waiting", "parked", "skipped"]
     since: Time
     position: Position
 

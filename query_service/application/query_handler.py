@@ -36,9 +36,9 @@ class Question(NamedTuple, Generic[RowT]):
 
 
 class Standstill(NamedTuple):
-    """The read model does not move on for this ledger: what comes before `position` is there, the rest is not."""
+    """What the read model lacks of this ledger: what comes before `position` is there. The rest is not, or (skipped) that event is not."""
 
-    state: Literal["waiting", "parked"]
+    state: Literal["waiting", "parked", "skipped"]
     since: datetime
     position: int
 
@@ -67,7 +67,9 @@ class Stamp(NamedTuple):
     @property
     def holds_up(self) -> Standstill | None:
         """The standstill, where the answer lacks something for it: what is as of a position before it lacks nothing."""
-        return None if self.is_fixed else self.standstill
+        if self.standstill is None or (self.is_fixed and (self.position or 0) < self.standstill.position):
+            return None
+        return self.standstill
 
 
 class Snapshot(NamedTuple, Generic[RowT]):

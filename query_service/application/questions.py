@@ -31,7 +31,7 @@ class LedgerRow(NamedTuple):
     metadata: str
     position: int
     recorded_at: datetime
-    state: Literal["waiting", "parked"] | None
+    state: Literal["waiting", "parked", "skipped"] | None
     since: datetime | None
     stuck_position: int | None
 

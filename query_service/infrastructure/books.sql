@@ -8,7 +8,8 @@
 -- Of one ledger. `named` is the smallest of the prefixes that were asked for: of the cursor (%(at)s), by position, by recorded time;
 -- null: the newest. `at` is null, and there are no rows, where the read model is behind `needed`. A position that belongs to another
 -- incarnation of the log is none. A time is ahead if neither the clock nor the log has come to it.
--- Lateral with a limit: each is one index probe with the whole key, whatever the planner believes.
+-- Lateral with a limit: each is one index probe with the whole key, whatever the planner believes. A ledger may have left out events and
+-- stand still besides: the first position counts, and of the states (in the order of the alphabet) parked, then skipped, then waiting.
 stamp as materialized (
   select seen.*, (
       select dated.recorded_at from daybook.events dated where dated.ledger = %(ledger)s and dated.position = seen.at
@@ -31,8 +32,9 @@ stamp as materialized (
         and known.incarnation = log.incarnation limit 1
     ) reached on true
     left join lateral (
-      select known.state, known.since, known.position from projections.waiting known
-      where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s limit 1
+      select min(known.state) as state, min(known.since) as since, min(known.position) as position
+      from projections.standstills known
+      where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s
     ) standstill on true
     where live.projection = 'books'
   ) seen
@@ -53,9 +55,9 @@ stamp as materialized (
         when least(reached.position, other_reached.position) >= asked.needed and other_reached.position is not null
           then coalesce(asked.named, least(reached.position, other_reached.position))
       end as at,
-      coalesce(standstill.state, other_standstill.state) as state,
-      coalesce(standstill.since, other_standstill.since) as since,
-      coalesce(standstill.position, other_standstill.position) as stuck_position, {asked_columns}
+      least(standstill.state, other_standstill.state) as state,
+      least(standstill.since, other_standstill.since) as since,
+      least(standstill.position, other_standstill.position) as stuck_position, {asked_columns}
     from projections.live
     cross join lateral (
       select known.generation, known.schema_name from projections.generations known
@@ -80,12 +82,14 @@ stamp as materialized (
         and known.incarnation = log.incarnation limit 1
     ) other_reached on true
     left join lateral (
-      select known.state, known.since, known.position from projections.waiting known
-      where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s limit 1
+      select min(known.state) as state, min(known.since) as since, min(known.position) as position
+      from projections.standstills known
+      where known.projection = 'books' and known.generation = live.generation and known.ledger = %(ledger)s
     ) standstill on true
     left join lateral (
-      select known.state, known.since, known.position from projections.waiting known
-      where known.projection = 'periods' and known.generation = other_live.generation and known.ledger = %(ledger)s limit 1
+      select min(known.state) as state, min(known.since) as since, min(known.position) as position
+      from projections.standstills known
+      where known.projection = 'periods' and known.generation = other_live.generation and known.ledger = %(ledger)s
     ) other_standstill on true
     where live.projection = 'books'
   ) seen
@@ -164,8 +168,9 @@ left join lateral (
     select * from {schema}.ledgers known where known.ledger = opened.ledger order by known.position desc limit 1
   ) version
   left join lateral (
-    select known.state, known.since, known.position from projections.waiting known
-    where known.projection = 'books' and known.generation = stamp.generation::integer and known.ledger = opened.ledger limit 1
+    select min(known.state) as state, min(known.since) as since, min(known.position) as position
+    from projections.standstills known
+    where known.projection = 'books' and known.generation = stamp.generation::integer and known.ledger = opened.ledger
   ) standstill on true
   where opened.ledger > %(after)s and opened.position = 1 and opened.ledger ~ any(%(patterns)s::text[])
   order by opened.ledger

@@ -16,6 +16,7 @@ from projections.domain.projection import Projection
 from projections.infrastructure.postgres import Database as Session
 from projections.infrastructure.postgres_generations import PostgresGenerations
 from projections.infrastructure.postgres_log import PostgresLog
+from projections.infrastructure.postgres_parking import PostgresParking
 from projections.infrastructure.postgres_read_model import PostgresReadModel
 from projections.infrastructure.shipped import shipped
 from shared_kernel.events import Event
@@ -33,6 +34,8 @@ BOUNDS = Bounds(
     tries_max=2,
     retry_ms=1,
     retry_max_ms=1,
+    standing_ms=0,
+    parked_max=100,
 )
 EMPTY = """
 set session_replication_role = replica;
@@ -69,6 +72,10 @@ class Kit:
         session = Session(self.database.urls[role], name="test")
         self._sessions.append(session)
         return session
+
+    def parking(self) -> PostgresParking:
+        """What operators do about ledgers that stand still."""
+        return PostgresParking(self.session())
 
     def generations(self, projection: Projection = BOOKS) -> PostgresGenerations:
         """The generations, as one more process would see them."""
@@ -112,9 +119,11 @@ class Kit:
         """The positions of a generation."""
         return dict(self.rows("select ledger, position from projections.positions where generation = %s", generation))
 
-    def waiting(self) -> list[tuple[Any, ...]]:
-        """Ledger, position, class and attempts of what stands still."""
-        return self.rows("select ledger, position, error_class, attempts from projections.waiting order by ledger")
+    def standing(self) -> list[tuple[Any, ...]]:
+        """State, ledger, position, class and attempts of what stands still."""
+        return self.rows(
+            "select state, ledger, position, error_class, attempts from projections.waiting order by ledger, generation"
+        )
 
     def live(self, projection: str = "books") -> int:
         """The generation that readers see."""
@@ -141,7 +150,7 @@ def admin(database: Database) -> Iterator[psycopg.Connection[Any]]:
     """The administrator, on an empty log and empty read models."""
     with psycopg.connect(database.admin_url, autocommit=True) as connection:
         schemas = connection.execute(
-            "select nspname from pg_namespace where nspname ~ '^(books|periods)_[0-9]+$'"
+            "select nspname from pg_namespace where nspname ~ '^[a-z_]+_[0-9]+$' and nspname !~ '^pg_'"
         ).fetchall()
         for (schema,) in schemas:
             connection.execute(f"drop schema {schema} cascade".encode())

@@ -7,13 +7,16 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
+from shared_kernel.event_log.types import RecordedEvent
+from shared_kernel.events import canonical_line
 from tests.integration.projections.conftest import until
 from tests.services import Database, Servers
 
@@ -134,18 +137,41 @@ class Processes:
         """Kafka's administrator."""
         yield AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
-    def partitions(self) -> int:
+    def make_topic(self, partitions: int) -> None:
+        """The topic is there before any relay."""
+        with self.admin() as admin:
+            [made] = admin.create_topics([NewTopic(self.topic, partitions, 1)]).values()
+            made.result(60)
+
+    def group_state(self, projection: str = "books") -> ConsumerGroupState:
+        """How the consumer group of a projection stands."""
+        with self.admin() as admin:
+            [described] = admin.describe_consumer_groups([f"{self.topic}.{projection}"]).values()
+            return described.result(30).state
+
+    def publish(self, events: Sequence[RecordedEvent], *, incarnation: str, value: bytes | None = None) -> None:
+        """The events come through the topic, in this order; `value`: instead of their own."""
+        producer = Producer({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        for event in events:
+            line = canonical_line(event).encode() if value is None else value
+            headers = {"daybook_incarnation": incarnation}
+            producer.produce(self.topic, key=event.ledger, value=line, headers=headers)
+        assert producer.flush(60) == 0
+
+    def partitions(self, topic: str | None = None) -> int:
         """How many the topic has; 0: there is no topic."""
         with self.admin() as admin:
             topics = admin.list_topics(timeout=30).topics
-        return len(topics[self.topic].partitions) if self.topic in topics else 0
+        topic = topic or self.topic
+        return len(topics[topic].partitions) if topic in topics else 0
 
-    def messages(self) -> list[Message]:
+    def messages(self, topic: str | None = None) -> list[Message]:
         """All there are in the topic now, in order within each ledger."""
+        topic = topic or self.topic
         consumer = Consumer(
             {"bootstrap.servers": self.bootstrap, "group.id": "-", "enable.partition.eof": True, "log_level": 0}
         )
-        partitions = [TopicPartition(self.topic, number, 0) for number in range(self.partitions())]
+        partitions = [TopicPartition(topic, number, 0) for number in range(self.partitions(topic))]
         consumer.assign(partitions)
         found, open_partitions = [], len(partitions)
         while open_partitions:

@@ -2,12 +2,11 @@
 
 import secrets
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import pytest
-from confluent_kafka import Producer
 
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import canonical_line
@@ -40,14 +39,6 @@ def is_published(kit: Kit) -> bool:
 
 def incarnation(kit: Kit) -> str:
     return str(kit.rows("select incarnation::text from daybook.incarnation")[0][0])
-
-
-def publish(processes: Processes, events: list[RecordedEvent], *, incarnation: str, value: bytes | None = None) -> None:
-    producer = Producer({"bootstrap.servers": processes.bootstrap, "log_level": 0})
-    for event in events:
-        line = canonical_line(event).encode() if value is None else value
-        producer.produce(processes.topic, key=event.ledger, value=line, headers={"daybook_incarnation": incarnation})
-    assert producer.flush(60) == 0
 
 
 def test_the_relay_makes_the_topic_and_publishes_each_ledger_in_order_with_cloudevents_headers(
@@ -183,9 +174,9 @@ def test_foreign_malformed_and_impossible_messages_are_dropped_and_counted(kit: 
         metadata=log[-1].metadata,
         recorded_at=log[-1].recorded_at,
     )
-    publish(processes, [lie], incarnation="6d1cb0d8-4a8e-4b07-8c4e-000000000000")
-    publish(processes, log[:1], incarnation=incarnation(kit), value=b"\xff{]")
-    publish(processes, log, incarnation=incarnation(kit))
+    processes.publish([lie], incarnation="6d1cb0d8-4a8e-4b07-8c4e-000000000000")
+    processes.publish(log[:1], incarnation=incarnation(kit), value=b"\xff{]")
+    processes.publish(log, incarnation=incarnation(kit))
     until(lambda: projector.figure("projector_duplicates_total") >= len(log))
     assert projector.figure("projector_foreign_total") == 1
     assert projector.figure("projector_malformed_total") == 1
@@ -270,9 +261,16 @@ def test_without_kafka_the_read_model_still_follows_the_log_and_the_relay_says_i
 ) -> None:
     processes.bootstrap = "127.0.0.1:9"
     kit.append("bank", list(books("bank", 20)))
+    kit.append("poisoned", list(books("poisoned", 20)))
+    data = change_data(kit, "poisoned", 5, "{")
     relay, projector = processes.start("relay").started(), processes.start("projector").started()
+    until(lambda: kit.positions() == {"bank": len(read_log(kit.admin)) - 21, "poisoned": 4})
+    until(lambda: projector.figure("projector_parked") == 1)
+    change_data(kit, "poisoned", 5, data)
+    kit.parking().retry("books", "poisoned", patterns=None, actor="olga", reason="the backup had it")
     until(lambda: is_at_head(kit))
     kit.assert_complete()
+    assert kit.rows("select count(*) from projections.dead_letters where published_at is null") == [(1,)]
     assert not relay.ready()
     assert kit.rows("select count(*) from projections.relay_positions") == [(0,)]
     assert (relay.stop(), projector.stop()) == (0, 0)
@@ -319,6 +317,48 @@ def test_wrong_settings_are_all_named_and_the_exit_code_is_2(processes: Processe
         assert wrong.says(name)
 
 
+def change_data(kit: Kit, ledger: str, position: int, data: str) -> str:
+    """What no process may do: the log says something else. Answers what it said."""
+    of = [ledger, position]
+    [(before,)] = kit.rows("select data from daybook.events where ledger = %s and position = %s", *of)
+    kit.admin.execute("set session_replication_role = replica")
+    kit.admin.execute("update daybook.events set data = %s where ledger = %s and position = %s", [data, *of])
+    kit.admin.execute("set session_replication_role = origin")
+    return str(before)
+
+
+def test_a_poison_event_is_a_dead_letter_with_its_reason_in_the_topic_and_an_operator_may_go_on_without_it(
+    kit: Kit, processes: Processes
+) -> None:
+    for name in ("bank", "poisoned"):
+        kit.append(name, list(books(name, 20)))
+    change_data(kit, "poisoned", 5, '{"secret": 4711')
+    processes.start("relay")
+    projector = processes.start("projector").started()
+    until(lambda: projector.figure("projector_parked") == 1)
+    assert projector.ready()
+    until(lambda: kit.positions() == {"bank": len(read_log(kit.admin)) - 21, "poisoned": 4})
+    until(lambda: kit.rows("select from projections.dead_letters where published_at is not null"))
+    letters = f"{processes.topic}.dead-letters"
+    [message] = processes.messages(letters)
+    [event] = [event for event in read_log(kit.admin) if (event.ledger, event.position) == ("poisoned", 5)]
+    assert (message.key(), message.value()) == (b"poisoned", canonical_line(event).encode())
+    headers = {name: value.decode() for name, value in dict(message.headers() or []).items()}
+    assert headers["ce_id"] == "poisoned/5"
+    assert headers["daybook_incarnation"] == incarnation(kit)
+    assert (headers["daybook_projection"], headers["daybook_generation"]) == ("books", "1")
+    assert (headers["daybook_error_class"], headers["daybook_attempts"]) == ("DecodeError", "1")
+    assert datetime.fromisoformat(headers["daybook_first_attempt_at"]) <= datetime.now(UTC)
+    assert headers["traceparent"].split("-")[1] in projector.log.read_text()
+    for text in (headers["daybook_error"], projector.log.read_text()):
+        assert "4711" not in text
+
+    kit.parking().skip("books", "poisoned", position=5, actor="olga", reason="ticket 7")
+    until(lambda: is_at_head(kit))
+    until(lambda: projector.figure("projector_skipped_total") == 1)
+    assert kit.rows("select ledger, state, position from projections.standstills") == [("poisoned", "skipped", 5)]
+
+
 def test_many_ledgers_with_a_poisoned_one_reach_their_heads(kit: Kit, processes: Processes) -> None:
     for number in range(30):
         kit.append(f"ledger:{number:02}", list(books(f"ledger:{number:02}", 10)))
@@ -335,5 +375,5 @@ def test_many_ledgers_with_a_poisoned_one_reach_their_heads(kit: Kit, processes:
     kit.admin.execute("update daybook.events set type = %s where ledger = 'poisoned' and position = 5", [known])
     until(lambda: is_at_head(kit))
     kit.assert_complete()
-    assert kit.waiting() == []
+    assert kit.standing() == []
     assert read_books(kit.admin, "books_1")["ledgers"]

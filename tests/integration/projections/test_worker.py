@@ -149,20 +149,21 @@ def test_an_unknown_event_holds_up_its_ledger_only_and_a_newer_worker_goes_on(
     kit.append("poisoned", [transfer("t2", 7)])
     worker, figures = kit.worker()
     worker.apply(read_log(kit.admin))
-    assert kit.waiting() == [("poisoned", 3, "UnknownEventType", 1)]
+    assert kit.standing() == [("waiting", "poisoned", 3, "UnknownEventType", 1)]
     assert kit.positions()["poisoned"] == 2
     assert (figures.waiting, figures.faults) == (1, 1)
     kit.append("bank", [transfer("after", 1)])
     heal(worker)  # a retry that fails again, and the others go on
     assert kit.positions()["bank"] == max(event.position for event in read_log(kit.admin) if event.ledger == "bank")
-    [(_, _, _, attempts)] = kit.waiting()
-    assert attempts > 1
+    [(state, _, _, _, attempts)] = kit.standing()
+    assert (state, attempts > 1) == ("waiting", True)
+    assert kit.rows("select from projections.dead_letters") == []
 
     known = events._DECODERS["AccountOpened.v1"]
     monkeypatch.setitem(events._DECODERS, "AccountOpened.v2", known)
     newer, newer_figures = kit.worker()
     heal(newer)
-    assert kit.waiting() == []
+    assert kit.standing() == []
     assert newer_figures.waiting == 0
     assert set(kit.positions().values()) == {4, kit.positions()["bank"]}
     known_by_name = [msgspec.structs.replace(e, type=e.type.replace("v2", "v1")) for e in read_log(kit.admin)]
@@ -181,12 +182,12 @@ def test_rows_that_postgres_cannot_hold_stop_their_ledger_at_exactly_that_event(
     log = read_log(kit.admin)
     worker, _ = kit.worker()
     worker.apply(log)
-    assert kit.waiting() == [("b", head, "Unwritable", 1)]
+    assert kit.standing() == [("parked", "b", head, "Unwritable", 1)]
     assert kit.positions()["b"] == head - 1
     assert read_books(kit.admin, "books_1") == plain_books(e for e in log if e.ledger != "b" or e.position < head)
 
 
-def test_a_projection_that_fails_for_a_while_catches_up_when_it_no_longer_does(kit: Kit) -> None:
+def test_a_projection_that_was_mended_catches_up_when_an_operator_says_so(kit: Kit) -> None:
     is_broken = True
 
     def project(read: Read, state: State) -> Rows:
@@ -199,13 +200,16 @@ def test_a_projection_that_fails_for_a_while_catches_up_when_it_no_longer_does(k
     worker, figures = kit.worker(msgspec.structs.replace(BOOKS, project=project))
     worker.apply(read_log(kit.admin))
     assert kit.positions()["bank"] == 19
-    assert kit.waiting() == [("bank", 20, "ZeroDivisionError", 1)]
+    assert kit.standing() == [("parked", "bank", 20, "ZeroDivisionError", 1)]
     kit.append("bank", [transfer("while it stands", 1)])
     worker.apply(read_log(kit.admin)[-1:])
     is_broken = False
     heal(worker)
-    assert figures.waiting == 0
-    assert kit.waiting() == []
+    assert kit.positions()["bank"] == 19  # it does not try by itself
+    kit.parking().retry("books", "bank", patterns=None, actor="op", reason="mended")
+    heal(worker)
+    assert (figures.waiting, figures.parked) == (0, 0)
+    assert kit.standing() == []
     kit.assert_complete()
 
 
@@ -223,9 +227,9 @@ def test_a_ledger_whose_row_somebody_holds_is_set_aside_and_the_others_go_on(
         holder.execute("select from projections.positions where ledger = 'b' for update")
         worker.apply(read_log(kit.admin))
         assert kit.positions() == {"a": 2, "b": 1, "c": 2}
-        assert kit.waiting() == [("b", 2, "Contention", 1)]
+        assert kit.standing() == [("waiting", "b", 2, "Contention", 1)]
     heal(worker)
-    assert kit.waiting() == []
+    assert kit.standing() == []
     kit.assert_complete()
 
 

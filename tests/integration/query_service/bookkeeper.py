@@ -74,7 +74,7 @@ class Bookkeeper:
             self.connection.execute("set local session_replication_role = replica")
             for table in ("daybook.ledgers", "daybook.events", "daybook.event_tags"):
                 self.connection.execute(f"delete from {table}")
-            for table in ("live", "generations", "positions", "waiting"):
+            for table in ("live", "generations", "positions", "waiting", "skips", "skipped", "dead_letters"):
                 self.connection.execute(f"delete from projections.{table}")
         self.make_generation(1)
         self.go_live(1)
@@ -194,6 +194,13 @@ class Bookkeeper:
         self.connection.execute(
             "insert into projections.waiting values ('books', %s, %s, %s, %s, 'Boom', 'boom', 1, %s, %s)",
             [generation, ledger, position, state, FIRST_DAY, FIRST_DAY],
+        )
+
+    def leave_out(self, ledger: str, position: int, *, generation: int = 1) -> None:
+        """The read model has passed the event at `position` without it, as an operator wanted."""
+        self.connection.execute(
+            "insert into projections.skipped values ('books', %s, %s, %s, %s)",
+            [generation, ledger, position, FIRST_DAY],
         )
 
     def go_on(self, ledger: str) -> None:

@@ -124,6 +124,22 @@ async def test_answer_that_stands_still_is_not_kept_unless_it_is_of_before(clien
     assert (before.headers["cache-control"], before.json()["complete"]) == (IMMUTABLE, True)
 
 
+async def test_answer_that_lacks_a_skipped_event_says_so_for_ever_but_one_of_before_it_is_complete(
+    client: Client, bank: Bookkeeper
+) -> None:
+    bank.leave_out("bank", 5)
+    lacking = {"state": "skipped", "since": "2026-01-01T09:30:00.000000Z", "position": 5}
+    for query in ("", "?as_of_position=5", "?as_of_position=6"):
+        response = await client.get(f"{BALANCES}{query}")
+        assert (response.headers["cache-control"], response.json()["incomplete"]) == ("private, no-cache", lacking)
+    before = await client.get(f"{BALANCES}?as_of_position=4")
+    assert (before.headers["cache-control"], before.json()["complete"]) == (IMMUTABLE, True)
+    bank.append("bank", posting("t7", "cash", "till", 7))
+    bank.stand_still("bank", "parked", 7)
+    assert (await client.ok(BALANCES))["incomplete"] == lacking | {"state": "parked"}
+    await client.problem(BALANCES, 503, "read_model_parked", headers={"Daybook-Position": "7"})
+
+
 @pytest.mark.parametrize(
     "path",
     [
