@@ -50,13 +50,14 @@ def _worker_of(
     database: Database,
     projection: Projection,
     log: PostgresLog,
+    figures: Figures,
     bounds: Bounds,
     stop: threading.Event,
-) -> Callable[[Generation, Figures], Worker]:
+) -> Callable[[Generation], Worker]:
     def pause(wait_s: float) -> None:
         stop.wait(wait_s)
 
-    def worker_of(generation: Generation, figures: Figures) -> Worker:
+    def worker_of(generation: Generation) -> Worker:
         model = PostgresReadModel(database, projection=projection, generation=generation)
         return Worker(
             projection,
@@ -152,6 +153,7 @@ class ProjectorContainer(containers.DeclarativeContainer):
         database=database,
         projection=projection,
         log=log,
+        figures=figures,
         bounds=bounds,
         stop=stop,
     )

@@ -190,13 +190,10 @@ class Generations(Protocol):
     """Which builds of a projection there are, and which one is read."""
 
     def prepare(self) -> Generation:
-        """The newest generation of this version of the code; made if missing. ForeignGeneration: its log was another.
+        """The generation that this version of the code feeds; made if missing. ForeignGeneration: its log was another.
 
         Unusable: it cannot be made.
         """
-
-    def fed(self) -> list[Generation]:
-        """Those of this version and log that are whole: the live one, and all that were or may become it, until they are dropped."""
 
     def lock(self) -> bool:
         """True if this process alone may build from now on, until it ends or loses its connection."""

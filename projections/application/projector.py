@@ -7,8 +7,7 @@ operator has acted, or the end of the process (the log and the read model contra
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -36,27 +35,15 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     swap_behind_max: int
 
 
-class AtWork(NamedTuple):
-    """What is being done: one generation is built, or all that are whole are fed, each by a worker of its own."""
-
-    generations: Sequence[Generation]
-    workers: Sequence[Worker]
-
-    @property
-    def is_building(self) -> bool:
-        """True if there is one, which nobody reads yet."""
-        return self.generations[0].state == "building"
-
-
 class Projector:
-    """Feeds the generations of one projection until it is told to stop."""
+    """Feeds one generation of one projection until it is told to stop."""
 
     def __init__(
         self,
         projection: str,
         *,
         generations: Generations,
-        worker_of: Callable[[Generation, Figures], Worker],
+        worker_of: Callable[[Generation], Worker],
         source: Source,
         postbox: Postbox,
         figures: Figures,
@@ -79,14 +66,18 @@ class Projector:
     def run(self) -> None:
         """Returns after `stop` was set and the batch in hand is done. Corruption of the log ends it at once."""
         failures = 0
-        at_work: AtWork | None = None
+        at_work: tuple[Generation, Worker] | None = None
         try:
             while not self._stop.is_set():
                 try:
                     self._forward()
-                    at_work = at_work or self._begin()
-                    is_over = self._build(at_work) if at_work.is_building else self._follow(at_work)
-                    at_work = None if is_over else at_work
+                    if at_work is None:
+                        at_work = self._begin()
+                    generation, worker = at_work
+                    if generation.state != "building":
+                        self._follow(worker)
+                    elif self._build(generation, worker):
+                        at_work = None
                     failures = 0
                     self._figures.is_ready, self._figures.is_stopped, self._figures.trouble = True, False, None
                 except (Unavailable, Contention, ForeignGeneration, TooManyParked) as error:
@@ -101,37 +92,30 @@ class Projector:
             self._source.close(is_done=not self._arrived)
             self._postbox.close()
 
-    def _begin(self) -> AtWork:
-        newest = self._generations.prepare()
-        self._source.expect(newest.incarnation)
-        generations = [newest] if newest.state == "building" else self._generations.fed()
-        # The figures are those of what is read, or (a newer version took over) of the newest that this code feeds.
-        shown = next((each for each in generations if each.state == "live"), newest)
-        workers = []
-        for each in generations:
-            worker = self._worker_of(each, self._figures if each == shown else Figures())
-            worker.start()
-            worker.check(is_live=each.state != "building")
-            workers.append(worker)
-            self._logger.info("projecting", generation=each.number, version=each.version, state=each.state)
+    def _begin(self) -> tuple[Generation, Worker]:
+        generation = self._generations.prepare()
+        self._source.expect(generation.incarnation)
+        worker = self._worker_of(generation)
+        worker.start()
+        worker.check(is_live=generation.state != "building")
         self._looked_at = time.monotonic()
-        self._figures.generation = shown.number
-        self._figures.is_building = shown.state == "building"
-        return AtWork(generations, workers)
+        self._figures.generation = generation.number
+        self._figures.is_building = generation.state == "building"
+        self._logger.info(
+            "projecting", generation=generation.number, version=generation.version, state=generation.state
+        )
+        return generation, worker
 
-    def _follow(self, at_work: AtWork) -> bool:
-        """One round: what the log has to mend, and what Kafka brings. True: there are other generations to feed now."""
-        workers = at_work.workers
-        mended = [worker.catch_up() for worker in workers]
+    def _follow(self, worker: Worker) -> None:
+        """One round: what the log has to mend, and what Kafka brings."""
+        has_mended = worker.catch_up()
         if not self._arrived:
-            self._arrived = self._source.poll(0.0 if any(mended) else self._pace.poll_ms / 1_000)
+            self._arrived = self._source.poll(0.0 if has_mended else self._pace.poll_ms / 1_000)
         if self._source.was_assigned():
-            for worker in workers:
-                worker.start()
+            worker.start()
         if self._arrived:
             began = time.monotonic()
-            for worker in workers:
-                worker.apply(self._arrived)
+            worker.apply(self._arrived)
             is_full = len(self._arrived) >= self._pace.batch_events_max
             self._arrived = []
             if not is_full:  # the first event is seen at once, those behind it together
@@ -142,16 +126,12 @@ class Projector:
         if now - self._committed_at >= self._pace.commit_ms / 1_000:
             self._source.commit()
             self._committed_at = now
-        if now - self._looked_at < self._pace.heads_ms / 1_000:
-            return False
-        for worker in workers:
+        if now - self._looked_at >= self._pace.heads_ms / 1_000:
             worker.check(is_live=True)
-        self._looked_at = time.monotonic()
-        return self._generations.fed() != at_work.generations
+            self._looked_at = time.monotonic()
 
-    def _build(self, at_work: AtWork) -> bool:
+    def _build(self, generation: Generation, worker: Worker) -> bool:
         """One round of a build: a batch from the log. True: readers now see this generation, or another process saw to it."""
-        [generation], [worker] = at_work
         if not self._generations.lock():
             self._stop.wait(self._pace.heads_ms / 1_000)
             return True  # look again at what there is to do

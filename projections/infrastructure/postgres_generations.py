@@ -56,12 +56,6 @@ class PostgresGenerations:
             raise ForeignGeneration(own)
         return own
 
-    def fed(self) -> list[Generation]:
-        """Those of this version and log that are whole, oldest first: live, or they were or may become it."""
-        asked = self._of | {"version": self._projection.version}
-        with self._database.session() as session:
-            return [_generation(row) for row in session.execute(STATEMENTS["fed_generations"], asked)]
-
     def begin(self) -> Generation:
         """A new generation is there to be built, and a stopped projector will find it.
 

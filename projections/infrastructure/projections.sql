@@ -36,13 +36,6 @@ from projections.generations g
 where g.projection = %(projection)s and (%(version)s::integer is null or g.version = %(version)s)
 order by g.generation desc limit 1
 
--- name: fed_generations
-select g.projection, g.generation, g.version, g.schema_name, g.state, g.incarnation::text
-from projections.generations g
-join daybook.incarnation i on i.incarnation = g.incarnation
-where g.projection = %(projection)s and g.version = %(version)s and g.state in ('built', 'live', 'former')
-order by g.generation
-
 -- name: add_generation
 insert into projections.generations (projection, generation, version, schema_name, state, incarnation)
 values (%(projection)s, %(generation)s, %(version)s, %(schema_name)s, %(state)s, %(incarnation)s::uuid)

@@ -27,7 +27,7 @@ PROJECTOR = {
     "lag_seconds": "Age of the oldest event that is not applied",
     "waiting": "Ledgers that stand still and go on by themselves",
     "parked": "Ledgers that stand still until an operator retries or skips an event",
-    "generation": "The generation that these figures are of: the live one, or the newest of this version",
+    "generation": "The generation that this process feeds",
     "is_building": "1 while that generation is built from the log",
     "is_stopped": "1 while the projection is stopped until an operator acts: another incarnation, too many parked, unusable",
 }

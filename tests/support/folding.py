@@ -16,7 +16,11 @@ def project_in_batches(
     batches = []
     for run in runs:
         folded = fold(
-            projection, run, cache=cache, load=lambda keys: {key: stored[key] for key in keys if key in stored}
+            projection,
+            run,
+            cache=cache,
+            load=lambda keys: {key: stored[key] for key in keys if key in stored},
+            skips={},
         )
         stored.update((key, row) for key, row in folded.known.items() if row is not None)
         cache.keep(folded.known)

@@ -88,7 +88,7 @@ def projecting(kit: Kit, projection: Projection, **bounds: int) -> Iterator[Figu
 
     session = kit.session()
 
-    def worker_of(generation: Generation, figures: Figures) -> Worker:
+    def worker_of(generation: Generation) -> Worker:
         return kit.worker(projection, generation=generation, session=session, figures=figures, **bounds)[0]
 
     projector = Projector(

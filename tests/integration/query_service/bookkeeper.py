@@ -165,7 +165,7 @@ class Bookkeeper:
         if not run:
             return reached
         cache = RowCache(projection.tables, 1_000)
-        folded = fold(projection, {ledger: run}, cache=cache, load=model.last_rows)
+        folded = fold(projection, {ledger: run}, cache=cache, load=model.last_rows, skips={})
         assert not folded.faults
         position, recorded_at = folded.reached[ledger]
         move = Move(ledger=ledger, previous=reached, position=position, recorded_at=recorded_at)
