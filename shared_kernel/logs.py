@@ -31,7 +31,7 @@ TEXT_LENGTH_MAX = 500
 FIELDS = frozenset(
     """
     address attempt attempts behind batch batches bytes cause check checks code command commands conflicts correlation_id count
-    database dependency detail elapsed_ms epoch error error_class event events exception failed from_position generation
+    database dependency detail elapsed_ms epoch error error_class event event_type events exception failed from_position generation
     group groups head held_ms holder host incarnation interval_ms kind lag ledger ledgers level limit lock locks logger method ms name
     offset operation owner partition path pid port position positions process projection query reason refused retries
     retry_after_ms role route rows schema signal since state status subject timestamp to_position topic trace_id

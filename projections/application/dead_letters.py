@@ -39,10 +39,10 @@ class Postbox:
         for letter in self._letters.unpublished(LETTERS_MAX):
             if _key(letter) in self._under_way:
                 continue
-            [event] = self._log.read({letter.ledger: letter.position - 1}, events_max=1, bytes_max=1)
-            if not self._topic.hand_over(letter, event):
-                break
-            self._under_way.add(_key(letter))
+            for event in self._log.read({letter.ledger: letter.position - 1}, events_max=1, bytes_max=1):
+                if not self._topic.hand_over(letter, event):
+                    return
+                self._under_way.add(_key(letter))
 
     def close(self) -> None:
         """Drops what is under way: the table has it."""

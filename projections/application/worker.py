@@ -262,7 +262,7 @@ class Worker:
             for ledger, (position, recorded_at) in sorted(folded.reached.items())
         ]
         # One more than may be parked is enough to stop the projection: no fault of all ledgers at once fills the disk.
-        room = self._bounds.parked_max + 1 - self._figures.parked
+        room = self._bounds.parked_max + 1 - self._parked()
         final = [fault for fault in folded.faults.values() if fault.is_final][: max(room, 0)]
         passing = [fault for fault in folded.faults.values() if not fault.is_final]
         return Batch(moves=moves, rows=folded.rows, faults=final + passing, skipped=folded.skipped)
@@ -321,10 +321,11 @@ class Worker:
     def _meet_faults(self, faults: Sequence[Fault]) -> None:
         self._figures.faults += len(faults)
         for fault in faults:
-            where = {"ledger": fault.ledger, "position": fault.position, "trace_id": fault.trace_id}
-            say = self._logger.error if fault.is_final else self._logger.warning
-            what = "ledger_parked" if fault.is_final else "ledger_waits"
-            say(what, **where, type=fault.event_type, error_class=fault.error_class, error=fault.error)
+            if fault.is_final:
+                self._logger.error("ledger_parked", **_told(fault))
+        passing = [fault for fault in faults if not fault.is_final]
+        if passing:  # one line, however many wait for the same thing
+            self._logger.warning("ledgers_wait", ledgers=len(passing), **_told(passing[0]))
         self._meet_standing()
 
     def _meet_standing(self) -> None:
@@ -347,17 +348,31 @@ class Worker:
         for ledger in self._standing:
             self._behind.pop(ledger, None)
         self._count_standing()
-        if self._figures.parked > self._bounds.parked_max:
-            raise TooManyParked("too_many_parked", count=self._figures.parked, limit=self._bounds.parked_max)
+        if self._parked() > self._bounds.parked_max:
+            raise TooManyParked("too_many_parked", count=self._parked(), limit=self._bounds.parked_max)
 
     def _count_standing(self) -> None:
-        self._figures.parked = sum(each.is_parked for each in self._standing.values())
+        self._figures.parked = self._parked()
         self._figures.waiting = len(self._standing) - self._figures.parked
+
+    def _parked(self) -> int:
+        return sum(each.is_parked for each in self._standing.values())
 
     def _delay_s(self, attempts: int) -> float:
         """Exponential back-off, jittered by half, so that workers do not meet again."""
         longest = min(self._bounds.retry_ms << min(attempts - 1, 30), self._bounds.retry_max_ms)
         return longest / 1_000 * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+
+
+def _told(fault: Fault) -> dict[str, str | int | None]:
+    return {
+        "ledger": fault.ledger,
+        "position": fault.position,
+        "event_type": fault.event_type,
+        "error_class": fault.error_class,
+        "error": fault.error,
+        "trace_id": fault.trace_id,
+    }
 
 
 def beyond_head(ledger: str, *, position: int, head: int) -> Corruption:

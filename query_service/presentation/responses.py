@@ -57,7 +57,8 @@ def answered(answer: AnswerT, stamp: Stamp, asked: Asked) -> Response[AnswerT]:
 
 def headers(stamp: Stamp, asked: Asked) -> dict[str, str]:
     """The headers of every answer about one ledger."""
-    keeping = f"private, max-age={FIXED_SECONDS}, immutable" if stamp.is_fixed else "private, no-cache"
+    is_kept = stamp.is_fixed and stamp.holds_up is None  # what an event was left out of is repaired one day
+    keeping = f"private, max-age={FIXED_SECONDS}, immutable" if is_kept else "private, no-cache"
     return {
         POSITION_HEADER: str(stamp.position),
         "ETag": f'"{asked.version(stamp)}"',
