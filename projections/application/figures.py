@@ -11,6 +11,7 @@ class Figures(msgspec.Struct, kw_only=True):
     batch_seconds: float = 0.0
     from_log: int = 0
     gaps: int = 0
+    healed: int = 0
     duplicates: int = 0
     foreign: int = 0
     malformed: int = 0

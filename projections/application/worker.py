@@ -18,11 +18,12 @@ import structlog
 
 from projections.application.figures import Figures
 from projections.application.fold import Folded, RowCache, Runs, Skips, fault_of, fold
-from projections.application.ports import Batch, Fault, Log, Move, ReadModel, Standing, TooManyParked, Unwritable
+from projections.application.ports import Batch, Fault, Lag, Log, Move, ReadModel, Standing, TooManyParked, Unwritable
 from projections.domain.projection import Projection
 from shared_kernel.errors import Contention, Corruption, DaybookError
 from shared_kernel.event_log.types import RecordedEvent
 
+SAY_S = 10.0  # chosen: without Kafka every look at the heads heals, and the counter tells how often
 AGED_LEDGERS_MAX = 1_000  # chosen: the ledgers most behind tell the lag in seconds
 
 
@@ -68,6 +69,7 @@ class Worker:
         self._asked: dict[str, datetime | None] = {}  # ledger -> the operator's wish that is seen to
         self._skips: Skips = {}
         self._met_at = 0.0
+        self._said_at = -SAY_S
         self._behind: dict[str, int] = {}  # ledger -> where the log is known to reach
         self._watched: dict[str, int] = {}  # ledger -> its position at the last look, if that was behind
         self._logger = structlog.get_logger("daybook.projector").bind(projection=projection.name)
@@ -108,9 +110,14 @@ class Worker:
         self._meet_standing()
         watched = {lag.ledger: lag.position for lag in lags if lag.ledger not in self._standing}
         self._learn(watched)
-        for lag in lags:
-            if lag.ledger in watched and (not is_live or self._watched.get(lag.ledger) == lag.position):
-                self._behind[lag.ledger] = lag.head
+        unmoved = [
+            lag
+            for lag in lags
+            if lag.ledger in watched and (not is_live or self._watched.get(lag.ledger) == lag.position)
+        ]
+        if is_live and unmoved:
+            self._say_healing(unmoved)
+        self._behind.update((lag.ledger, lag.head) for lag in unmoved)
         self._watched = watched
         self._figures.lag_events = sum(lag.head - lag.position for lag in lags)
         self._figures.lag_events_max = max((lag.head - lag.position for lag in lags), default=0)
@@ -137,6 +144,13 @@ class Worker:
                 if ledger in runs and self._position(ledger) < target and ledger not in self._standing:
                     self._behind[ledger] = target  # once more, after the others
         return bool(due or ledgers)
+
+    def _say_healing(self, unmoved: Sequence[Lag]) -> None:
+        self._figures.healed += len(unmoved)
+        now = self._monotonic()
+        if now - self._said_at >= SAY_S:
+            self._said_at = now
+            self._logger.warning("lost_messages_filled_from_log", ledgers=len(unmoved), ledger=unmoved[0].ledger)
 
     def _position(self, ledger: str) -> int:
         return self._positions.get(ledger, 0)

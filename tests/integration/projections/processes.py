@@ -13,7 +13,7 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import canonical_line
@@ -142,6 +142,12 @@ class Processes:
         with self.admin() as admin:
             [made] = admin.create_topics([NewTopic(self.topic, partitions, 1)]).values()
             made.result(60)
+
+    def add_partitions(self, partitions: int) -> None:
+        """The topic has so many from now on."""
+        with self.admin() as admin:
+            [added] = admin.create_partitions([NewPartitions(self.topic, partitions)]).values()
+            added.result(60)
 
     def group_state(self, projection: str = "books") -> ConsumerGroupState:
         """How the consumer group of a projection stands."""

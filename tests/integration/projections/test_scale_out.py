@@ -80,6 +80,25 @@ def test_whatever_a_producer_delivers_becomes_the_fold_and_a_replay_from_zero_ch
     assert applied(*projectors) == len(log)
 
 
+def test_partitions_that_are_added_are_found_and_ledgers_that_move_to_them_stay_in_order(
+    kit: Kit, processes: Processes, ledgers: list[str]
+) -> None:
+    processes.make_topic(2)
+    projector = processes.start("projector", **BY_KAFKA_ALONE).started()
+    before = read_log(kit.admin)
+    processes.publish(before, incarnation=incarnation(kit))
+    until(lambda: is_at_head(kit))
+    processes.add_partitions(7)
+    for ledger in ledgers:
+        kit.append(ledger, [transfer(f"t{number}", 5) for number in range(5)])
+    added = [event for event in read_log(kit.admin) if event not in before]
+    until(lambda: processes.partitions() == 7)
+    processes.publish(added, incarnation=incarnation(kit))
+    until(lambda: is_at_head(kit))  # by Kafka alone
+    kit.assert_complete()
+    assert projector.figure("projector_from_log_total") == 0
+
+
 def test_two_projectors_share_the_ledgers_and_one_that_ends_hands_its_own_over(
     kit: Kit, processes: Processes, ledgers: list[str]
 ) -> None:

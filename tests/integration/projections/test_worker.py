@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from projections.application.figures import Figures
 from projections.application.ports import ForeignGeneration
@@ -98,9 +99,12 @@ def test_a_quiet_ledger_whose_messages_were_lost_is_healed_at_the_second_look(ki
     worker, figures = kit.worker()
     assert worker.check(is_live=True) == figures.lag_events == len(read_log(kit.admin))
     assert not worker.catch_up()  # its messages may still be on their way
-    worker.check(is_live=True)
+    with capture_logs() as lines:
+        worker.check(is_live=True)
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["lost_messages_filled_from_log"]
     assert worker.catch_up()
     kit.assert_complete()
+    assert (figures.healed, figures.gaps) == (1, 0)
 
 
 def test_a_worker_that_lost_the_race_applies_only_what_is_left(kit: Kit) -> None:
