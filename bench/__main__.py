@@ -4,16 +4,10 @@ Starts a local stack of its own, or uses the one of `--data`. Prints a table and
 bench/results/. Ends with 1 where the gate is missed, 6 where the log does not hold what was acknowledged.
 """
 
-import os
-import platform
 import secrets
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -24,15 +18,17 @@ import uvloop
 from cyclopts import App, Parameter
 
 from bench import processor, workloads
+from bench.freshness import freshness
 from bench.generator import Gauges, Measured, measure
-from bench.yardstick import OPTIONS, Server, all_cores, server, yardstick
+from bench.reads import reads
+from bench.stack import Origin, Stack, keep, read, running
+from bench.yardstick import OPTIONS, all_cores, server, yardstick
 from daybook.client import Client, Target, find_target
-from daybook.terminal import CommandFailed, Exit, out, talk
+from daybook.terminal import CommandFailed, Exit, talk
 
 CONNECTIONS = (1, 16, 64)
 BATCH_CONNECTIONS = 8
 GATE = 0.2  # the first-light issue: W1 at 64 connections over plain inserts
-RESULTS = Path(__file__).parent / "results"
 BEHIND = """
     select coalesce(max(extract(epoch from l.recorded_at - coalesce(p.recorded_at, 'epoch')) * 1000), 0)::float8
     from daybook.ledgers l
@@ -47,12 +43,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a figure needs to be believed later."""
 
     name: str
-    measured_at: str
-    commit: str
-    machine: str
-    cores: int
-    python: str
-    postgres: Server
+    origin: Origin
     pgbench: str
     inserts_before: float
     inserts_after: float
@@ -60,11 +51,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     batches: Measured | None
     ratio: float
     gate: float
-
-
-class _Stack(msgspec.Struct, frozen=True):
-    postgres_url: str
-    pids: dict[str, int]
 
 
 def bench(
@@ -90,24 +76,17 @@ def bench(
     with_batches
         Measure batches of 100 too.
     """
-    with _stack(data) as folder:
+    with running(data) as folder:
         target = find_target(data=folder, command_url=None, query_url=None, token=None)
-        stack = msgspec.json.decode((folder / "stack.json").read_bytes(), type=_Stack)
         report = uvloop.run(
-            _measure_all(target, stack, name=name, warm_up=warm_up, window=window, with_batches=with_batches)
+            _measure_all(target, read(folder), name=name, warm_up=warm_up, window=window, with_batches=with_batches)
         )
-    table = to_markdown(report)
-    stem = RESULTS / f"{report.measured_at[:10]}-{name}"
-    RESULTS.mkdir(exist_ok=True)
-    stem.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    stem.with_suffix(".md").write_text(table)
-    out().print(table, markup=False)
-    talk().print(f"written to {stem}.json and .md", markup=False)
+    keep(report, to_markdown(report), name=name, measured_at=report.origin.measured_at)
     return Exit.DONE if report.ratio >= GATE else Exit.FAULT
 
 
 async def _measure_all(
-    target: Target, stack: _Stack, *, name: str, warm_up: float, window: float, with_batches: bool
+    target: Target, stack: Stack, *, name: str, warm_up: float, window: float, with_batches: bool
 ) -> Report:
     postgres_url, postgres_pid = stack.postgres_url, stack.pids.get("postgres")
     measured_by = server(postgres_url)
@@ -154,12 +133,7 @@ async def _measure_all(
     _check_log(postgres_url, ledger, expected)
     return Report(
         name=name,
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=_commit(),
-        machine=platform.machine(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
-        python=platform.python_version(),
-        postgres=measured_by,
+        origin=Origin.here(measured_by),
         pgbench=" ".join(("pgbench", *OPTIONS)),
         inserts_before=before,
         inserts_after=after,
@@ -176,7 +150,7 @@ def to_markdown(report: Report) -> str:
     if report.batches is not None:
         rows.append((f"{workloads.BATCH_COMMANDS} a request", report.batches))
     lines = [
-        f"# {report.name}, {report.measured_at}",
+        f"# {report.name}, {report.origin.measured_at}",
         "",
         "| | connections | transactions/s | p50 ms | p99 ms | generator, cores |",
         "|---|---:|---:|---:|---:|---:|",
@@ -191,10 +165,8 @@ def to_markdown(report: Report) -> str:
         f"Ratio at 64 connections: **{report.ratio:.2f}** of plain inserts; the gate is {report.gate}.",
         "",
         *_processor_lines(report.singles[-1]),
-        f"Postgres {report.postgres.version}, fsync {report.postgres.fsync}, synchronous_commit "
-        f"{report.postgres.synchronous_commit}; {report.cores} cores ({report.machine}) for generator, servers and all "
-        f"processes; Python {report.python}; commit {report.commit}. `{report.pgbench}`, one insert of 300 bytes into a table "
-        f"without an index, Postgres on all cores meanwhile. Transfers among {workloads.ACCOUNTS:,} accounts, each with a minimum of 0; a token, an idempotency "
+        f"{report.origin.told()} `{report.pgbench}`, one insert of 300 bytes into a table without an index, Postgres on all cores "
+        f"meanwhile. Transfers among {workloads.ACCOUNTS:,} accounts, each with a minimum of 0; a token, an idempotency "
         "key, a description and metadata on every request; every answer was a 201, and the log held each acknowledged "
         "transaction once.",
         "",
@@ -215,7 +187,7 @@ def _processor_lines(measured: Measured) -> list[str]:
 
 
 @contextmanager
-def _gauges(stack: _Stack, ledger: str) -> Iterator[Gauges]:
+def _gauges(stack: Stack, ledger: str) -> Iterator[Gauges]:
     """What the stack tells of itself while it is measured."""
     with psycopg.connect(stack.postgres_url, autocommit=True) as connection:
 
@@ -224,30 +196,6 @@ def _gauges(stack: _Stack, ledger: str) -> Iterator[Gauges]:
             return float(row[0]) if row else 0.0
 
         yield Gauges(processor=processor.reader(stack.pids), behind_ms=behind_ms)
-
-
-@contextmanager
-def _stack(data: Path | None) -> Iterator[Path]:
-    """The data folder of a running stack: the given one, or one that lives as long as this."""
-    if data is not None:
-        yield data
-        return
-    durable = Path("/var/tmp")  # noqa: S108 - on disk by convention, where /tmp may be memory
-    folder = Path(tempfile.mkdtemp(prefix="daybook-bench-", dir=durable if durable.is_dir() else None))
-    folder.chmod(0o711)  # the servers may run as another user
-    daybook = [sys.executable, "-P", "-m", "daybook"]
-    try:
-        started = subprocess.run(
-            [*daybook, "up", "--detach", "--data", str(folder), "--owner", str(os.getpid())],
-            check=False,
-            stdout=subprocess.DEVNULL,
-        )
-        if started.returncode:
-            raise CommandFailed("the stack did not start", Exit.UNAVAILABLE)
-        yield folder
-    finally:
-        subprocess.run([*daybook, "down", "--data", str(folder)], check=False)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_log(postgres_url: str, ledger: str, expected: int) -> None:
@@ -259,13 +207,6 @@ def _check_log(postgres_url: str, ledger: str, expected: int) -> None:
         ).fetchone()
     if row != (expected, expected):
         raise CommandFailed(f"acknowledged {expected}, in the log {row}", Exit.VERIFICATION_FAILED)
-
-
-def _commit() -> str:
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], check=False, capture_output=True, text=True, cwd=RESULTS.parent
-    )
-    return told.stdout.strip() or "unknown"
 
 
 def _tell(measured: Measured) -> None:
@@ -285,6 +226,8 @@ def main() -> int:
     """The exit code."""
     app = App(name="bench", result_action="return_value")
     app.default(bench)
+    app.command(reads)
+    app.command(freshness)
     try:
         return int(app() or 0)
     except CommandFailed as failure:

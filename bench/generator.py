@@ -1,6 +1,7 @@
-"""A closed-loop HTTP load generator that costs little: it shares its cores with what it measures.
+"""An HTTP load generator that costs little: it shares its cores with what it measures.
 
-Every connection is kept and has one request in flight; the next is sent when the answer is complete. Requests are
+Every connection is kept and has one request in flight. Closed loop: the next is sent when the answer is complete. Open loop: so
+many a second fall due, whatever the service does; one that finds no connection free waits, and its wait counts. Requests are
 bytes made by the workload (`workloads.py`), answers are looked at for their status only. Anything but the expected
 status ends the measurement: a figure with refusals or errors in it would be none.
 """
@@ -9,6 +10,7 @@ import asyncio
 import gc
 import re
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
@@ -19,6 +21,7 @@ from bench.processor import Seconds, spent_us
 
 ANSWER_SECONDS_MAX = 30.0
 LOOKS = 10  # chosen: how often in a window the read side is asked how far it is; a look costs about a millisecond
+TICK_SECONDS = 0.001  # chosen: how late a request may be sent in an open loop
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
 
@@ -68,11 +71,12 @@ async def measure(
     workload: Workload,
     *,
     connections: int,
+    a_second: float | None = None,
     warm_up_seconds: float = 2.0,
     window_seconds: float = 5.0,
     gauges: Gauges | None = None,
 ) -> Measured:
-    """What the service does with so many connections, in a window after a warm-up."""
+    """What the service does with so many connections, in a window after a warm-up. `a_second`: requests of an open loop."""
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     loop = asyncio.get_running_loop()
@@ -82,8 +86,7 @@ async def measure(
     gc.freeze()
     gc.disable()  # a pause of the generator would be counted as one of the service
     try:
-        for _, connection in opened:
-            connection.start()
+        run.begin([connection for _, connection in opened], a_second)
         await run.wait(warm_up_seconds)
         before, behind = gauges.processor() if gauges else {}, [0.0]
         counted, began, cpu = run.begin_window(), time.perf_counter(), time.process_time()
@@ -95,7 +98,7 @@ async def measure(
         cpu = time.process_time() - cpu
         after = gauges.processor() if gauges else {}
         latencies = run.end_window()
-        run.is_stopping = True
+        run.stop()
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
             await asyncio.gather(*(connection.finished for _, connection in opened))
         await run.wait(0)
@@ -138,6 +141,49 @@ class _Run:
         self.is_stopping = False
         self.latencies: list[float] | None = None
         self.fault: asyncio.Future[None] = loop.create_future()
+        self._free: list[_Connection] = []
+        self._due: deque[float] = deque()
+        self._ticking: asyncio.Task[None] | None = None
+
+    def begin(self, connections: "list[_Connection]", a_second: float | None) -> None:
+        """Requests are sent from now on; so many a second, or as fast as answers come."""
+        if a_second is not None:
+            self._free = connections
+            self._ticking = asyncio.create_task(self._tick(a_second))
+            return
+        for connection in connections:
+            connection.start(time.perf_counter())
+
+    def stop(self) -> None:
+        """No further request is sent; what is in flight is answered still."""
+        self.is_stopping = True
+        self._due.clear()
+        if self._ticking is not None:
+            self._ticking.cancel()
+        for connection in self._free:
+            connection.finish()
+
+    def serve(self, connection: "_Connection", now: float) -> None:
+        """The connection, free again, takes what is due; in a closed loop the next request at once."""
+        if self.is_stopping:
+            connection.finish()
+        elif self._ticking is None:
+            connection.start(now)
+        elif self._due:
+            connection.start(self._due.popleft())
+        else:
+            self._free.append(connection)
+
+    async def _tick(self, a_second: float) -> None:
+        due = time.perf_counter()
+        while True:
+            while due <= time.perf_counter():
+                if self._free:
+                    self._free.pop().start(due)
+                else:
+                    self._due.append(due)
+                due += 1 / a_second
+            await asyncio.sleep(TICK_SECONDS)
 
     async def wait(self, seconds: float) -> None:
         """The time passes, or a fault of any connection is raised."""
@@ -171,9 +217,15 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own is one in all but its class
 
-    def start(self) -> None:
-        self._sent_at = time.perf_counter()
+    def start(self, due: float) -> None:
+        """The next request is sent; its latency counts from when it was due."""
+        self._sent_at = due
         self._transport.write(self._run.make())
+
+    def finish(self) -> None:
+        """No more requests."""
+        if not self.finished.done():
+            self.finished.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer = self._buffer + data if self._buffer else data
@@ -198,11 +250,7 @@ class _Connection(asyncio.Protocol):
         if run.latencies is not None:
             run.latencies.append(now - self._sent_at)
         self._buffer, self._length = b"", 0
-        if run.is_stopping:
-            self.finished.set_result(None)
-            return
-        self._sent_at = now
-        self._transport.write(run.make())
+        run.serve(self, now)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.finished.done():
@@ -210,6 +258,5 @@ class _Connection(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         self._run.fail(error)
-        if not self.finished.done():
-            self.finished.set_result(None)
+        self.finish()
         self._transport.close()

@@ -10,6 +10,7 @@ import pytest
 from bench import processor, workloads
 from bench.__main__ import Report, to_markdown
 from bench.generator import Measured, UnexpectedAnswer, Workload, measure, percentile
+from bench.stack import Origin
 from bench.yardstick import Server
 from tests.unit.daybook_cli.conftest import Reply, Request, Service
 
@@ -89,12 +90,14 @@ def test_percentiles_are_by_nearest_rank() -> None:
 def test_the_report_names_the_ratio_and_what_it_was_measured_on() -> None:
     report = Report(
         name="first-light",
-        measured_at="2026-11-24T10:00:00+00:00",
-        commit="abc",
-        machine="x86_64",
-        cores=2,
-        python="3.11.7",
-        postgres=Server(version="18.6", fsync="on", synchronous_commit="on", full_page_writes="on"),
+        origin=Origin(
+            measured_at="2026-11-24T10:00:00+00:00",
+            commit="abc",
+            machine="x86_64",
+            cores=2,
+            python="3.11.7",
+            postgres=Server(version="18.6", fsync="on", synchronous_commit="on", full_page_writes="on"),
+        ),
         pgbench="pgbench -n",
         inserts_before=22_000,
         inserts_after=20_000,

@@ -1,0 +1,104 @@
+"""The stack that is measured, and what every report says of where it was measured."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from bench.yardstick import Server
+from daybook.terminal import CommandFailed, Exit, out, talk
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Stack(msgspec.Struct, frozen=True):
+    """What a running stack's file says."""
+
+    postgres_url: str
+    pids: dict[str, int]
+    postgres_urls: dict[str, str] = {}
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and on what a figure was measured."""
+
+    measured_at: str
+    commit: str
+    machine: str
+    cores: int
+    python: str
+    postgres: Server
+
+    @classmethod
+    def here(cls, postgres: Server) -> "Origin":
+        """Of this machine, now."""
+        return cls(
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            commit=_commit(),
+            machine=platform.machine(),
+            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+            python=platform.python_version(),
+            postgres=postgres,
+        )
+
+    def told(self) -> str:
+        """A line of it."""
+        server = self.postgres
+        return (
+            f"Postgres {server.version}, fsync {server.fsync}, synchronous_commit {server.synchronous_commit}; {self.cores} cores "
+            f"({self.machine}) for generator, servers and all processes; Python {self.python}; commit {self.commit}."
+        )
+
+
+@contextmanager
+def running(data: Path | None) -> Iterator[Path]:
+    """The data folder of a running stack: the given one, or one that lives as long as this."""
+    if data is not None:
+        yield data
+        return
+    durable = Path("/var/tmp")  # noqa: S108 - on disk by convention, where /tmp may be memory
+    folder = Path(tempfile.mkdtemp(prefix="daybook-bench-", dir=durable if durable.is_dir() else None))
+    folder.chmod(0o711)  # the servers may run as another user
+    daybook = [sys.executable, "-P", "-m", "daybook"]
+    try:
+        started = subprocess.run(
+            [*daybook, "up", "--detach", "--data", str(folder), "--owner", str(os.getpid())],
+            check=False,
+            stdout=subprocess.DEVNULL,
+        )
+        if started.returncode:
+            raise CommandFailed("the stack did not start", Exit.UNAVAILABLE)
+        yield folder
+    finally:
+        subprocess.run([*daybook, "down", "--data", str(folder)], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read(folder: Path) -> Stack:
+    """Its addresses and processes."""
+    return msgspec.json.decode((folder / "stack.json").read_bytes(), type=Stack)
+
+
+def keep(report: msgspec.Struct, table: str, *, name: str, measured_at: str) -> None:
+    """The figures are printed, and lie in bench/results/."""
+    stem = RESULTS / f"{measured_at[:10]}-{name}"
+    RESULTS.mkdir(exist_ok=True)
+    stem.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    stem.with_suffix(".md").write_text(table)
+    out().print(table, markup=False)
+    talk().print(f"written to {stem}.json and .md", markup=False)
+
+
+def _commit() -> str:
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], check=False, capture_output=True, text=True, cwd=RESULTS.parent
+    )
+    return told.stdout.strip() or "unknown"
