@@ -36,7 +36,10 @@ class RelaySettings(KafkaSettings, frozen=True, kw_only=True):
         int, Meta(ge=0, description="Shortest time between batches, so that a busy log makes larger ones")
     ] = 20
     rest_ms_max: Annotated[
-        int, Meta(ge=0, description="Longest rest after a batch; a busy log rests three times as long as it worked")
+        int,
+        Meta(
+            ge=0, description="Longest rest after a batch; beyond 1,500 events a second three times as long as it took"
+        ),
     ] = 100
     lease_ms: Annotated[Milliseconds, Meta(description="How long a silent relay keeps others from taking over")] = 6_000
     stop_ms: Annotated[Milliseconds, Meta(description="How long a batch may still take after SIGTERM")] = 5_000
@@ -70,9 +73,12 @@ class ProjectorSettings(KafkaSettings, frozen=True, kw_only=True):
     ] = 100
     round_ms: Annotated[
         int, Meta(ge=0, description="Shortest time between batches, so that a busy log makes larger ones")
-    ] = 40
+    ] = 30
     rest_ms_max: Annotated[
-        int, Meta(ge=0, description="Longest rest after a batch; a busy log rests three times as long as it worked")
+        int,
+        Meta(
+            ge=0, description="Longest rest after a batch; beyond 1,500 events a second three times as long as it took"
+        ),
     ] = 250
     poll_ms: Annotated[Milliseconds, Meta(description="Longest wait for Kafka at once")] = 200
     heads_ms: Annotated[Milliseconds, Meta(description="How often positions are compared with all heads")] = 2_000

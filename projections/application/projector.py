@@ -15,7 +15,7 @@ import structlog
 from projections.application.dead_letters import Postbox
 from projections.application.figures import Figures
 from projections.application.ports import ForeignGeneration, Generation, Generations, Source, TooManyParked, Unusable
-from projections.application.resting import rest_s
+from projections.application.resting import Resting
 from projections.application.worker import Worker
 from shared_kernel.errors import Contention, DaybookError, Unavailable
 from shared_kernel.event_log.types import RecordedEvent
@@ -56,6 +56,7 @@ class Projector:
         self._postbox = postbox
         self._figures = figures
         self._pace = pace
+        self._resting = Resting(round_ms=pace.round_ms, rest_ms_max=pace.rest_ms_max)
         self._stop = stop
         self._arrived: list[RecordedEvent] = []
         self._looked_at = 0.0
@@ -116,12 +117,9 @@ class Projector:
         if self._arrived:
             began = time.monotonic()
             worker.apply(self._arrived)
-            is_full = len(self._arrived) >= self._pace.batch_events_max
-            self._arrived = []
-            if not is_full:  # the first event is seen at once, those behind it together
-                worked_s = time.monotonic() - began
-                pace = self._pace
-                self._stop.wait(rest_s(worked_s=worked_s, round_ms=pace.round_ms, rest_ms_max=pace.rest_ms_max))
+            events, self._arrived = len(self._arrived), []
+            if events < self._pace.batch_events_max:  # the first event is seen at once, those behind it together
+                self._stop.wait(self._resting.after(events, began=began, ended=time.monotonic()))
         now = time.monotonic()
         if now - self._committed_at >= self._pace.commit_ms / 1_000:
             self._source.commit()

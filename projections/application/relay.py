@@ -13,7 +13,7 @@ import structlog
 
 from projections.application.figures import RelayFigures
 from projections.application.ports import Log, Move, Publisher, PublishFailed, Relayed, Wakeups
-from projections.application.resting import rest_s
+from projections.application.resting import Resting
 from projections.application.worker import beyond_head
 from shared_kernel.errors import Contention, DaybookError, Unavailable
 from shared_kernel.event_log.types import RecordedEvent
@@ -61,6 +61,7 @@ class Relay:
         self._wakeups = wakeups
         self._figures = figures
         self._pace = pace
+        self._resting = Resting(round_ms=pace.round_ms, rest_ms_max=pace.rest_ms_max)
         self._stop = stop
         self._monotonic = monotonic
         self._epoch: int | None = None
@@ -119,9 +120,7 @@ class Relay:
             del self._news[ledger]
         self._news.update(served)  # until a read finds nothing more
         if 0 < len(events) < self._pace.batch_events_max:  # the first event goes at once, those behind it together
-            worked_s = self._monotonic() - began
-            pace = self._pace
-            self._stop.wait(rest_s(worked_s=worked_s, round_ms=pace.round_ms, rest_ms_max=pace.rest_ms_max))
+            self._stop.wait(self._resting.after(len(events), began=began, ended=self._monotonic()))
 
     def _publish(self, events: Sequence[RecordedEvent], after: Mapping[str, int]) -> None:
         began = self._monotonic()

@@ -95,13 +95,16 @@ def _spans(time: str) -> Iterable[tuple[str, str]]:
         ("year", f"{time[:4]}-01-01{midnight}"),
         ("month", f"{time[:7]}-01{midnight}"),
         ("day", time[:10] + midnight),
+        ("hour", f"{time[:13]}:00:00.000000Z"),
+        ("minute", f"{time[:16]}:00.000000Z"),
+        ("second", f"{time[:19]}.000000Z"),
         ("instant", time),
     )
 
 
 PERIODS: Final = Projection(
     name="periods",
-    version=1,
+    version=2,
     tables={
         "timely": Table(columns=TimelyRow._fields, key=3, kept=3),
         "untimely": Table(columns=UntimelyRow._fields, key=5, kept=2),

@@ -37,7 +37,16 @@ from shared_kernel.words import format_time
 
 ASSETS = ("USD/2", "JPY", "BTC/8")
 # Around the times at which `histories` records, so that some are late, some early and many equal.
-MOMENTS = [datetime(2026, 11, 24, 9, 30, tzinfo=UTC) + timedelta(hours=hours) for hours in range(-72, 72, 7)]
+_MIDDLE = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
+MOMENTS = [
+    *(_MIDDLE + timedelta(hours=hours) for hours in range(-72, 72, 7)),
+    # Of one hour, one minute, one second.
+    *(
+        _MIDDLE + timedelta(seconds=seconds, microseconds=m)
+        for seconds in (-1, 0, 1, 59, 60, 1800)
+        for m in (0, 1, 999_999)
+    ),
+]
 FAR = [datetime(1899, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC), datetime(2031, 2, 28, tzinfo=UTC)]
 TEXTS = ("blue", "None", "\\N", "tab\there, back\\slash, line\nfeed, \N{SNOWMAN}", 'a "quoted" \\ text', "")
 

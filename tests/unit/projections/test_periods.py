@@ -20,6 +20,15 @@ from tests.support.lives import FAR, MOMENTS, Life
 from tests.support.plain_books import plain_books
 
 RANDOM = st.randoms(use_true_random=False)
+WITHIN = {
+    "year": (0, 4),
+    "month": (4, 7),
+    "day": (7, 10),
+    "hour": (10, 13),
+    "minute": (13, 16),
+    "second": (16, 19),
+    "instant": (19, 27),
+}
 Totals = dict[tuple[str, str], tuple[int, int]]
 
 
@@ -57,14 +66,10 @@ def totals(rows: Rows, *, position: int, effective_at: str) -> Totals:
         if at <= position
     }
     for (address, asset, span, begins_at), both in last.items():
-        year, month, day = effective_at[:4], effective_at[:7], effective_at[:10]
-        covered = {
-            "year": begins_at[:4] < year,
-            "month": begins_at[:4] == year and begins_at[:7] < month,
-            "day": begins_at[:7] == month and begins_at[:10] < day,
-            "instant": begins_at[:10] == day and begins_at <= effective_at,
-        }
-        if covered[span]:
+        # Within what is known of a longer span, and before E's own: so many characters tell a span's time.
+        longer, own = WITHIN[span]
+        is_before = begins_at <= effective_at if span == "instant" else begins_at[:own] < effective_at[:own]
+        if begins_at[:longer] == effective_at[:longer] and is_before:
             sums[address, asset][0] += both[0]
             sums[address, asset][1] += both[1]
     return {pair: (debits, credits_) for pair, (debits, credits_) in sums.items()}
@@ -113,6 +118,9 @@ def test_a_late_entry_and_one_dated_ahead_leave_what_follows_in_order() -> None:
         ("year", "2020-01-01T00:00:00.000000Z", 4),
         ("month", "2020-05-01T00:00:00.000000Z", 4),
         ("day", "2020-05-06T00:00:00.000000Z", 4),
+        ("hour", "2020-05-06T07:00:00.000000Z", 4),
+        ("minute", "2020-05-06T07:08:00.000000Z", 4),
+        ("second", "2020-05-06T07:08:09.000000Z", 4),
         ("instant", "2020-05-06T07:08:09.000000Z", 4),
     ]
 
