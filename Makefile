@@ -13,10 +13,10 @@ COMPILE = $(VENV)/lock-tools/bin/uv pip compile pyproject.toml --quiet --univers
 	--generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help run down test check soak lint fmt bench lock clean
+.PHONY: help run down test check soak lint fmt bench bench-reads bench-freshness lock clean
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(INSTALLED) ## start everything on this machine and show it; Ctrl-C stops it, the data stay
 	@$(BIN)/daybook up --data $(DATA) --port-base $(PORT_BASE)
@@ -45,6 +45,12 @@ fmt: $(INSTALLED) ## format, and mend what the linter can
 
 bench: $(INSTALLED) ## measure durable transactions a second beside plain inserts
 	$(BIN)/python -m bench
+
+bench-reads: $(INSTALLED) ## measure balances as of anything in a ledger of a million entries
+	$(BIN)/python -m bench reads
+
+bench-freshness: $(INSTALLED) ## measure how soon a commit can be read at 1,000 transactions a second
+	$(BIN)/python -m bench freshness
 
 lock: $(VENV)/lock-tools ## resolve the dependencies anew, none younger than a week
 	$(COMPILE) --exclude-newer "$$(date -u -d '7 days ago' +%F 2>/dev/null || date -u -v-7d +%F)" \

@@ -89,8 +89,7 @@ def statement(
         "axis": axis,
         "from": begin,
         "until": end,
-        "as_of_position": moment.as_of_position,
-        "as_of": moment.as_of,
+        **moment.parameters(),
     }
     with faults_end_the_command(), closing(queries(connection.target())) as client:
         if as_csv:

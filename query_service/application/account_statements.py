@@ -6,10 +6,10 @@ from typing import Final, Literal, NamedTuple
 
 from query_service.application import questions, reports, shaping
 from query_service.application.pages import Key
-from query_service.application.query_handler import Asked, QueryHandler, Stamp
+from query_service.application.query_handler import Asked, QueryHandler, Question, Stamp
 from query_service.application.questions import StatementRow
 from query_service.application.report_answers import StatementAnswer, statement_entries
-from query_service.application.search import WALK_MAX
+from query_service.application.search import WALK_MAX, moved
 from shared_kernel.errors import Rejection
 from shared_kernel.words import NormalBalance, format_time
 
@@ -18,13 +18,32 @@ PAGE_ROWS: Final = 1_000  # chosen: what a whole statement keeps in memory
 
 
 class Period(NamedTuple):
-    """What a statement is of: `begins_at` is included, `ends_at` is not; None: no bound."""
+    """What a statement is of: `begins_at` is included, `ends_at` is not; nothing effective after `effective_at`. None: no bound."""
 
     address: str
     asset: str
     axis: Axis
     begins_at: datetime | None
     ends_at: datetime | None
+    effective_at: datetime | None
+
+    @property
+    def is_counted(self) -> bool:
+        """True if running balances are not those that the books keep, in the order of the log."""
+        return self.axis == "effective" or self.effective_at is not None
+
+    def question(self) -> Question[StatementRow]:
+        """The one that finds its lines."""
+        if self.axis == "effective":
+            return questions.EFFECTIVE_STATEMENT
+        return questions.STATEMENT if self.effective_at is None else questions.DATED_STATEMENT
+
+    def end(self) -> datetime | None:
+        """Until before which time its own axis goes."""
+        if self.axis == "recorded" or self.effective_at is None:
+            return self.ends_at
+        after = moved(self.effective_at, 1)
+        return after if self.ends_at is None else min(self.ends_at, after)
 
 
 class After(NamedTuple):
@@ -67,14 +86,13 @@ class Page(NamedTuple):
 
 async def read(handler: QueryHandler, asked: Asked, period: Period, *, after: After, limit: int) -> Page:
     """The lines after one, at most so many. Rejection `account_not_found`."""
-    question = questions.STATEMENT if period.axis == "recorded" else questions.EFFECTIVE_STATEMENT
     snapshot = await handler.ask(
-        question,
+        period.question(),
         asked,
         address=period.address,
         asset=period.asset,
         from_time=period.begins_at,
-        until_time=period.ends_at,
+        until_time=period.end(),
         after_time=after.time,
         after_position=after.position,
         after_index=after.ordinal,
@@ -116,11 +134,12 @@ def answer(period: Period, page: Page, next_cursor: str | None) -> StatementAnsw
         axis=period.axis,
         begins_at=None if period.begins_at is None else format_time(period.begins_at),
         ends_at=None if period.ends_at is None else format_time(period.ends_at),
+        effective_at=None if period.effective_at is None else format_time(period.effective_at),
         opening=page.opening(),
         closing=page.closing(),
         debits=page.debits(),
         credits=page.credits(),
-        data=statement_entries(page.rows, period.axis),
+        data=statement_entries(page.rows, is_counted=period.is_counted),
         next_cursor=next_cursor,
         **shaping.stamped(page.stamp),
     )

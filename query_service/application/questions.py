@@ -181,8 +181,8 @@ class ChangeRow(NamedTuple):
 class StatementRow(NamedTuple):
     """A posted entry between an opening and a closing balance, which stand in every row. Without `walked_to`: the page is empty.
 
-    By recorded time `posted_debits` and `posted_credits` are the totals just after the entry; by effective time they are to be
-    counted on from `debits_before` and `credits_before`, which is where the page begins.
+    By recorded time `posted_debits` and `posted_credits` are the totals just after the entry; where effective time counts they are
+    to be counted on from `debits_before` and `credits_before`, which is where the page begins.
     """
 
     address: str
@@ -311,6 +311,7 @@ EFFECTIVE_SUMS = Question("effective_sums", SumRow, needs_periods=True)
 CHANGES = Question("changes", ChangeRow)
 EFFECTIVE_CHANGES = Question("effective_changes", ChangeRow, needs_periods=True)
 STATEMENT = Question("statement", StatementRow)
+DATED_STATEMENT = Question("dated_statement", StatementRow, needs_periods=True)
 EFFECTIVE_STATEMENT = Question("effective_statement", StatementRow, needs_periods=True)
 EXPLANATION = Question("explanation", ExplanationRow)
 REFUSALS = {
@@ -342,6 +343,7 @@ QUESTIONS: tuple[Question[Any], ...] = (
     CHANGES,
     EFFECTIVE_CHANGES,
     STATEMENT,
+    DATED_STATEMENT,
     EFFECTIVE_STATEMENT,
     EXPLANATION,
     *(question for by_order in REFUSALS.values() for question in by_order.values()),

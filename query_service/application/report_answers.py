@@ -158,6 +158,7 @@ class StatementAnswer(
     """What was posted to an account in an asset, from a time (included) until before another, by recorded or by effective time.
 
     `opening` and `closing`: the posted balance before and after, normal side positive. `debits`, `credits`: of all lines between.
+    `effective_at`: nothing that is effective later counts in any of them.
     """
 
     account: str
@@ -166,6 +167,7 @@ class StatementAnswer(
     axis: Literal["recorded", "effective"]
     begins_at: Time | None
     ends_at: Time | None
+    effective_at: Time | None = None
     opening: Units
     closing: Units
     debits: Units
@@ -263,12 +265,12 @@ def change(row: ChangeRow) -> Change:
     )
 
 
-def statement_entries(rows: Iterable[StatementRow], axis: Literal["recorded", "effective"]) -> list[StatementEntry]:
-    """The lines of a page with their running balance: counted on by effective time, known by recorded time."""
+def statement_entries(rows: Iterable[StatementRow], *, is_counted: bool) -> list[StatementEntry]:
+    """The lines of a page with their running balance: counted on where effective time counts, else known."""
     found = []
     running: list[int] | None = None
     for row in rows:
-        if axis == "effective":
+        if is_counted:
             running = running or [row.debits_before, row.credits_before]
             running[row.direction == "credit"] += row.amount
             debits, credits_ = running

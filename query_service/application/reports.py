@@ -70,12 +70,11 @@ async def add_up(handler: QueryHandler, asked: Asked, *, of: Pattern, segments: 
     question = questions.SUMS if asked.effective_at is None else questions.EFFECTIVE_SUMS
     found: dict[Group, Sum] = {}
     first: Stamp | None = None
-    after, after_asset = "", ""
+    after, after_asset = of.prefix(), ""
     while True:
         snapshot = await handler.ask(
             question,
             asked if first is None else fixed(asked, first),
-            low=of.prefix(),
             high=of.prefix() + AFTER_ASCII,
             matching=of.regex(),
             segments=segments,
@@ -113,14 +112,13 @@ async def changes(
     `after`: where the walk goes on. `until`: only what is effective before it counts. Stops after LOOKS_MAX looks, found or not.
     """
     question = questions.CHANGES if until is None else questions.EFFECTIVE_CHANGES
-    address, _, asset = after.partition(" ")
+    address, _, asset = max(after, of.prefix()).partition(" ")
     first: Stamp | None = None
     found: list[ChangeRow] = []
     for _look in range(LOOKS_MAX):
         snapshot = await handler.ask(
             question,
             asked if first is None else fixed(asked, first),
-            low=of.prefix(),
             high=of.prefix() + AFTER_ASCII,
             matching=of.regex(),
             after=address,

@@ -157,16 +157,16 @@ def _within(conditions: Iterable[Condition], field: str) -> Range:
             continue
         match condition.operator:
             case ">" | ">=":
-                low = _moved(time, 1) if condition.operator == ">" else time
+                low = moved(time, 1) if condition.operator == ">" else time
                 begin = low if begin is None else max(begin, low)
             case "<" | "<=":
-                high = _moved(time, -1) if condition.operator == "<" else time
+                high = moved(time, -1) if condition.operator == "<" else time
                 end = high if end is None else min(end, high)
     return Range(begin, end)
 
 
-def _moved(time: datetime, microseconds: int) -> datetime:
-    """Times end at the years 1 and 9999; nothing is recorded or effective beyond."""
+def moved(time: datetime, microseconds: int) -> datetime:
+    """A little later, or earlier. Times end at the years 1 and 9999; nothing is recorded or effective beyond."""
     try:
         return time + microseconds * _MICROSECOND
     except OverflowError:

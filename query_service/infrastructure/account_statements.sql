@@ -16,9 +16,9 @@ entry.position as walked_to, entry.fits, entry.position, entry.entry_index, entr
   entry.amount, entry.asset, entry.effective_at, entry.recorded_at, entry.posted_debits, entry.posted_credits,
   said.reference, said.description, entry.number
 
--- name: statement
--- By recorded time: what was posted after the opening position, up to the closing one. Each row brings the totals at both.
-with {stamp}, period as materialized (
+-- name: period
+-- From which position to which a time of the record goes until before another.
+period as materialized (
   select
     case when %(from_time)s::timestamptz is null then 0
       else least(stamp.at, daybook.position_as_of(%(ledger)s, %(from_time)s::timestamptz - interval '1 microsecond')) end as low,
@@ -26,6 +26,34 @@ with {stamp}, period as materialized (
       else least(stamp.at, daybook.position_as_of(%(ledger)s, %(until_time)s::timestamptz - interval '1 microsecond')) end as high
   from stamp
 )
+
+-- name: period_entries
+-- The next posted entries of the period in the order of the log, with what the walk came to.
+(
+    select * from (
+      select walk.*, walk.kind in ('posted', 'captured') and (
+          %(effective_at)s::timestamptz is null or walk.effective_at <= %(effective_at)s
+        ) as fits, row_number() over (order by walk.position, walk.entry_index) as number
+      from (
+        select * from {schema}.entries known
+        where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = %(asset)s
+          and known.position <= period.high
+          and (known.position, known.entry_index) > (
+            greatest(period.low, %(after_position)s::bigint), -- one bound to begin at, as in books.sql
+            case when %(after_position)s::bigint > period.low then %(after_index)s::bigint else 2147483647 end
+          )
+        order by known.position, known.entry_index
+        limit %(walk_max)s::bigint
+      ) walk
+    ) looked
+    where looked.fits or looked.number = %(walk_max)s::bigint
+    order by looked.position, looked.entry_index
+    limit %(limit)s::bigint
+  ) entry
+
+-- name: statement
+-- By recorded time: what was posted after the opening position, up to the closing one. Each row brings the totals at both.
+with {stamp}, {period}
 select {stamped}, account.address, account.normal_balance, coalesce(opening.posted_debits, 0), coalesce(opening.posted_credits, 0),
   coalesce(closing.posted_debits, 0), coalesce(closing.posted_credits, 0), 0 as debits_before, 0 as credits_before, found.*
 from stamp
@@ -39,22 +67,50 @@ left join lateral (
 ) closing on true
 left join lateral (
   select {statement_columns}
-  from (
-    select * from (
-      select walk.*, walk.kind in ('posted', 'captured') as fits, row_number() over (order by walk.position, walk.entry_index) as number
-      from (
-        select * from {schema}.entries known
-        where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = %(asset)s
-          and known.position > period.low and known.position <= period.high
-          and (known.position, known.entry_index) > (%(after_position)s::bigint, %(after_index)s::bigint)
-        order by known.position, known.entry_index
-        limit %(walk_max)s::bigint
-      ) walk
-    ) looked
-    where looked.fits or looked.number = %(walk_max)s::bigint
-    order by looked.position, looked.entry_index
-    limit %(limit)s::bigint
-  ) entry
+  from {period_entries}
+  cross join {entry_texts}
+) found on account.address is not null
+order by found.walked_to, found.entry_index
+
+-- name: dated_statement
+-- By recorded time, of what was effective by a time only. The totals at both ends and before the page are those by effective time.
+with recursive {both_stamp}, {period}
+select {stamped}, account.address, account.normal_balance, coalesce(opening.debits, 0), coalesce(opening.credits, 0),
+  coalesce(closing.debits, 0), coalesce(closing.credits, 0), coalesce(before.debits, 0), coalesce(before.credits, 0), found.*
+from stamp
+left join {known_account} on true
+left join period on true
+left join lateral (
+  select effective.* from {pair} cross join lateral (
+    select %(effective_at)s::timestamptz as effective_at, period.low as position, period.low as seen
+  ) until cross join {effective_totals}
+) opening on true
+left join lateral (
+  select effective.* from {pair} cross join lateral (
+    select %(effective_at)s::timestamptz as effective_at, period.high as position, period.high as seen
+  ) until cross join {effective_totals}
+) closing on true
+left join lateral (
+  -- Up to the event that the last page ended in, and of that event what the last page has shown.
+  select effective.debits + coalesce(shown.debits, 0) as debits, effective.credits + coalesce(shown.credits, 0) as credits
+  from {pair} cross join lateral (
+    select greatest(period.low, %(after_position)s::bigint - 1) as seen
+  ) reached
+  cross join lateral (select %(effective_at)s::timestamptz as effective_at, reached.seen as position, reached.seen as seen) until
+  cross join {effective_totals}
+  cross join lateral (
+    select
+      sum(known.amount) filter (where known.direction = 'debit') as debits,
+      sum(known.amount) filter (where known.direction = 'credit') as credits
+    from {schema}.entries known
+    where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = %(asset)s
+      and known.position = %(after_position)s::bigint and known.entry_index <= %(after_index)s::bigint
+      and known.kind in ('posted', 'captured') and known.effective_at <= %(effective_at)s
+  ) shown
+) before on true
+left join lateral (
+  select {statement_columns}
+  from {period_entries}
   cross join {entry_texts}
 ) found on account.address is not null
 order by found.walked_to, found.entry_index
@@ -76,7 +132,7 @@ cross join ends
 left join lateral (
   select effective.*
   from {pair} cross join lateral (
-    select ends.low - interval '1 microsecond' as effective_at, stamp.at as position, stamp.at as seen
+    select least(ends.low - interval '1 microsecond', ends.high) as effective_at, stamp.at as position, stamp.at as seen
   ) until
   cross join {effective_totals}
 ) opening on true

@@ -272,6 +272,16 @@ merged.position, merged.entry_index, merged.kind, merged.transaction_id, merged.
     merged.effective_at, merged.recorded_at,
     merged.posted_debits, merged.posted_credits, merged.pending_debits, merged.pending_credits
 
+-- An index scan begins at one bound only, so a list has one on the side where it begins: the page's and that of `at` in one.
+-- name: entries_seen_newest
+(entry.position, entry.entry_index) < (
+        least(%(after_position)s::bigint, stamp.at + 1),
+        case when %(after_position)s::bigint > stamp.at then 0 else %(after_index)s::bigint end
+      )
+
+-- name: entries_seen_oldest
+entry.position <= stamp.at and (entry.position, entry.entry_index) > (%(after_position)s::bigint, %(after_index)s::bigint)
+
 -- name: entries_{order}
 with recursive {stamp}, {assets}
 select {stamped}, account.address, account.normal_balance, found.*
@@ -283,8 +293,7 @@ left join lateral (
   cross join lateral (
     select * from {schema}.entries entry
     where entry.ledger = %(ledger)s and entry.address = %(address)s and entry.asset = assets.asset
-      and entry.position <= stamp.at
-      and (entry.position, entry.entry_index) {before} (%(after_position)s::bigint, %(after_index)s::bigint)
+      and {entries_seen_{order}}
     order by entry.position {direction}, entry.entry_index {direction}
     limit %(limit)s::bigint
   ) merged
@@ -293,6 +302,15 @@ left join lateral (
   limit %(limit)s::bigint
 ) found on account.address is not null
 order by found.position {direction}, found.entry_index {direction}
+
+-- name: effective_seen_newest
+(known.effective_at, known.position)
+              <= (least(%(after_time)s::timestamptz, %(effective_at)s::timestamptz), %(after_position)s::bigint)
+
+-- name: effective_seen_oldest
+known.effective_at <= %(effective_at)s::timestamptz
+            and (known.effective_at, known.position)
+              >= (coalesce(%(after_time)s::timestamptz, '-infinity'), %(after_position)s::bigint)
 
 -- name: effective_entries_{order}
 -- What was posted and is effective by then, in the order of effective time: timely events and untimely ones, merged.
@@ -311,19 +329,16 @@ left join lateral (
         (
           select known.effective_at, known.position from {periods}.timely known
           where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = assets.asset
-            and known.effective_at <= %(effective_at)s::timestamptz and known.position <= stamp.at
-            and (known.effective_at, known.position)
-              {before}= (coalesce(%(after_time)s::timestamptz, '{edge}'), %(after_position)s::bigint)
+            and known.position <= stamp.at and {effective_seen_{order}}
           order by known.effective_at {direction}, known.position {direction} limit %(limit)s::bigint + 1
         )
         union all
         (
-          select known.begins_at, known.position from {periods}.untimely known
+          select known.effective_at, known.position
+          from (select *, begins_at as effective_at from {periods}.untimely) known
           where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = assets.asset
-            and known.span = 'instant' and known.begins_at <= %(effective_at)s::timestamptz and known.position <= stamp.at
-            and (known.begins_at, known.position)
-              {before}= (coalesce(%(after_time)s::timestamptz, '{edge}'), %(after_position)s::bigint)
-          order by known.begins_at {direction}, known.position {direction} limit %(limit)s::bigint + 1
+            and known.span = 'instant' and known.position <= stamp.at and {effective_seen_{order}}
+          order by known.effective_at {direction}, known.position {direction} limit %(limit)s::bigint + 1
         )
       ) either
       order by either.effective_at {direction}, either.position {direction}

@@ -48,8 +48,7 @@ left join lateral (
     cross join lateral (
       select * from {schema}.entries entry
       where entry.ledger = %(ledger)s and entry.address = listed.address and entry.asset = pair.asset
-        and entry.position <= stamp.at
-        and (entry.position, entry.entry_index) {before} (%(after_position)s::bigint, %(after_index)s::bigint)
+        and {entries_seen_{order}}
       order by entry.position {direction}, entry.entry_index {direction}
       limit %(limit)s::bigint
     ) each

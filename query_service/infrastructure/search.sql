@@ -172,6 +172,20 @@ created_position > (select bounds.low from bounds) and known.created_position <=
         limit %(walk_max)s::bigint
 {list_ends}
 
+-- name: effective_births_newest
+known.effective_at >= coalesce(%(effective_from)s::timestamptz, '-infinity')
+          and (known.effective_at, known.created_position, known.position) < (
+            coalesce(least(%(after_time)s::timestamptz, %(effective_until)s::timestamptz), 'infinity'),
+            %(after_position)s::bigint, %(after_version)s::bigint
+          )
+
+-- name: effective_births_oldest
+known.effective_at <= coalesce(%(effective_until)s::timestamptz, 'infinity')
+          and (known.effective_at, known.created_position, known.position) > (
+            coalesce(greatest(%(after_time)s::timestamptz, %(effective_from)s::timestamptz), '-infinity'),
+            %(after_position)s::bigint, %(after_version)s::bigint
+          )
+
 -- name: effective_transactions_{order}
 -- In the order of effective time. Every version stands in the index; the one as of `at` counts, so that each comes once.
 with {stamp}
@@ -192,10 +206,7 @@ left join lateral (
         select known.transaction_id, known.created_position, known.position, known.effective_at
         from {schema}.transactions known
         where known.ledger = %(ledger)s and known.position <= stamp.at
-          and known.effective_at >= coalesce(%(effective_from)s::timestamptz, '-infinity')
-          and known.effective_at <= coalesce(%(effective_until)s::timestamptz, 'infinity')
-          and (known.effective_at, known.created_position, known.position)
-            {before} (coalesce(%(after_time)s::timestamptz, '{edge}'), %(after_position)s::bigint, %(after_version)s::bigint)
+          and {effective_births_{order}}
         order by known.effective_at {direction}, known.created_position {direction}, known.position {direction}
         limit %(walk_max)s::bigint
       ) met

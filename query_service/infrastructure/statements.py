@@ -1,7 +1,7 @@
 """The named statements of the read side, put together once at start.
 
 {word} in a statement stands for the piece of that name in the same files. A name that ends in _{order} stands for two
-statements, newest and oldest first. {schema} and {periods} stay open: `text` fills them in with the generations that are
+statements, newest and oldest first; {word_{order}} for the piece of that order. {schema} and {periods} stay open: `text` fills them in with the generations that are
 live. {condition} stays open too: the filter of a list, which is another one each time.
 """
 
@@ -37,7 +37,7 @@ class Statements:
         self._templates: dict[str, str] = {}
         for name, text in pieces.items():
             for words in _ORDERS if name.endswith("_{order}") else ({},):
-                self._templates[_fill(name, words)] = _fill(_fill(text, pieces), words)
+                self._templates[_fill(name, words)] = _fill(text, {**pieces, **words})
         self._made: dict[str, str] = {}
         self._made_for = ""
         self._schemas: Mapping[str, str] = {}

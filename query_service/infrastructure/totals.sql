@@ -3,7 +3,7 @@
 -- name: effective_totals
 -- What was posted of `pair` (address, asset) with position <= until.seen and (effective time, position) <= (until.effective_at,
 -- until.position); with until.position = until.seen: all that was effective by then. How the two tables add up to it stands in
--- projections/infrastructure/periods.sql. Costs what years, months, days and instants of one day there are, not what was posted.
+-- projections/infrastructure/periods.sql. Costs what years, months … seconds and instants of one second there are, not what was posted.
 lateral (
   select
     coalesce(timely.debits, 0) + coalesce(untimely.debits, 0) as debits,
@@ -34,7 +34,10 @@ lateral (
         ('year', '-infinity'::timestamptz, date_trunc('year', until.effective_at)),
         ('month', date_trunc('year', until.effective_at), date_trunc('month', until.effective_at)),
         ('day', date_trunc('month', until.effective_at), date_trunc('day', until.effective_at)),
-        ('instant', date_trunc('day', until.effective_at), until.effective_at + interval '1 microsecond')
+        ('hour', date_trunc('day', until.effective_at), date_trunc('hour', until.effective_at)),
+        ('minute', date_trunc('hour', until.effective_at), date_trunc('minute', until.effective_at)),
+        ('second', date_trunc('minute', until.effective_at), date_trunc('second', until.effective_at)),
+        ('instant', date_trunc('second', until.effective_at), until.effective_at + interval '1 microsecond')
       ) as spans (span, low, high)
       cross join lateral (
         select known.begins_at from {periods}.untimely known
@@ -68,12 +71,13 @@ lateral (
 ) effective
 
 -- name: pairs
--- The next accounts and assets that ever had an entry, in the order of addresses, up to a number: one index probe each.
+-- The next accounts and assets that ever had an entry, in the order of addresses, up to a number: one index probe each. `after`
+-- is not before the first address that is wanted: the scan has no other bound to begin at.
 pairs as (
   (
     select first.address, first.asset, 1::bigint as number from {schema}.entries first
     where first.ledger = %(ledger)s and (first.address, first.asset) > (%(after)s, %(after_asset)s)
-      and first.address >= %(low)s and first.address < %(high)s
+      and first.address < %(high)s
     order by first.address, first.asset limit 1
   )
   union all

@@ -50,8 +50,8 @@ TRIAL_BALANCE_ACROSS: Final = described(
 STATEMENT: Final = described(
     "What was posted to the account in one asset, from a time until before another, with opening, running and closing balance, oldest"
     " first. By `axis=recorded` in the order of the log, by `axis=effective` in the order of effective time, as far as the books"
-    " know it. `Accept: text/csv` and `text/html` (or `format=csv`, `format=html`) give the whole statement at once, the second"
-    " to be printed.",
+    " know it; with `effective_at` nothing that is effective later counts. `Accept: text/csv` and `text/html` (or `format=csv`,"
+    " `format=html`) give the whole statement at once, the second to be printed.",
     "/v1/ledgers/bank/accounts/bank:clients:2378/statement?asset=CZK/2&axis=effective&from=1993-01-01T00:00:00Z&limit=1",
     '{"account": "bank:clients:2378", "asset": "CZK/2", "normal_balance": "credit", "axis": "effective",\n'
     ' "from": "1993-01-01T00:00:00.000000Z", "until": null, "opening": 0, "closing": 70000, "debits": 0, "credits": 70000,\n'

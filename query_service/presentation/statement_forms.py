@@ -48,7 +48,7 @@ async def csv_pieces(
     )
     page: Page | None = first
     while page is not None:
-        yield _csv(_csv_line(entry, asset) for entry in statement_entries(page.rows, period.axis))
+        yield _csv(_csv_line(entry, asset) for entry in statement_entries(page.rows, is_counted=period.is_counted))
         page = await anext(more, None)
     debits, credits_ = decimal(first.debits(), asset), decimal(first.credits(), asset)
     as_of = "" if first.stamp.recorded_at is None else format_time(first.stamp.recorded_at)
@@ -100,7 +100,9 @@ async def html_pieces(
     ).encode()
     page: Page | None = first
     while page is not None:
-        yield "".join(_html_line(entry, asset) for entry in statement_entries(page.rows, period.axis)).encode()
+        yield "".join(
+            _html_line(entry, asset) for entry in statement_entries(page.rows, is_counted=period.is_counted)
+        ).encode()
         page = await anext(more, None)
     yield (
         f'<tr class="total"><td colspan="3">Closing balance</td><td class="n">{decimal(first.debits(), asset)}</td>'

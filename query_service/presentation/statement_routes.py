@@ -21,6 +21,7 @@ from query_service.presentation.parameters import (
     CursorText,
     Limit,
     Reading,
+    dated_reader,
     instant,
     known_address,
     reader,
@@ -87,7 +88,10 @@ class Statements(Controller):
 
     path = "/v1/ledgers/{ledger:str}/accounts/{address:str}"
     tags = ("reports",)
-    dependencies = {"asked": Provide(reader, sync_to_thread=False)}  # noqa: RUF012
+    dependencies = {  # noqa: RUF012
+        "asked": Provide(reader, sync_to_thread=False),
+        "dated": Provide(dated_reader, sync_to_thread=False),
+    }
     exception_handlers = {NotModified: on_not_modified}  # noqa: RUF012
     response_headers = POSITIONED
 
@@ -98,7 +102,7 @@ class Statements(Controller):
         handler: NamedDependency[QueryHandler],
         streams: NamedDependency[Streams],
         request: Reading,
-        asked: NamedDependency[Asked],
+        dated: NamedDependency[Asked],
         address: AddressPath,
         asset: AssetOf,
         axis: AxisOf = "recorded",
@@ -109,21 +113,22 @@ class Statements(Controller):
         cursor: CursorText = None,
     ) -> Response[report_answers.StatementAnswer]:
         """Of a period, with opening, running and closing balance."""
-        period = Period(known_address(address), asset, axis, time_of("from", begins_at), time_of("until", ends_at))
+        bounds = (time_of("from", begins_at), time_of("until", ends_at), dated.effective_at)
+        period = Period(known_address(address), asset, axis, *bounds)
         if period.begins_at is not None and period.ends_at is not None and period.ends_at < period.begins_at:
             raise Rejection("invalid_request", detail="Before the period begins", path="until")
         wanted = format or _accepted(request.headers.get("accept", ""))
         if wanted != "json":
             refuse_with(request, "limit", "cursor")
             streams.require_room()
-            return await _whole(handler, streams, asked._replace(variant=f"-{wanted}"), period, wanted)
+            return await _whole(handler, streams, dated._replace(variant=f"-{wanted}"), period, wanted)
         page = Page.of_list(
-            *("statement", *asked.named(), address, asset, axis, begins_at, ends_at), limit=limit, cursor=cursor
+            *("statement", *dated.named(), address, asset, axis, begins_at, ends_at), limit=limit, cursor=cursor
         )
         after = page.after("oldest")
         found = await account_statements.read(
             handler,
-            asked._replace(cursor=page.cursor),
+            dated._replace(cursor=page.cursor),
             period,
             after=account_statements.After(instant(after.text), after.position, after.ordinal),
             limit=page.limit,
@@ -131,7 +136,7 @@ class Statements(Controller):
         answer = account_statements.answer(
             period, found, next_cursor=None if found.end is None else page.going_on(found.end, found.stamp)
         )
-        return answered(answer, found.stamp, asked)
+        return answered(answer, found.stamp, dated)
 
     @get("/explanation", summary="A balance explained", description=report_examples.EXPLANATION)
     async def explanation(

@@ -290,19 +290,19 @@ async def test_entries_equal_the_fold(books: Books, asked: Asked) -> None:
 
 async def test_statements_equal_the_fold(books: Books, asked: Asked) -> None:
     chance = random.Random(asked.query)
-    plain, moment = books.plain, Moment(asked.moment.position)
+    plain = books.plain
     times = [*MOMENTS, *(event.recorded_at for event in plain.events.values())]
     for address in books.addresses[::2]:
         for axis in ("recorded", "effective"):
             begin, end = sorted(chance.sample(times, 2))
             bounds = chance.choice(((begin, end), (begin, None), (None, end), (None, None)))
-            path = f"/{LEDGER}/accounts/{address}/statement?asset=USD/2&axis={axis}&{asked.recorded}"
+            path = f"/{LEDGER}/accounts/{address}/statement?asset=USD/2&axis={axis}&{asked.query}"
             path += "".join(
                 f"&{name}={format_time(time)}"
                 for name, time in zip(("from", "until"), bounds, strict=True)
                 if time is not None
             )
-            expected = plain.statement(moment, address, "USD/2", axis=axis, between=bounds)
+            expected = plain.statement(asked.moment, address, "USD/2", axis=axis, between=bounds)
             whole = await books.client.ok(f"{path}&limit=1000")
             assert {name: whole[name] for name in expected if name != "data"} | {"data": []} == expected | {"data": []}
             paged = await _all(books.client, path, chance)

@@ -2,8 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -55,8 +57,48 @@ insert into periods_1.timely
   from generate_series(1, 20) n, generate_series(1, 1000) p;
 insert into periods_1.untimely
   select 'l:' || n, 'a:' || (p % 100), 'EUR/2', span, timestamptz '2026-01-01' + p * interval '1 hour', p, p, 0
-  from generate_series(1, 20) n, generate_series(1, 1000) p, unnest(array['year', 'month', 'day', 'instant']) span;
+  from generate_series(1, 20) n, generate_series(1, 1000) p, unnest(array['year', 'month', 'day', 'hour', 'minute', 'second', 'instant']) span;
 """
+
+# One ledger in which a single account moves 20,000 times.
+LONG = """
+insert into daybook.ledgers values ('long', 20000, '2026-01-01');
+insert into daybook.events values ('long', 20000, 'TransactionPosted.v1', '{}', '{}', '2026-01-01');
+insert into projections.positions select projection, 1, 'long', 20000, '2026-01-01', incarnation
+  from daybook.incarnation, unnest(array['books', 'periods']) projection;
+insert into books_1.accounts values ('long', 'b', 1, 1, '2026-01-01', '2026-01-01', 'credit', 'open', null, false, '{}', '{}');
+insert into books_1.entries select 'long', account, 'EUR/2', p, 0, 'posted', 'debit', 1, 't' || p, '2026-01-01',
+    timestamptz '2026-01-01' + p * interval '1 hour', p, 0, p, 0
+  from unnest(array['a', 'b']) account, generate_series(1, 20000) p;
+insert into books_1.transactions
+  select 'long', 't' || p, p, p, '2026-01-01', '2026-01-01', 'posted', timestamptz '2026-01-01' + p * interval '1 hour', null, null, null,
+    null, '[]', null, null, '{}', 'EUR/2', 1, null, null, false, 'x', 'x'
+  from generate_series(1, 20000) p;
+insert into periods_1.timely select 'long', 'b', 'EUR/2', p, timestamptz '2026-01-01' + p * interval '1 hour', p, 0
+  from generate_series(1, 20000) p;
+"""
+YEARS_LATER = datetime(2030, 1, 1, tzinfo=UTC)
+NOTHING_ASKED: dict[str, object] = {
+    "ledger": "long",
+    **dict.fromkeys(("at", "at_position", "at_time", "recorded_from", "recorded_until", "from_time", "until_time")),
+    **dict.fromkeys(("effective_at", "effective_until"), YEARS_LATER),
+    **dict.fromkeys(("after_version", "after_index", "segments"), 0),
+    **dict.fromkeys(("walk_max", "pairs_max"), 100),
+    "wanted": 1,
+    "address": "b",
+    "addresses": ["b"],
+    "asset": "EUR/2",
+    "limit": 10,
+    "high": "c",
+    "matching": "b",
+    "effective_from": datetime(2026, 1, 1, tzinfo=UTC),
+}
+
+
+def _key(position: int) -> dict[str, object]:
+    """After the transaction of that position, by whatever a list may go by."""
+    time = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=position)
+    return {"after_position": position, "after_time": time}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +110,7 @@ def plans(database: Database) -> Iterator[dict[str, dict[str, str]]]:
     found = {"empty": _plans(database.urls["query"])}
     keeper.connection.execute(FILL)
     found["large, no statistics"] = _plans(database.urls["query"])
+    keeper.connection.execute(LONG)
     keeper.connection.execute("analyze")
     found["large"] = _plans(database.urls["query"])
     yield found
@@ -115,6 +158,44 @@ def test_list_is_walked_in_the_order_of_its_index(database: Database, name: str)
         connection.execute(session(statement_ms=10_000))
         lines = _explained(connection, Statements.load(), name)
     assert len([line for line in lines if "Sort Key" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{name}_{order}"
+        for name in ("entries", "entries_of_many", "effective_entries", "transactions", "effective_transactions")
+        for order in ("newest", "oldest")
+    ]
+    + ["statement", "dated_statement", "effective_statement"],
+)
+@pytest.mark.usefixtures("plans")
+def test_a_page_far_on_costs_what_the_first_one_does(database: Database, name: str) -> None:
+    """An index scan that began where the list begins would pass over all that earlier pages have shown."""
+    near, far = (19_990, 20) if name.endswith("newest") else (20, 19_980)
+    with psycopg.connect(database.urls["query"], autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
+        connection.execute(session(statement_ms=10_000))
+        pages = [_pages(connection, name, {**NOTHING_ASKED, **_key(position)}) for position in (near, far)]
+    assert pages[1] < pages[0] + 20  # of several hundred that the index has
+
+
+@pytest.mark.usefixtures("plans")
+def test_a_sum_begins_with_the_first_account_of_its_pattern(database: Database) -> None:
+    with psycopg.connect(database.urls["query"], autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
+        connection.execute(session(statement_ms=10_000))
+        asked = {**NOTHING_ASKED, "effective_at": None, "after": "b", "after_asset": ""}
+        assert _pages(connection, "sums", asked) < 60  # the account before it alone has several hundred
+
+
+def _pages(connection: psycopg.Connection[Any], name: str, parameters: Mapping[str, object]) -> int:
+    """How many pages the statement touches."""
+    text = Statements.load().text(name, "books_1 periods_1").replace("{condition}", "true")
+    asked = f"explain (analyze, buffers, timing off, summary off, format json) {text}"
+    row = connection.execute(asked.encode(), parameters).fetchone()
+    assert row is not None
+    plan = row[0][0]["Plan"]
+    assert plan["Actual Rows"] > 0
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
 def _plans(url: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,20 @@ async def test_any_other_answer_ends_the_measurement(service: Service, trouble: 
     service.script = lambda request: trouble if len(service.requests) > 5 else Reply(201, {})
     with pytest.raises(UnexpectedAnswer):
         await run(service, singles())
+
+
+async def test_in_an_open_loop_what_waits_for_a_connection_waits_at_the_services_cost(service: Service) -> None:
+    def slow(request: Request) -> Reply:
+        time.sleep(0.02)
+        return Reply(201, {"position": 1})
+
+    service.script = slow
+    measured = await measure(
+        service.url, singles(), connections=1, a_second=500, warm_up_seconds=0.0, window_seconds=0.4
+    )
+    # One answer in 20 ms, one request in 2: the last that was answered had been due for most of the window.
+    assert measured.longest_ms > 100
+    assert measured.acknowledged == len(requests_of(service)) < 25
 
 
 def batch_answer(*statuses: int) -> bytes:
