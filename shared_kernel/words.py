@@ -20,6 +20,7 @@ AMOUNT_DIGITS_MAX = len(str(AMOUNT_MAX))
 
 END = r"$(?!\n)"  # the end of the text: Python's $ alone also fits before a final line feed, JSON Schema's does not
 _ADDRESS = rf"^{SEGMENT}(:{SEGMENT})*{END}"
+ASSET = rf"^[A-Z][A-Z0-9]{{0,15}}(/([1-9]|[12][0-9]|3[0-8]))?{END}"
 _PATTERN = rf"^({SEGMENT}|\*)(:({SEGMENT}|\*))*(:\*\*)?{END}|^\*\*{END}"
 
 Address = Annotated[
@@ -41,7 +42,7 @@ PatternText = Annotated[
 Asset = Annotated[
     str,
     Meta(
-        pattern=rf"^[A-Z][A-Z0-9]{{0,15}}(/([1-9]|[12][0-9]|3[0-8]))?{END}",
+        pattern=ASSET,
         description="A code and its number of decimals: USD/2, BTC/8, JPY",
     ),
 ]

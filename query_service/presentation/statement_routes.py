@@ -30,6 +30,7 @@ from query_service.presentation.parameters import (
 from query_service.presentation.responses import POSITIONED, answered, headers, on_not_modified
 from query_service.presentation.streams import StreamedAnswer, Streams
 from shared_kernel.errors import Rejection
+from shared_kernel.words import ASSET
 
 Form = Literal["json", "csv", "html"]
 MEDIA_TYPES: dict[Form, str] = {
@@ -42,9 +43,7 @@ CONTENT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-AssetOf = Annotated[
-    str, QueryParameter(name="asset", pattern=r"^[^\x00]*$", max_length=32, description="The asset, such as EUR/2")
-]
+AssetOf = Annotated[str, QueryParameter(name="asset", pattern=ASSET, description="The asset, such as EUR/2")]
 AxisOf = Annotated[
     Axis,
     QueryParameter(name="axis", description="By `recorded` time, or by `effective` time as far as the books know it"),

@@ -79,12 +79,17 @@ async def test_statement_to_print_escapes_what_clients_wrote_and_loads_nothing(
     assert response.headers["content-security-policy"].startswith("default-src 'none'")
     page = response.text
     amounts = re.findall(r'<td class="n">([^<]*)</td>', page)
-    assert amounts == ["0.01", "0.50", "", "-0.49", "", "1.00", "0.51", "", "1.01", "1.52", "0.50", "2.01", "1.52"]
+    minus = "\N{MINUS SIGN}0.49"
+    assert amounts == ["0.01", "0.50", "", minus, "", "1.00", "0.51", "", "1.01", "1.52", "0.50", "2.01", "1.52"]
+    assert "2025-12-31 11:30:00 to before 2026-01-01 09:30:06" in page
     assert "Opening balance" in page
     assert not re.search(r"<script|src=|href=|url\(", page)
     whole = (await client.get(f"{TILL}&format=html")).text
     assert "&lt;b&gt;&amp;" in whole
-    assert "<b>" not in whole
+    assert "<b>&" not in whole
+    assert "From the beginning" in whole
+    month = (await client.get(f"{TILL}&from=2026-01-01T00:00:00Z&until=2026-02-01T00:00:00Z&format=html")).text
+    assert "2026-01-01 to 2026-01-31" in month
 
 
 @pytest.mark.usefixtures("bank")
