@@ -115,6 +115,17 @@ def conjuncts(tree: Tree) -> Iterator[Condition]:
             yield from conjuncts(part)
 
 
+def alternatives(tree: Tree) -> Iterator[tuple[Tree, ...]]:
+    """Parts of which every fitting row fulfils at least one, each time: what several looks at an index may be chosen by."""
+    if isinstance(tree, Either):
+        yield tree.parts
+    elif isinstance(tree, Condition) and len(tree.values) > 1:
+        yield tuple(tree._replace(values=(value,)) for value in tree.values)
+    elif isinstance(tree, All):
+        for part in tree.parts:
+            yield from alternatives(part)
+
+
 def both(one: Tree, other: Tree) -> Tree:
     """What fits both."""
     if other == EVERYTHING:

@@ -299,6 +299,7 @@ TRANSACTIONS = {
         "referenced_",
         "account_",
         "labelled_",
+        "either_",
         "status_",
         "unsettled_",
         "amount_",

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
 from query_service.application import questions
-from query_service.application.filters import Condition, Field, Fields, Tree, conjuncts
+from query_service.application.filters import Condition, Field, Fields, Tree, alternatives, conjuncts
 from query_service.application.query_handler import Question, Value
 from query_service.application.questions import ListedAccountRow, Order, RefusalRow, TransactionRow
 from shared_kernel import tags
@@ -80,7 +80,7 @@ def transactions(
     """
     conditions = list(conjuncts(tree))
     recorded, effective = _within(conditions, "recorded_at"), _within(conditions, "effective_at")
-    walk = Walk("effective_") if sort == "effective_at" else _transaction_walk(conditions, is_live=is_live)
+    walk = Walk("effective_") if sort == "effective_at" else _transaction_walk(tree, is_live=is_live)
     question = questions.TRANSACTIONS[walk.along][order]._replace(filter=tree, fields="transactions")
     bounds: dict[str, Value] = {
         "recorded_from": recorded.begin,
@@ -92,10 +92,10 @@ def transactions(
 
 
 def _transaction_walk(  # noqa: PLR0911 a flat ladder, one index a line
-    conditions: Iterable[Condition], *, is_live: bool
+    tree: Tree, *, is_live: bool
 ) -> Walk:
-    """The most telling first: what is unique, then labels and amounts, then an account, then what is not settled."""
-    found = {condition.field: condition for condition in conditions if _is_equality(condition)}
+    """The most telling first: what is unique, then labels and amounts, then several of them, then what is not settled, an account."""
+    found = {condition.field: condition for condition in conjuncts(tree) if _is_equality(condition)}
     by_field = {field: str(condition.values[0]) for field, condition in found.items()}
     if "id" in found:
         return Walk("identified_", {"indexed": by_field["id"]})
@@ -105,6 +105,9 @@ def _transaction_walk(  # noqa: PLR0911 a flat ladder, one index a line
         return Walk("labelled_", {"key": found["metadata"].key, "indexed": by_field["metadata"]})
     if "amount" in found and found["amount"].key is not None:
         return Walk("amount_", {"asset": found["amount"].key, "indexed": by_field["amount"]})
+    if several := next(filter(None, map(_lookups, alternatives(tree))), None):
+        kinds, keys, values = zip(*several, strict=True)
+        return Walk("either_", {"kinds": list(kinds), "keys": list(keys), "indexed": list(values)})
     if is_live and by_field.get("status") in ("pending", "scheduled"):
         return Walk("unsettled_", {"indexed": by_field["status"]})
     if "account" in found and "*" not in by_field["account"]:
@@ -112,6 +115,18 @@ def _transaction_walk(  # noqa: PLR0911 a flat ladder, one index a line
     if by_field.get("status", "posted") != "posted":
         return Walk("status_", {"indexed": by_field["status"]})
     return Walk("")
+
+
+def _lookups(parts: Iterable[Tree]) -> list[tuple[str, str, str]]:
+    """Field, key and value of one lookup for each of these parts, together all that fits any; empty: some part has none."""
+    lookups = []
+    for part in parts:
+        found = {condition.field: condition for condition in conjuncts(part) if _is_equality(condition)}
+        telling = next((found[field] for field in ("id", "reference", "metadata") if field in found), None)
+        if telling is None:
+            return []
+        lookups.append((telling.field, telling.key or "", str(telling.values[0])))
+    return lookups
 
 
 def accounts(tree: Tree) -> tuple[Question[ListedAccountRow], dict[str, Value]]:

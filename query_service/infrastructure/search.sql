@@ -132,6 +132,43 @@ created_position > (select bounds.low from bounds) and known.created_position <=
           and known.{births_in_order}
 {list_ends}
 
+-- name: either_transactions_{order}
+-- Those that one of several ids, references and values of metadata leads to. Each look is in order, so they merge.
+{within}
+{list_begins}
+        select distinct merged.created_position, null::text as transaction_id
+        from unnest(%(kinds)s::text[], %(keys)s::text[], %(indexed)s::text[]) as asked (kind, key, value)
+        cross join lateral (
+          (
+            select known.created_position from {schema}.transactions known
+            where asked.kind = 'id' and known.ledger = %(ledger)s and known.transaction_id between asked.value and asked.value
+              and known.position <= (select bounds.high from bounds) and known.created_position {before} %(after_position)s::bigint
+            order by known.transaction_id, known.position
+            limit 1
+          )
+          union all
+          (
+            select known.created_position from {schema}.transactions known
+            where asked.kind = 'reference' and known.ledger = %(ledger)s
+              and known.reference between asked.value and asked.value
+              and known.reference is not null and known.position = known.created_position
+              and known.created_position > (select bounds.low from bounds)
+              and known.created_position <= (select bounds.high from bounds)
+              and known.created_position {before} %(after_position)s::bigint
+            order by known.reference {direction}, known.created_position {direction}
+            limit %(walk_max)s::bigint
+          )
+          union all
+          (
+            select known.created_position from {schema}.transaction_labels known
+            where asked.kind = 'metadata' and known.ledger = %(ledger)s and known.key = asked.key and known.value = asked.value
+              and known.{births_in_order}
+          )
+        ) merged
+        order by merged.created_position {direction}
+        limit %(walk_max)s::bigint
+{list_ends}
+
 -- name: status_transactions_{order}
 -- Those that ever had this status (not posted: nearly all have that).
 {within}
