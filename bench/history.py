@@ -34,6 +34,7 @@ TILL: Final = "till"  # the other side of all: the longest history
 JITTERED: Final = "jittered"  # its clients' clocks differ by seconds: half of its entries are behind one before
 JITTERED_ENTRIES: Final = 50_000
 BEGIN: Final = datetime(2021, 1, 1, tzinfo=UTC)
+JITTERED_DAY: Final = BEGIN + timedelta(days=1_000)
 STEP: Final = timedelta(minutes=5)  # five years of transactions
 BACK_DATED: Final = 0.05
 ASSET: Final = "EUR/2"
@@ -50,6 +51,11 @@ def name(transactions: int) -> str:
 def account(length: int) -> str:
     """The one whose history is that long."""
     return f"one:{length}"
+
+
+def days(address: str, transactions: int) -> tuple[datetime, timedelta]:
+    """When its entries are effective: from a time, for so long."""
+    return (JITTERED_DAY, timedelta(days=1)) if address == JITTERED else (BEGIN, transactions * STEP)
 
 
 def write(url: str, transactions: int) -> int:
@@ -95,7 +101,7 @@ def _events(ledger: str, transactions: int) -> Iterator[Event]:
     for number, address in enumerate(credited):
         effective_at = BEGIN + number * STEP
         if address == JITTERED:  # all on one day, out of order by seconds: what spans have to bear
-            effective_at = BEGIN + timedelta(days=1_000, seconds=number * 86_400 / transactions + chance.uniform(-5, 5))
+            effective_at = JITTERED_DAY + timedelta(seconds=number * 86_400 / transactions + chance.uniform(-5, 5))
         elif chance.random() < BACK_DATED:
             effective_at -= timedelta(minutes=chance.randrange(1, 400 * 24 * 60))
         amount = chance.randrange(1, 100_000)

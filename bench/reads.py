@@ -34,7 +34,8 @@ PROBES_MAX: Final = (
     1_000  # chosen: years, months, days and smaller spans of an account, twice each; far below any history
 )
 PROJECTED_SECONDS_MAX: Final = 600
-EXPLAINED: Final = 20  # moments looked at by Postgres for each question; the most probes of them are told
+EXPLAINED: Final = 20  # moments of a balance looked at by Postgres for each question; the most probes of them are told
+SUMS_EXPLAINED: Final = 3
 Moment = Mapping[str, Any]
 """`position`, `time` (recorded) and `effective`: what a question is as of."""
 ASKED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -170,7 +171,7 @@ class _Asking:
         self._ledger = ledger
         self._head = head
         self._window = window
-        self._span = transactions * history.STEP
+        self._transactions = transactions
         self._statements = Statements.load()
         self._connection = psycopg.connect(
             stack.postgres_urls["query"], autocommit=True, cursor_factory=ClientCursor[Any]
@@ -189,37 +190,39 @@ class _Asking:
     async def balance(self, subject: Subject, asked: str) -> Cost:
         """Of an account."""
         statement = "effective_balances" if "effective" in ASKED[asked] else "balances"
-        looked = self._look(statement, asked, {"address": subject.name})
-        return _cost(
-            subject, asked, await self._ask(asked, "accounts", subject.name, "balances", parameters={}), looked
-        )
+        looked = self._look(statement, subject, asked, {"address": subject.name})
+        path = ledger_path(self._ledger, "accounts", subject.name, "balances")
+        return _cost(subject, asked, await self._ask(path, subject, asked), looked)
 
     async def sums(self, subject: Subject, asked: str) -> Cost:
         """Of a group of accounts."""
         pattern = Pattern(f"{subject.name}:*")
         places = {"high": pattern.prefix() + AFTER_ASCII, "matching": pattern.regex()}
         walk = {"segments": 0, "after": pattern.prefix(), "after_asset": "", "pairs_max": PAIRS_MAX}
-        looked = self._look("effective_sums" if "effective" in ASKED[asked] else "sums", asked, {**places, **walk})
-        return _cost(subject, asked, await self._ask(asked, "balances", parameters={"address": pattern.text}), looked)
+        statement = "effective_sums" if "effective" in ASKED[asked] else "sums"
+        looked = self._look(statement, subject, asked, {**places, **walk})
+        path = ledger_path(self._ledger, "balances")
+        return _cost(subject, asked, await self._ask(path, subject, asked, address=pattern.text), looked)
 
-    def _moment(self, asked: str, chance: random.Random) -> Moment:
+    def _moment(self, subject: Subject, asked: str, chance: random.Random) -> Moment:
         """A random one of what is asked for."""
+        begin, span = history.days(subject.name, self._transactions)
         found: Moment = {
             "position": chance.randrange(self._head // 20, self._head + 1),
             "time": self._begin + chance.random() * (self._end - self._begin),
-            "effective": history.BEGIN + chance.random() * self._span,
+            "effective": begin + chance.random() * span,
         }
         return {name: found[name] for name in ASKED[asked]}
 
-    async def _ask(self, asked: str, *parts: str, parameters: Mapping[str, str]) -> Measured:
-        url, path = self._target.query_url, ledger_path(self._ledger, *parts)
+    async def _ask(self, path: str, subject: Subject, asked: str, **parameters: str) -> Measured:
+        url = self._target.query_url
         head = (
             f" HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\nauthorization: Bearer {self._target.token('reader')}\r\n\r\n"
         )
         chance = random.Random(f"{path}/{asked}")
 
         def make() -> bytes:
-            moment = self._moment(asked, chance)
+            moment = self._moment(subject, asked, chance)
             named = {PARAMETERS[name]: _text(value) for name, value in moment.items()}
             return f"GET {path}?{urlencode({**parameters, **named}, quote_via=quote)}{head}".encode()
 
@@ -229,14 +232,15 @@ class _Asking:
             return 1
 
         workload = Workload(make=make, count=counted)
-        return await measure(url, workload, connections=1, warm_up_seconds=0.2, window_seconds=self._window)
+        window = self._window if subject.accounts == 1 else 3 * self._window
+        return await measure(url, workload, connections=1, warm_up_seconds=0.2, window_seconds=window)
 
-    def _look(self, statement: str, asked: str, places: Mapping[str, object]) -> Looked:
+    def _look(self, statement: str, subject: Subject, asked: str, places: Mapping[str, object]) -> Looked:
         """The most probes and pages that the statement took, over some moments."""
         chance = random.Random(f"{places}/{asked}")
         found = []
-        for _ in range(EXPLAINED):
-            moment = self._moment(asked, chance)
+        for _ in range(EXPLAINED if subject.accounts == 1 else SUMS_EXPLAINED):
+            moment = self._moment(subject, asked, chance)
             parameters = {
                 **places,
                 "ledger": self._ledger,

@@ -3,6 +3,8 @@
 Seeded, so that a failure comes back; `DAYBOOK_TEST_SEED` tries others.
 """
 
+import csv
+import io
 import json
 import os
 import random
@@ -16,11 +18,12 @@ import pytest_asyncio
 
 from query_service.application import account_statements, reports, search
 from query_service.application.questions import TransactionStatus
+from shared_kernel import tags
 from shared_kernel.event_log.types import RecordedEvent
-from shared_kernel.events import AccountOpened, Event, LedgerOpened
+from shared_kernel.events import AccountOpened, Event, LedgerOpened, Metadata, decode, decode_metadata
 from shared_kernel.words import Pattern, format_time
 from tests.integration.query_service.bookkeeper import Bookkeeper
-from tests.integration.query_service.conftest import Client, services
+from tests.integration.query_service.conftest import Client, services, token
 from tests.services import Database
 from tests.support.lives import ASSETS, MOMENTS, Life
 from tests.support.plain_books import read_log
@@ -32,12 +35,14 @@ SEED = int(os.environ.get("DAYBOOK_TEST_SEED", "1"))
 STEPS = 260
 MOMENTS_TRIED = range(12)
 LEDGER = "made-up"
+TWO_TYPES = ("TransactionPosted.v1", "HoldVoided.v1")
 
 
 class Books(NamedTuple):
     """The service, and what it must say."""
 
     client: Client
+    ledger: str
     plain: PlainReads
     addresses: list[str]
 
@@ -51,34 +56,38 @@ class Asked(NamedTuple):
     headers: dict[str, str]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def books(database: Database, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Books]:
-    """A ledger with every kind of event; some recorded at once, some days apart."""
-    chance = random.Random(f"equality/{SEED}")
-    life = Life(LEDGER, chance)
+def record(keeper: Bookkeeper, life: Life, steps: int) -> list[RecordedEvent]:
+    """A ledger with every kind of event, in the log and in the read models; some recorded at once, some days apart."""
+    ledger, chance = life.ledger, life.chance
     life.addresses += ["users:1", "users:1-x:wallet", "shops:7:till:2"]
     life.opened = list(life.addresses)
-    begin: list[Event] = [LedgerOpened(ledger=LEDGER, accounts="explicit", metadata={"made": "up"})]
+    begin: list[Event] = [LedgerOpened(ledger=ledger, accounts="explicit", metadata={"made": "up"})]
     begin += [
         AccountOpened(address=address, normal_balance=chance.choice(("debit", "credit")), metadata={"colour": "blue"})
         for address in life.addresses
     ]
+    at = datetime(2026, 11, 20, tzinfo=UTC)
+    for number, event in enumerate([*begin, *life.steps(steps)]):
+        at += timedelta(microseconds=chance.choice((0, 1, 3_600_000_000, 20_000_000_000)))
+        keeper.append(ledger, event, at=at, actor=f"actor-{number % 3}", key=f"key-{number}")
+    keeper.project(ledger)
+    return [event for event in read_log(keeper.connection) if event.ledger == ledger]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def books(database: Database, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Books]:
+    """One long life."""
     keeper = Bookkeeper(database.admin_url)
     keeper.start_over()
-    at = datetime(2026, 11, 20, tzinfo=UTC)
-    for number, event in enumerate([*begin, *life.steps(STEPS)]):
-        at += timedelta(microseconds=chance.choice((0, 1, 3_600_000_000, 20_000_000_000)))
-        keeper.append(LEDGER, event, at=at, actor=f"actor-{number % 3}", key=f"key-{number}")
-    keeper.project(LEDGER)
-    events: list[RecordedEvent] = [event for event in read_log(keeper.connection) if event.ledger == LEDGER]
+    life = Life(LEDGER, random.Random(f"equality/{SEED}"))
+    events = record(keeper, life, STEPS)
     keeper.close()
     async with services(database, tmp_path_factory.mktemp("keys")) as start:
-        yield Books(await start(), PlainReads(events), sorted(life.addresses))
+        yield Books(await start(), LEDGER, PlainReads(events), sorted(life.addresses))
 
 
-def moments(books: Books, number: int) -> Asked:
+def moments(books: Books, chance: random.Random, *, has_effective: bool) -> Asked:
     """Position, recorded time and effective time, each asked for or not: the smaller prefix counts."""
-    chance = random.Random(f"moment/{SEED}/{number}")
     plain, parts, position = books.plain, [], books.plain.head
     if chance.random() < 0.6:
         asked = chance.randint(len(books.addresses) + 1, plain.head)
@@ -92,7 +101,7 @@ def moments(books: Books, number: int) -> Asked:
             position = min(position, plain.position_at(time))
     recorded = "&".join(parts)
     effective = None
-    if number % 2:
+    if has_effective:
         effective = chance.choice([*MOMENTS, chance.choice(list(plain.events.values())).recorded_at])
         effective += timedelta(microseconds=chance.choice((-1, 0, 1)))
         parts.append(f"effective_at={format_time(effective)}")
@@ -122,16 +131,17 @@ def asked(request: pytest.FixtureRequest, books: Books, monkeypatch: pytest.Monk
             (reports, "LOOKS_MAX", 2),
         ):
             monkeypatch.setattr(module, name, value)
-    return moments(books, request.param)
+    chance = random.Random(f"moment/{SEED}/{request.param}")
+    return moments(books, chance, has_effective=request.param % 2 == 1)
 
 
 async def test_balances_equal_the_fold(books: Books, asked: Asked) -> None:
     for address in books.addresses:
-        found = await books.client.ok(f"/{LEDGER}/accounts/{address}/balances?{asked.query}")
+        found = await books.client.ok(f"/{books.ledger}/accounts/{address}/balances?{asked.query}")
         assert found["balances"] == books.plain.balances(asked.moment, address)
         assert found["as_of"] == books.plain.as_of(asked.moment)
     chance = random.Random(asked.query)
-    listed = await _all(books.client, f"/{LEDGER}/accounts?balances=true&{asked.query}", chance)
+    listed = await _all(books.client, f"/{books.ledger}/accounts?balances=true&{asked.query}", chance)
     assert listed == [
         account | {"balances": books.plain.balances(asked.moment, account["address"])}
         for account in books.plain.accounts(Moment(asked.moment.position))
@@ -141,21 +151,21 @@ async def test_balances_equal_the_fold(books: Books, asked: Asked) -> None:
 @pytest.mark.parametrize("segments", [0, 1, 2, 9])
 async def test_sums_and_the_trial_balance_equal_the_fold(books: Books, asked: Asked, segments: int) -> None:
     pattern = Pattern(("**", "users:**", "users:*:wallet", "bank:cash")[segments % 4])
-    found = await books.client.ok(f"/{LEDGER}/balances?segments={segments}&address={pattern.text}&{asked.query}")
+    found = await books.client.ok(f"/{books.ledger}/balances?segments={segments}&address={pattern.text}&{asked.query}")
     assert found["data"] == books.plain.sums(asked.moment, segments, pattern.matches)
-    trial = await books.client.ok(f"/{LEDGER}/trial-balance?{asked.query}")
+    trial = await books.client.ok(f"/{books.ledger}/trial-balance?{asked.query}")
     assert trial["assets"] == books.plain.trial_balance(asked.moment)
 
 
 async def test_ledger_and_accounts_equal_the_fold(books: Books, asked: Asked) -> None:
     plain, moment = books.plain, Moment(asked.moment.position)
-    ledger = (await books.client.ok(f"/{LEDGER}?{asked.recorded}"))["ledger"]
-    version = plain.versions("ledgers", "ledger", moment)[LEDGER]
+    ledger = (await books.client.ok(f"/{books.ledger}?{asked.recorded}"))["ledger"]
+    version = plain.versions("ledgers", "ledger", moment)[books.ledger]
     assert {name: ledger[name] for name in ("status", "metadata", "time_zone")} == {
         name: version[name] for name in ("status", "metadata", "time_zone")
     }
     for address in books.addresses[::3]:
-        found = await books.client.ok(f"/{LEDGER}/accounts/{address}?{asked.recorded}")
+        found = await books.client.ok(f"/{books.ledger}/accounts/{address}?{asked.recorded}")
         assert found["account"] == plain.account(plain.versions("accounts", "address", moment)[address])
     chance = random.Random(asked.query)
     filters: list[tuple[str, Callable[[Row], bool]]] = [
@@ -174,7 +184,7 @@ async def test_ledger_and_accounts_equal_the_fold(books: Books, asked: Asked) ->
         ("opened_at > 2026-11-20T01:00:00Z", lambda row: row["opened_at"] > datetime(2026, 11, 20, 1, tzinfo=UTC)),
     ]
     for text, fits in filters:
-        rows = await _all(books.client, f"/{LEDGER}/accounts?filter={quote(text)}&{asked.recorded}", chance)
+        rows = await _all(books.client, f"/{books.ledger}/accounts?filter={quote(text)}&{asked.recorded}", chance)
         assert rows == plain.accounts(moment, fits), text
 
 
@@ -183,12 +193,12 @@ async def test_transactions_equal_the_fold(books: Books, asked: Asked) -> None:
     chance = random.Random(asked.query)
     for sort in ("position", "effective_at"):
         for order in ("newest", "oldest"):
-            path = f"/{LEDGER}/transactions?sort={sort}&order={order}&{asked.query}"
+            path = f"/{books.ledger}/transactions?sort={sort}&order={order}&{asked.query}"
             assert await _all(client, path, chance) == plain.transactions(
                 asked.moment, sort=sort, newest=order == "newest"
             )
     for row in list(plain.versions("transactions", "transaction_id", asked.moment).values())[::9]:
-        path = f"/{LEDGER}/transactions/{quote(row['transaction_id'])}?{asked.recorded}"
+        path = f"/{books.ledger}/transactions/{quote(row['transaction_id'])}?{asked.recorded}"
         assert (await client.ok(path))["transaction"] == plain.transaction(row)
 
 
@@ -199,7 +209,7 @@ async def test_transactions_of_a_status_equal_the_fold(books: Books, status: str
         moment = Moment(position)
         query = "" if position == books.plain.head else f"&as_of_position={position}"
         for order in ("newest", "oldest"):
-            path = f"/{LEDGER}/transactions?status={status}&order={order}{query}"
+            path = f"/{books.ledger}/transactions?status={status}&order={order}{query}"
             expected = books.plain.transactions(moment, lambda row: row["status"] == status, newest=order == "newest")
             assert await _all(books.client, path, chance) == expected
 
@@ -272,7 +282,7 @@ async def test_filtered_transactions_equal_the_fold(books: Books, asked: Asked) 
     for _ in range(25):
         text, fits = trees(books, chance)
         sort, order = chance.choice(("position", "effective_at")), chance.choice(("newest", "oldest"))
-        path = f"/{LEDGER}/transactions?filter={quote(text)}&sort={sort}&order={order}&{asked.query}"
+        path = f"/{books.ledger}/transactions?filter={quote(text)}&sort={sort}&order={order}&{asked.query}"
         expected = books.plain.transactions(asked.moment, fits, sort=sort, newest=order == "newest")
         assert await _all(books.client, path, chance) == expected, text
 
@@ -282,7 +292,7 @@ async def test_entries_equal_the_fold(books: Books, asked: Asked) -> None:
     for address in books.addresses[::2]:
         for asset in (None, "USD/2"):
             order = chance.choice(("newest", "oldest"))
-            path = f"/{LEDGER}/accounts/{address}/entries?order={order}&{asked.query}"
+            path = f"/{books.ledger}/accounts/{address}/entries?order={order}&{asked.query}"
             path += f"&asset={asset}" if asset else ""
             expected = books.plain.entries(asked.moment, address, asset, newest=order == "newest")
             assert await _all(books.client, path, chance) == expected
@@ -296,7 +306,7 @@ async def test_statements_equal_the_fold(books: Books, asked: Asked) -> None:
         for axis in ("recorded", "effective"):
             begin, end = sorted(chance.sample(times, 2))
             bounds = chance.choice(((begin, end), (begin, None), (None, end), (None, None)))
-            path = f"/{LEDGER}/accounts/{address}/statement?asset=USD/2&axis={axis}&{asked.query}"
+            path = f"/{books.ledger}/accounts/{address}/statement?asset=USD/2&axis={axis}&{asked.query}"
             path += "".join(
                 f"&{name}={format_time(time)}"
                 for name, time in zip(("from", "until"), bounds, strict=True)
@@ -313,7 +323,7 @@ async def test_statements_equal_the_fold(books: Books, asked: Asked) -> None:
 async def test_explanations_add_up_to_the_fold(books: Books, asked: Asked) -> None:
     chance = random.Random(asked.query)
     for address in books.addresses[::2]:
-        path = f"/{LEDGER}/accounts/{address}/explanation?asset=USD/2&{asked.recorded}"
+        path = f"/{books.ledger}/accounts/{address}/explanation?asset=USD/2&{asked.recorded}"
         whole = await books.client.ok(f"{path}&limit=1000")
         expected = books.plain.balances(Moment(asked.moment.position), address).get("USD/2")
         assert whole["checked"]
@@ -329,7 +339,7 @@ async def test_differences_equal_the_fold(books: Books, asked: Asked) -> None:
     for _ in range(3):
         early, late = sorted(chance.sample(range(books.plain.head + 1), 2))
         until = chance.choice((None, *MOMENTS))
-        path = f"/{LEDGER}/balances/diff?from_position={early}&to_position={late}"
+        path = f"/{books.ledger}/balances/diff?from_position={early}&to_position={late}"
         path += f"&effective_until={format_time(until)}" if until else ""
         found = await _all(books.client, path, chance)
         for row in found:
@@ -357,7 +367,7 @@ async def test_refusals_equal_the_fold(books: Books, asked: Asked) -> None:
     for query, fits in tried:
         expected = [row for row in plain.tables["refusals"] if row["position"] <= asked.moment.position and fits(row)]
         expected.sort(key=lambda row: -row["position"])
-        found = await _all(books.client, f"/{LEDGER}/refusals?{asked.recorded}{query}", chance)
+        found = await _all(books.client, f"/{books.ledger}/refusals?{asked.recorded}{query}", chance)
         assert [row["position"] for row in found] == [row["position"] for row in expected]
         for shown, row in zip(found, expected, strict=True):
             assert {
@@ -367,12 +377,131 @@ async def test_refusals_equal_the_fold(books: Books, asked: Asked) -> None:
                 assert state["balances"] == plain.balances(Moment(row["judged_at"]), state["account"])
 
 
+async def test_events_equal_the_log(books: Books, asked: Asked) -> None:
+    plain, chance = books.plain, random.Random(asked.query)
+    first, last = sorted((chance.randint(1, plain.head), chance.randint(1, plain.head)))
+    address = chance.choice(books.addresses)
+    tried: list[tuple[str, Callable[[RecordedEvent, Any], bool]]] = [
+        ("", lambda *_: True),
+        (f"&from_position={first}&to_position={last}", lambda event, _: first <= event.position <= last),
+        ("&type=TransactionPosted.v1,HoldVoided.v1", lambda event, _: event.type in TWO_TYPES),
+        ("&actor=actor-2", lambda _, metadata: metadata["actor"] == "actor-2"),
+        (f"&correlation_id=c-{first}", lambda event, _: event.position == first),
+        (f"&account={address}", lambda event, _: f"account:{address}" in tags.of(*_read(event))),
+        (f"&tag=key:actor-{(first - 1) % 3}:key-{first - 1}", lambda event, _: event.position == first),
+    ]
+    for query, fits in tried:
+        order = chance.choice(("newest", "oldest"))
+        found = await _all(books.client, f"/{books.ledger}/events?order={order}{query}", chance)
+        fitting = [event for event in plain.events.values() if fits(event, json.loads(event.metadata))]
+        expected = sorted(fitting, key=lambda event: event.position, reverse=order == "newest")
+        assert [(row["position"], row["type"], row["recorded_at"], row["data"]) for row in found] == [
+            (event.position, event.type, format_time(event.recorded_at), json.loads(event.data)) for event in expected
+        ], query
+
+
+def _read(event: RecordedEvent) -> tuple[Event, Metadata]:
+    return decode(event.type, event.data), decode_metadata(event.metadata)
+
+
+async def test_exported_entries_equal_the_fold(books: Books, asked: Asked) -> None:
+    response = await books.client.get(f"/{books.ledger}/exports/entries.csv?{asked.recorded}")
+    assert response.status_code == 200, response.text
+    rows = csv.DictReader(io.StringIO(response.text, newline=""))
+    moved = [row for row in books.plain.moves(Moment(asked.moment.position)) if row["kind"] in ("posted", "captured")]
+    names = ("position", "entry_index", "transaction", "account", "direction", "asset", "units", "effective_at")
+    assert sorted(tuple(row[name] for name in names) for row in rows) == sorted(
+        (
+            *(str(row["position"]), str(row["entry_index"]), row["transaction_id"], row["address"], row["direction"]),
+            *(row["asset"], str(row["amount"]), format_time(row["effective_at"])),
+        )
+        for row in moved
+    )
+
+
+GRAPH = """
+query ($ledger: String!, $position: Position, $time: Time) {
+  ledger(name: $ledger, asOfPosition: $position, asOf: $time) {
+    asOf { position recordedAt }
+    accounts(first: 100) { edges { node {
+      address status balances { asset posted pending available postedDebits postedCredits pendingDebits pendingCredits }
+      entries(first: 3, order: NEWEST) { edges { node { position entryIndex kind direction amount asset } } }
+    } } }
+    transactions(first: 20) { edges { node { id status reference effectiveAt position } } }
+  }
+}
+"""
+
+
+async def test_the_graph_equals_the_fold(books: Books, asked: Asked) -> None:
+    plain, moment = books.plain, Moment(asked.moment.position)
+    headers = {"authorization": f"Bearer {token('admin')}"}
+    given = dict(part.split("=", 1) for part in asked.recorded.split("&") if part)
+    variables = {
+        "ledger": books.ledger,
+        "position": int(given["as_of_position"]) if "as_of_position" in given else None,
+        "time": given.get("as_of"),
+    }
+    answer = await books.client.http.post("/v1/graphql", json={"query": GRAPH, "variables": variables}, headers=headers)
+    assert answer.json().get("errors") is None, answer.text
+    found = answer.json()["data"]["ledger"]
+    assert found["asOf"] == {
+        "position": moment.position,
+        "recordedAt": plain.as_of(moment)["recorded_at"],
+    }
+    shown = [edge["node"] for edge in found["accounts"]["edges"]]
+    assert [(node["address"], node["status"]) for node in shown] == [
+        (row["address"], row["status"]) for row in plain.accounts(moment)
+    ]
+    for node in shown:
+        assert {
+            of["asset"]: {_snake(name): int(amount) for name, amount in of.items() if name != "asset"}
+            for of in node["balances"]
+        } == plain.balances(moment, node["address"])
+        entries = plain.entries(moment, node["address"], None, newest=True)[:3]
+        names = ("position", "entry_index", "kind", "direction", "amount", "asset")
+        assert [[str(value) for value in edge["node"].values()] for edge in node["entries"]["edges"]] == [
+            [str(row[name]) for name in names] for row in entries
+        ]
+    assert [[str(value) for value in edge["node"].values()] for edge in found["transactions"]["edges"]] == [
+        [str(row[name]) for name in ("id", "status", "reference", "effective_at", "position")]
+        for row in plain.transactions(moment)[:20]
+    ]
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
+
+
+async def compare_across(one: Books, other: Books, asked: Asked) -> None:
+    """Two ledgers in one call, each as of its own position, by recorded and effective time."""
+    time = min(books.plain.events[books.plain.head].recorded_at for books in (one, other))
+    query = f"ledgers={one.ledger},{other.ledger}&as_of={format_time(time)}"
+    effective = asked.moment.effective
+    query += "" if effective is None else f"&effective_at={format_time(effective)}"
+    headers = {"authorization": f"Bearer {token('admin')}"}
+    trial = (await one.client.http.get(f"/v1/trial-balance?{query}", headers=headers)).json()
+    sums = (await one.client.http.get(f"/v1/balances?{query}&segments=1", headers=headers)).json()
+    moments_then = [Moment(books.plain.position_at(time), effective) for books in (one, other)]
+    of_each = [books.plain.trial_balance(then) for books, then in zip((one, other), moments_then, strict=True)]
+    assert [ledger["assets"] for ledger in trial["ledgers"]] == of_each
+    names = ("debits", "credits", "difference", "accounts")
+    assert trial["together"] == {
+        asset: {name: sum(each.get(asset, {}).get(name, 0) for each in of_each) for name in names}
+        for asset in {asset for each in of_each for asset in each}
+    }
+    assert [ledger["data"] for ledger in sums["ledgers"]] == [
+        books.plain.sums(then, 1) for books, then in zip((one, other), moments_then, strict=True)
+    ]
+    assert [ledger["as_of"]["position"] for ledger in sums["ledgers"]] == [then.position for then in moments_then]
+
+
 async def test_several_ledgers_are_each_as_of_their_own_position(books: Books) -> None:
     client = books.client
     headers = {"authorization": (await client.get("", role="admin")).request.headers["authorization"]}
-    found = (await client.http.get(f"/v1/trial-balance?ledgers={LEDGER}", headers=headers)).json()
+    found = (await client.http.get(f"/v1/trial-balance?ledgers={books.ledger}", headers=headers)).json()
     assets = books.plain.trial_balance(Moment(books.plain.head))
     assert [ledger["assets"] for ledger in found["ledgers"]] == [assets]
     assert found["together"] == assets
-    sums = (await client.http.get(f"/v1/balances?ledgers={LEDGER}&segments=1", headers=headers)).json()
+    sums = (await client.http.get(f"/v1/balances?ledgers={books.ledger}&segments=1", headers=headers)).json()
     assert sums["ledgers"][0]["data"] == sums["together"] == books.plain.sums(Moment(books.plain.head), 1)
