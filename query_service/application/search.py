@@ -118,14 +118,14 @@ def _transaction_walk(  # noqa: PLR0911 a flat ladder, one index a line
 
 
 def _lookups(parts: Iterable[Tree]) -> list[tuple[str, str, str]]:
-    """Field, key and value of one lookup for each of these parts, together all that fits any; empty: some part has none."""
-    lookups = []
+    """Field, key and value of the lookups for each of these parts, together all that fits any; empty: some part has none."""
+    lookups: list[tuple[str, str, str]] = []
     for part in parts:
-        found = {condition.field: condition for condition in conjuncts(part) if _is_equality(condition)}
+        found = {condition.field: condition for condition in conjuncts(part) if condition.operator in ("=", "in")}
         telling = next((found[field] for field in ("id", "reference", "metadata") if field in found), None)
         if telling is None:
             return []
-        lookups.append((telling.field, telling.key or "", str(telling.values[0])))
+        lookups += ((telling.field, telling.key or "", str(value)) for value in telling.values)
     return lookups
 
 

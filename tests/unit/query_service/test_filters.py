@@ -143,6 +143,7 @@ def test_only_what_every_row_fulfils_chooses_an_index() -> None:
         ("account = a and status = pending", "unsettled_transactions_newest"),
         ("status in (voided)", "status_transactions_newest"),
         ("metadata.shop in (7, 8)", "either_transactions_newest"),
+        ("reference = x or id in (y, z)", "either_transactions_newest"),
         ("account = a and (reference = x or metadata.shop = 7 and status = voided)", "either_transactions_newest"),
         ("metadata.shop in (7, 8) and id = x", "identified_transactions_newest"),
         ("reference = x or not metadata.shop = 7", "transactions_newest"),
