@@ -21,9 +21,9 @@ import msgspec
 import psycopg
 import uvloop
 
-from bench import workloads
+from bench import processor, workloads
 from bench.generator import Measured, UnexpectedAnswer, Workload, measure, percentile
-from bench.stack import Origin, Stack, keep, read, running
+from bench.stack import Origin, Stack, keep, read, running, wait_until_visible
 from bench.yardstick import server
 from daybook.client import Client, Target, find_target, ledger_path
 from daybook.terminal import Exit, talk
@@ -64,6 +64,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     commands: Measured
     visible: dict[str, Spread]
     read_your_write: Measured
+    cores_elsewhere: float
     gate_ms: float
 
 
@@ -130,9 +131,14 @@ async def _measured(
     talk().print(f"opening {workloads.ACCOUNTS} accounts in the ledger {ledger}")
     with closing(Client(target.command_url, target.token("writer"))) as client:
         workloads.open_ledger(client, ledger)
+    with psycopg.connect(stack.postgres_url) as connection:
+        [(head,)] = connection.execute("select position from daybook.ledgers where ledger = %s", [ledger]).fetchall()
+    wait_until_visible(target, ledger, head, account=workloads.address(0))
     host = urlsplit(target.command_url).netloc
     posted = _Posted(workloads.singles(host, target.token("writer"), ledger, secrets.token_hex(4)))
     queries = _queries(target, ledger, posted)
+    others, began = processor.elsewhere(stack.pids), time.monotonic()
+    before = others()
     with _announcements(stack.postgres_url, ledger) as heard:
         commands, readers = await asyncio.gather(
             measure(
@@ -152,6 +158,7 @@ async def _measured(
                 window_seconds=window,
             ),
         )
+        cores_elsewhere = (others() - before) / (time.monotonic() - began)
         last = posted.newest
         async with asyncio.timeout(10):
             while any(not told or told[-1][0] < last for told in heard.values()):
@@ -164,6 +171,7 @@ async def _measured(
         commands=commands,
         visible={projection: Spread.of(_delays(counted, told)) for projection, told in heard.items()},
         read_your_write=readers,
+        cores_elsewhere=round(cores_elsewhere, 2),
         gate_ms=GATE_MS,
     )
 
@@ -242,7 +250,7 @@ def to_markdown(report: Report) -> str:
         f"the gate is {report.gate_ms:.0f} ms. *Read your write*: {readers.rate:,.0f} queries a second with the position that was "
         "acknowledged last, until their answer.",
         "",
-        report.origin.told(),
+        f"{report.origin.told()} Other work took {report.cores_elsewhere:.2f} of the cores meanwhile.",
         "",
     ]
     return "\n".join(lines)

@@ -5,9 +5,7 @@ statement goes down an index (probes) and how many pages it touches. Ends with 1
 """
 
 import random
-import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -20,20 +18,18 @@ from psycopg import ClientCursor
 
 from bench import history
 from bench.generator import Measured, UnexpectedAnswer, Workload, measure
-from bench.stack import Origin, Stack, keep, read, running
+from bench.stack import Origin, Stack, keep, read, running, wait_until_visible
 from bench.yardstick import server
-from daybook.client import Client, Target, find_target, ledger_path
-from daybook.terminal import CommandFailed, Exit, talk
+from daybook.client import Target, find_target, ledger_path
+from daybook.terminal import Exit, talk
 from query_service.application.reports import AFTER_ASCII, PAIRS_MAX
 from query_service.infrastructure.postgres_books import session
 from query_service.infrastructure.statements import Statements
-from shared_kernel.errors import Unavailable
 from shared_kernel.words import Pattern, format_time
 
 PROBES_MAX: Final = (
     1_000  # chosen: years, months, days and smaller spans of an account, twice each; far below any history
 )
-PROJECTED_SECONDS_MAX: Final = 600
 EXPLAINED: Final = 20  # moments of a balance looked at by Postgres for each question; the most probes of them are told
 SUMS_EXPLAINED: Final = 3
 Moment = Mapping[str, Any]
@@ -115,25 +111,10 @@ def reads(
         target = find_target(data=folder, command_url=None, query_url=None, token=None)
         stack = read(folder)
         head = history.write(stack.postgres_url, transactions)
-        _wait(target, history.name(transactions), head)
+        wait_until_visible(target, history.name(transactions), head, account=history.TILL)
         report = uvloop.run(_measured(target, stack, name=name, transactions=transactions, head=head, window=window))
     keep(report, to_markdown(report), name=name, measured_at=report.origin.measured_at)
     return Exit.DONE if max(cost.probes for cost in report.balances) <= PROBES_MAX else Exit.FAULT
-
-
-def _wait(target: Target, ledger: str, head: int) -> None:
-    """Every read model has the ledger."""
-    began = time.monotonic()
-    path = ledger_path(ledger, "accounts", history.TILL, "balances")
-    with closing(Client(target.query_url, target.token("reader"))) as client:
-        while time.monotonic() - began < PROJECTED_SECONDS_MAX:
-            try:
-                client.get(path, position=head, effective_at=format_time(history.BEGIN))
-            except Unavailable:
-                talk().print("the read models are not there yet")
-            else:
-                return
-    raise CommandFailed("the read models do not get there", Exit.UNAVAILABLE)
 
 
 async def _measured(target: Target, stack: Stack, *, name: str, transactions: int, head: int, window: float) -> Report:

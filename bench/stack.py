@@ -6,16 +6,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from bench.yardstick import Server
+from daybook.client import Client, Target, ledger_path
 from daybook.terminal import CommandFailed, Exit, out, talk
+from shared_kernel.errors import Unavailable
 
+PROJECTED_SECONDS_MAX = 600  # chosen: several times what a million entries take
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -85,6 +89,21 @@ def running(data: Path | None) -> Iterator[Path]:
 def read(folder: Path) -> Stack:
     """Its addresses and processes."""
     return msgspec.json.decode((folder / "stack.json").read_bytes(), type=Stack)
+
+
+def wait_until_visible(target: Target, ledger: str, head: int, *, account: str) -> None:
+    """Both read models have the ledger's log up to its head."""
+    began = time.monotonic()
+    path = ledger_path(ledger, "accounts", account, "balances")
+    with closing(Client(target.query_url, target.token("reader"))) as client:
+        while time.monotonic() - began < PROJECTED_SECONDS_MAX:
+            try:
+                client.get(path, position=head, effective_at="2026-01-01T00:00:00Z")
+            except Unavailable:
+                talk().print("the read models are not there yet")
+            else:
+                return
+    raise CommandFailed("the read models do not get there", Exit.UNAVAILABLE)
 
 
 def keep(report: msgspec.Struct, table: str, *, name: str, measured_at: str) -> None:
