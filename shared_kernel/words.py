@@ -99,6 +99,20 @@ def is_time_zone(name: str) -> bool:
     return name == "UTC" or name in _time_zones()
 
 
+def decimals_of(asset: str) -> int:
+    """The number of decimals that the asset's name states: 2 for CZK/2, 0 for JPY."""
+    digits = asset.partition("/")[2]
+    return int(digits) if digits.isdecimal() else 0
+
+
+def decimal_text(units: int, asset: str) -> str:
+    """So many smallest units with all the asset's decimals: 70000 of CZK/2 is 700.00. By digits alone, never through a float."""
+    decimals = decimals_of(asset)
+    digits = str(abs(units)).rjust(decimals + 1, "0")
+    text = f"{digits[:-decimals]}.{digits[-decimals:]}" if decimals else digits
+    return f"-{text}" if units < 0 else text
+
+
 def parse_time(text: str) -> datetime:
     """Reads an RFC 3339 time with a zone; gives it in UTC, to the microsecond. ValueError where it is not one."""
     if "T" not in text.upper():

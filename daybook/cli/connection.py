@@ -8,10 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daybook.cli.decimals import to_text
 from daybook.client import Client, Target, exit_of, find_target
 from daybook.terminal import CommandFailed, Exit, talk
 from shared_kernel.errors import DaybookError
+from shared_kernel.words import decimal_text
 
 WAIT_TOLD_SECONDS = 1.0  # chosen: shorter waits are nobody's concern
 
@@ -75,7 +75,7 @@ def describe(error: DaybookError) -> str:
     told = [str(error), *(f"{name} {error.fields[name]}" for name in ("path", "account") if name in error.fields)]
     asset, missing = error.fields.get("asset"), error.fields.get("missing")
     if isinstance(asset, str):
-        told.append(f"missing {to_text(missing, asset)} {asset}" if isinstance(missing, int) else f"asset {asset}")
+        told.append(f"missing {decimal_text(missing, asset)} {asset}" if isinstance(missing, int) else f"asset {asset}")
     return ", ".join(told)
 
 

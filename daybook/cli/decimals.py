@@ -1,17 +1,13 @@
-"""Amounts as people write and read them: 700.00 of CZK/2 is 70000 of its smallest units.
+"""Amounts as people write them: 700.00 of CZK/2 is 70000 of its smallest units.
 
 By digits alone, never through a float. Programs are given the integers as the services answer them.
 """
 
 import re
 
+from shared_kernel.words import decimals_of
+
 _DECIMAL = re.compile(r"^(?P<sign>-?)(?P<whole>[0-9]+)(?:\.(?P<part>[0-9]+))?$")
-
-
-def precision(asset: str) -> int:
-    """The number of decimals that the asset's name states: 2 for CZK/2, 0 for JPY."""
-    _, _, digits = asset.partition("/")
-    return int(digits) if digits.isdecimal() else 0
 
 
 def to_units(text: str, asset: str) -> int:
@@ -20,17 +16,9 @@ def to_units(text: str, asset: str) -> int:
     found = _DECIMAL.match(text)
     if found is None:
         raise ValueError(f"{text} is no amount: write digits with a point, such as 700.00")
-    decimals = precision(asset)
+    decimals = decimals_of(asset)
     part = (found["part"] or "").rstrip("0")
     if len(part) > decimals:
         raise ValueError(f"{text} has more decimals than {asset}, which has {decimals}")
     units = int(found["whole"] + part.ljust(decimals, "0"))
     return -units if found["sign"] else units
-
-
-def to_text(units: int, asset: str) -> str:
-    """The decimal text of so many smallest units, with all the asset's decimals."""
-    decimals = precision(asset)
-    digits = str(abs(units)).rjust(decimals + 1, "0")
-    text = f"{digits[:-decimals]}.{digits[-decimals:]}" if decimals else digits
-    return f"-{text}" if units < 0 else text

@@ -23,10 +23,10 @@ from rich.text import Text
 
 from daybook.cli.commands_file import Command, MalformedLine, Survey, batches, open_plain, read_commands, survey
 from daybook.cli.connection import HERE, Connection, FileOrPipe, commands, faults_end_the_command
-from daybook.cli.decimals import to_text
 from daybook.cli.posting import Tally, Trouble, post_batch
 from daybook.client import AnsweredProblem, Client
 from daybook.terminal import CommandFailed, Exit, out, talk
+from shared_kernel.words import decimal_text
 
 BATCH_COMMANDS_MAX = 1_000  # design §8
 BATCH_BYTES_MAX = 1024 * 1024  # chosen: a quarter of what the command service takes by default
@@ -234,7 +234,7 @@ def _trouble_table(troubles: list[Trouble]) -> Table:
     for trouble in troubles[:TROUBLES_SHOWN_MAX]:
         missing = trouble.missing
         if isinstance(missing, int) and trouble.asset:
-            missing = f"{to_text(missing, trouble.asset)} {trouble.asset}"
+            missing = f"{decimal_text(missing, trouble.asset)} {trouble.asset}"
         where = f"{trouble.path}: " if trouble.path else ""
         table.add_row(
             str(trouble.line), trouble.code, trouble.account or "", str(missing or ""), Text(where + trouble.detail)

@@ -11,9 +11,10 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from daybook.cli.connection import HERE, Connection, FileOrPipe, commands, faults_end_the_command
-from daybook.cli.decimals import to_text, to_units
+from daybook.cli.decimals import to_units
 from daybook.client import Answer, ledger_path
 from daybook.terminal import CommandFailed, Exit, out, talk
+from shared_kernel.words import decimal_text
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -138,7 +139,7 @@ def entry_table(entries: list[Entry]) -> Table:
     table.add_column("credit", justify="right")
     table.add_column("asset")
     for entry in entries:
-        text = to_text(int(entry.amount), entry.asset)
+        text = decimal_text(int(entry.amount), entry.asset)
         debit, credit = (text, "") if entry.direction == "debit" else ("", text)
         table.add_row(entry.account, debit, credit, entry.asset)
     return table

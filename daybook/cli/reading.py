@@ -11,9 +11,9 @@ from cyclopts.types import PositiveInt
 from rich.table import Table
 
 from daybook.cli.connection import HERE, Connection, faults_end_the_command, queries
-from daybook.cli.decimals import to_text
 from daybook.client import ledger_path
 from daybook.terminal import Exit, out, talk
+from shared_kernel.words import decimal_text
 
 AsJson = Annotated[bool, Parameter(name="--json", negative="")]
 PAGE_ROWS = 100
@@ -211,7 +211,7 @@ def balance_table(balances: Mapping[str, Balance]) -> Table:
         table.add_column(heading, justify="right")
     for asset, figures in sorted(balances.items()):
         shown = (figures.posted, figures.pending, figures.available, figures.posted_debits, figures.posted_credits)
-        table.add_row(asset, *("" if units is None else to_text(units, asset) for units in shown))
+        table.add_row(asset, *("" if units is None else decimal_text(units, asset) for units in shown))
     return table
 
 

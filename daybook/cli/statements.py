@@ -8,10 +8,10 @@ from cyclopts import Parameter
 from rich.table import Column, Table
 
 from daybook.cli.connection import HERE, Connection, faults_end_the_command, queries
-from daybook.cli.decimals import to_text
 from daybook.cli.reading import NEWEST, AsJson, AsOf, Stamp, print_json, tell_complete
 from daybook.client import Client, ledger_path
 from daybook.terminal import Exit, out, talk
+from shared_kernel.words import decimal_text
 
 PAGE_ROWS = 1_000
 Time = str | None
@@ -96,19 +96,19 @@ def statement(
             return print_json(client.get(path, position=None, format="csv", **asked).body)
         first = _page(client, path, asked, None)
         table = Table("effective", "recorded", "transaction", "text", *_numbers("debit", "credit", "balance"))
-        table.add_row("", "", "opening", "", "", "", to_text(first.opening, asset))
+        table.add_row("", "", "opening", "", "", "", decimal_text(first.opening, asset))
         page = first
         while True:
             for line in page.data:
                 sides = (line.amount, None) if line.direction == "debit" else (None, line.amount)
-                shown = ("" if units is None else to_text(units, asset) for units in sides)
+                shown = ("" if units is None else decimal_text(units, asset) for units in sides)
                 texts = (line.effective_at, line.recorded_at, line.transaction, line.description or "")
-                table.add_row(*texts, *shown, to_text(line.balance, asset))
+                table.add_row(*texts, *shown, decimal_text(line.balance, asset))
             if page.next_cursor is None:
                 break
             page = _page(client, path, asked, page.next_cursor)
     ends = (first.debits, first.credits, first.closing)
-    table.add_row("", "", "closing", "", *(to_text(units, asset) for units in ends), style="bold")
+    table.add_row("", "", "closing", "", *(decimal_text(units, asset) for units in ends), style="bold")
     out().print(table)
     return _tell(first.as_of, first.complete)
 
@@ -132,7 +132,7 @@ def trial_balance(
     read = answer.read(_TrialBalance)
     table = Table("asset", *_numbers("debits", "credits", "difference", "accounts"))
     for asset, total in sorted(read.assets.items()):
-        sums = (to_text(units, asset) for units in (total.debits, total.credits, total.difference))
+        sums = (decimal_text(units, asset) for units in (total.debits, total.credits, total.difference))
         table.add_row(asset, *sums, str(total.accounts))
     out().print(table)
     return _tell(read.as_of, read.complete)

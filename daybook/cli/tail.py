@@ -13,7 +13,6 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from daybook.cli.connection import HERE, Connection, faults_end_the_command, queries
-from daybook.cli.decimals import to_text
 from daybook.client import Client, ledger_path
 from daybook.terminal import Exit, out
 from shared_kernel.errors import DaybookError
@@ -33,6 +32,7 @@ from shared_kernel.events import (
     decode,
     parse_line,
 )
+from shared_kernel.words import decimal_text
 
 POLL_SECONDS = 0.5  # chosen: soon enough for eyes, two small queries a second
 PAGE_EVENTS = 500
@@ -136,7 +136,7 @@ def _story(type_name: str, data: str) -> str:  # noqa: PLR0911 a flat ladder, on
 
 def _shown(entries: Sequence[Entry]) -> str:
     shown = [
-        f"{entry.direction} {entry.account} {to_text(entry.amount, entry.asset)} {entry.asset}"
+        f"{entry.direction} {entry.account} {decimal_text(entry.amount, entry.asset)} {entry.asset}"
         for entry in entries[:ENTRIES_SHOWN_MAX]
     ]
     if len(entries) > ENTRIES_SHOWN_MAX:

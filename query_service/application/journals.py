@@ -12,7 +12,7 @@ from datetime import datetime, tzinfo
 from typing import NamedTuple
 
 from shared_kernel.events import Entry
-from shared_kernel.words import NormalBalance, format_time
+from shared_kernel.words import NormalBalance, decimal_text, format_time
 
 CSV_COLUMNS = (
     *("position", "entry_index", "recorded_at", "effective_at", "transaction", "reverses", "reference", "description"),
@@ -37,14 +37,6 @@ class Posting(NamedTuple):
     reference: str | None
     description: str | None
     reverses: str | None
-
-
-def decimal_text(units: int, asset: str) -> str:
-    """The amount with the decimals that its asset's name states: 70000 of CZK/2 is 700.00."""
-    decimals = int(asset.partition("/")[2] or 0)
-    digits = str(abs(units)).rjust(decimals + 1, "0")
-    text = f"{digits[:-decimals]}.{digits[-decimals:]}" if decimals else digits
-    return f"-{text}" if units < 0 else text
 
 
 def csv_head() -> str:

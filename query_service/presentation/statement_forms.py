@@ -14,7 +14,7 @@ from typing import Final
 from query_service.application.account_statements import Page, Period
 from query_service.application.report_answers import StatementEntry, statement_entries
 from query_service.application.search import moved
-from shared_kernel.words import format_time
+from shared_kernel.words import decimal_text, format_time
 
 DESCRIPTIONS: Final = {
     "text/csv": "The whole statement: a heading, the opening balance, a line an entry, the closing balance",
@@ -51,7 +51,7 @@ async def csv_pieces(
 ) -> AsyncGenerator[bytes, None]:
     """A heading, an opening line, the entries, a closing line: without the last the file is not whole."""
     asset = period.asset
-    opening, closing = decimal(first.opening(), asset), decimal(first.closing(), asset)
+    opening, closing = decimal_text(first.opening(), asset), decimal_text(first.closing(), asset)
     yield _csv(
         [
             COLUMNS,
@@ -62,7 +62,7 @@ async def csv_pieces(
     while page is not None:
         yield _csv(_csv_line(entry, asset) for entry in statement_entries(page.rows, is_counted=period.is_counted))
         page = await anext(more, None)
-    debits, credits_ = decimal(first.debits(), asset), decimal(first.credits(), asset)
+    debits, credits_ = decimal_text(first.debits(), asset), decimal_text(first.credits(), asset)
     as_of = "" if first.stamp.recorded_at is None else format_time(first.stamp.recorded_at)
     yield _csv(
         [
@@ -139,17 +139,9 @@ def _moment(moment: datetime) -> str:
 
 
 def _printed(units: int, asset: str) -> str:
-    """As `decimal`, in groups of three, with a true minus sign (ISO 80000-1)."""
-    whole, point, part = decimal(abs(units), asset).partition(".")
+    """As decimal text, in groups of three, with a true minus sign (ISO 80000-1)."""
+    whole, point, part = decimal_text(abs(units), asset).partition(".")
     return ("\N{MINUS SIGN}" if units < 0 else "") + f"{int(whole):,}".replace(",", _GROUP) + point + part
-
-
-def decimal(units: int, asset: str) -> str:
-    """An amount of smallest units as a decimal number of the asset: 70000 of USD/2 is 700.00."""
-    precision = int(asset.partition("/")[2] or 0)
-    digits = str(abs(units)).rjust(precision + 1, "0")
-    whole, part = digits[: len(digits) - precision], digits[len(digits) - precision :]
-    return ("-" if units < 0 else "") + whole + (f".{part}" if part else "")
 
 
 def _csv(lines: Iterable[Iterable[object]]) -> bytes:
@@ -159,12 +151,12 @@ def _csv(lines: Iterable[Iterable[object]]) -> bytes:
 
 
 def _csv_line(entry: StatementEntry, asset: str) -> tuple[object, ...]:
-    amount = decimal(entry.amount, asset)
+    amount = decimal_text(entry.amount, asset)
     return (
         *("entry", entry.effective_at, entry.recorded_at, entry.position, _harmless(entry.transaction)),
         *(_harmless(entry.reference or ""), _harmless(entry.description or "")),
         *((amount, "") if entry.direction == "debit" else ("", amount)),
-        *(decimal(entry.balance, asset), asset),
+        *(decimal_text(entry.balance, asset), asset),
     )
 
 

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from query_service.application import account_statements
-from query_service.presentation.statement_forms import decimal
 from shared_kernel.events import CommandRefused
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
 from tests.integration.query_service.conftest import Client
@@ -110,20 +109,6 @@ async def test_explanation_tells_when_the_read_model_says_something_else(client:
         "update books_1.entries set posted_credits = posted_credits + 1 where address = 'till' and position = 6"
     )
     assert not (await client.ok(path))["checked"]
-
-
-@pytest.mark.parametrize(
-    ("units", "asset", "text"),
-    [
-        (70000, "CZK/2", "700.00"),
-        (-5, "USD/2", "-0.05"),
-        (0, "BTC/8", "0.00000000"),
-        (7, "JPY", "7"),
-        (2**127, "X/38", "1.70141183460469231731687303715884105728"),
-    ],
-)
-def test_amounts_are_shown_in_the_precision_of_their_asset(units: int, asset: str, text: str) -> None:
-    assert decimal(units, asset) == text
 
 
 async def test_readers_see_their_own_refusals_and_auditors_all(client: Client, bank: Bookkeeper) -> None:

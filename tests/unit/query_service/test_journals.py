@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from query_service.application import journals
 from query_service.application.journals import Posting
 from shared_kernel.events import Entry
-from shared_kernel.words import ADDRESS_LENGTH_MAX, AMOUNT_MAX, SEGMENT, NormalBalance
+from shared_kernel.words import ADDRESS_LENGTH_MAX, SEGMENT, NormalBalance
 
 AT = datetime(2026, 3, 31, 22, 30, tzinfo=UTC)
 segments = st.from_regex(SEGMENT, fullmatch=True).filter(str.isascii)
@@ -43,20 +43,6 @@ PAIR = (
     Entry(account="bank:cash", direction="debit", amount=70000, asset="CZK/2"),
     Entry(account="users:42", direction="credit", amount=70000, asset="CZK/2"),
 )
-
-
-@pytest.mark.parametrize(
-    ("units", "asset", "text"),
-    [
-        (70000, "CZK/2", "700.00"),
-        (-5, "CZK/2", "-0.05"),
-        (5, "JPY", "5"),
-        (AMOUNT_MAX, "BTC/8", "1701411834604692317316873037158.84105727"),
-        (1, "A/38", "0." + "0" * 37 + "1"),
-    ],
-)
-def test_an_amount_has_the_decimals_of_its_asset(units: int, asset: str, text: str) -> None:
-    assert journals.decimal_text(units, asset) == text
 
 
 @given(addresses, addresses, st.sampled_from(("debit", "credit")))
