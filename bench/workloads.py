@@ -7,6 +7,7 @@ request. W4: the same in batches of 100. Bodies carry two entries, a description
 import itertools
 import random
 from collections.abc import Iterator
+from functools import cache
 from typing import TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ OPENED_A_BATCH = 500
 FUNDED_A_TRANSACTION = 499  # with the one debit, the most entries a transaction may have
 BATCH_COMMANDS = 100
 SEED = 20261124  # the same accounts in the same order each run
+TRANSFERS = 20_000  # chosen: made before anything is measured, and sent again and again; every command has its own key
 PartT = TypeVar("PartT")
 _SETTLED = b'{"status":201,'
 
@@ -109,16 +111,24 @@ def _head(host: str, token: str, path: str, length: int) -> bytes:
 
 def _transfers() -> Iterator[bytes]:
     """Endless bodies of one length, of transfers between two accounts chosen at random."""
+    return itertools.cycle(_made_transfers())
+
+
+@cache
+def _made_transfers() -> list[bytes]:
     chance = random.Random(SEED)
     names = [address(number) for number in range(ACCOUNTS)]
-    while True:
+    made = []
+    for _ in range(TRANSFERS):
         first, second = chance.sample(names, 2)
         amount = chance.randrange(100, 1000)
-        yield (
+        body = (
             f'{{"entries":[{{"account":"{first}","direction":"debit","amount":{amount},"asset":"{ASSET}"}},'
             f'{{"account":"{second}","direction":"credit","amount":{amount},"asset":"{ASSET}"}}],'
             f'"description":"transfer","metadata":{{"channel":"app","order":"{chance.getrandbits(48):012x}"}}}}'
-        ).encode()
+        )
+        made.append(body.encode())
+    return made
 
 
 def _post_all(client: Client, ledger: str, kind: str, commands: list[dict[str, object]]) -> None:
