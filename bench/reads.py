@@ -32,6 +32,7 @@ PROBES_MAX: Final = (
 )
 EXPLAINED: Final = 20  # moments of a balance looked at by Postgres for each question; the most probes of them are told
 SUMS_EXPLAINED: Final = 3
+SUM_SECONDS_AN_ACCOUNT: Final = 0.001  # chosen: several answers, however busy the machine is
 Moment = Mapping[str, Any]
 """`position`, `time` (recorded) and `effective`: what a question is as of."""
 ASKED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -213,7 +214,7 @@ class _Asking:
             return 1
 
         workload = Workload(make=make, count=counted)
-        window = self._window if subject.accounts == 1 else 3 * self._window
+        window = max(self._window, subject.accounts * SUM_SECONDS_AN_ACCOUNT)
         return await measure(url, workload, connections=1, warm_up_seconds=0.2, window_seconds=window)
 
     def _look(self, statement: str, subject: Subject, asked: str, places: Mapping[str, object]) -> Looked:
