@@ -21,6 +21,7 @@ from bench import processor, workloads
 from bench.freshness import freshness
 from bench.generator import Gauges, Measured, measure
 from bench.locks import locks
+from bench.projection import projection
 from bench.reads import reads
 from bench.stack import Origin, Stack, check_log, keep, read, running
 from bench.yardstick import OPTIONS, all_cores, server, yardstick
@@ -219,6 +220,7 @@ def main() -> int:
     app.command(reads)
     app.command(locks)
     app.command(freshness)
+    app.command(projection)
     try:
         return int(app() or 0)
     except CommandFailed as failure:
