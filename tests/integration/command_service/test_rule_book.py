@@ -403,6 +403,10 @@ def machine(database: Database, stack: Servers, tmp_path_factory: pytest.TempPat
 
 @pytest.mark.timeout(SOAK_SECONDS + 600)  # shrinking a failure may take five minutes
 def test_the_service_and_a_second_implementation_agree_on_every_command(machine: type[RuleBook]) -> None:
+    """That it can fail was seen on 28 November 2026: with `Account.available` of the domain without its holds (what is posted, and
+    no more), it found within its budget a hold of 8 out of 20 after which a reversal that takes 20 was done, though 12 were
+    available. Shrinking left one batch of that one command, and one command that has nothing to do with it.
+    """
     began = time.monotonic()
     bounded = settings(
         max_examples=EXAMPLES,
