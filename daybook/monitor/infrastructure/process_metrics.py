@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from daybook.monitor.domain.looks import Process
 
 QUEUE_DEPTH: Final = "daybook_queue_depth"
-BREAKER_OPEN: Final = "daybook_breaker_open"
+BREAKER_STATE: Final = "daybook_breaker_state"  # 0 closed, 1 half-open, 2 open
 ADDRESSES_MAX: Final = 50  # chosen: processes of one kind
 METRICS_BYTES_MAX: Final = 4 * 1024 * 1024
 
@@ -65,7 +65,7 @@ def _read(url: str, text: str) -> Process:
         for sample in family.samples:
             if sample.name == QUEUE_DEPTH:
                 depth = int(sample.value)
-            elif sample.name == BREAKER_OPEN and sample.value:
+            elif sample.name == BREAKER_STATE and sample.value:
                 breakers.append(sample.labels.get("dependency", "?"))
     return Process(url=url, queue_depth=depth, open_breakers=breakers)
 

@@ -166,8 +166,8 @@ async def test_redis_that_does_not_answer_is_said_and_nothing_more(monitor: NewM
 
 async def test_command_and_query_processes_are_asked_for_their_queues_and_breakers(monitor: NewMonitor) -> None:
     text = (
-        b"# TYPE daybook_queue_depth gauge\ndaybook_queue_depth 7\n# TYPE daybook_breaker_open gauge\n"
-        b'daybook_breaker_open{dependency="redis"} 1\ndaybook_breaker_open{dependency="postgres"} 0\n'
+        b"# TYPE daybook_queue_depth gauge\ndaybook_queue_depth 7\n# TYPE daybook_breaker_state gauge\n"
+        b'daybook_breaker_state{dependency="redis"} 2\ndaybook_breaker_state{dependency="postgres"} 0\n'
     )
 
     class Handler(BaseHTTPRequestHandler):
