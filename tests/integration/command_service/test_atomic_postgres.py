@@ -22,9 +22,9 @@ from shared_kernel.event_log.fast import LogConnection
 from shared_kernel.event_log.pool import LogPool
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import decode_metadata
-from tests.integration.event_log.proxy import proxied
 from tests.services import Database
 from tests.support.commands import Client, transfer, wallet
+from tests.support.proxy import proxied
 from tests.support.workers import Counts, NoLocks, asked
 
 NewWorker = Callable[..., Executor]

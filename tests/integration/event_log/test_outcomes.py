@@ -15,9 +15,9 @@ from shared_kernel.event_log.errors import IncarnationChanged, LogFault, LogUnav
 from shared_kernel.event_log.fast import LogConnection, end_backend
 from shared_kernel.event_log.pool import LogPool
 from shared_kernel.event_log.recorder import PostgresLedgerRecorder
-from tests.integration.event_log.proxy import Rule, notice, proxied
 from tests.integration.event_log.words import ALL, Admin, decision, event, until_blocked, whole
 from tests.services import Database
+from tests.support.proxy import Rule, notice, proxied
 
 Connect = Callable[..., Awaitable[LogConnection]]
 HOLD = "select from daybook.ledgers where ledger = %s for update"
