@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 DATA ?= .data
 PORT_BASE ?= 8080
 WORKERS ?= 2
+SEED ?= 1
+RUNS ?= 1
 SOAK_SECONDS ?= 3600
 INSTALLED := $(VENV)/.installed
 # Not uv's or pip's own lock formats: they hold addresses.
@@ -13,7 +15,7 @@ COMPILE = $(VENV)/lock-tools/bin/uv pip compile pyproject.toml --quiet --univers
 	--generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help run down test check soak lint fmt bench bench-reads bench-freshness bench-projection lock clean
+.PHONY: help run down test chaos check soak lint fmt bench bench-reads bench-freshness lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +27,16 @@ down: $(INSTALLED) ## stop a stack that runs elsewhere on this machine
 	@$(BIN)/daybook down --data $(DATA)
 
 test: $(INSTALLED) ## all tests, on real servers that are started for them
-	$(BIN)/pytest -n $(WORKERS) --durations 10
+	$(BIN)/pytest -n $(WORKERS) --durations 10 -m "not chaos"
+
+chaos: $(INSTALLED) ## do harm to a whole Daybook; EXPERIMENT=X9 SEED=7 RUNS=20 FULL=1, or SHORT=1 for what CI runs
+ifdef SHORT
+	$(BIN)/pytest -q tests/chaos
+else
+	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || ls /usr/lib/*/faketime >/dev/null 2>&1 || \
+		apt-get -qq install --no-install-recommends --yes faketime >/dev/null || echo "no libfaketime: X20 will be skipped"
+	$(BIN)/python -m tests.chaos $(EXPERIMENT) --seed $(SEED) --runs $(RUNS) $(if $(FULL),--full)
+endif
 
 check: lint ## format, lint, types, import rules, unit tests
 	$(BIN)/pytest -n $(WORKERS) -q tests/unit
@@ -51,9 +62,6 @@ bench-reads: $(INSTALLED) ## measure balances as of anything in a ledger of a mi
 
 bench-freshness: $(INSTALLED) ## measure how soon a commit can be read at 1,000 transactions a second
 	$(BIN)/python -m bench freshness
-
-bench-projection: $(INSTALLED) ## measure how fast the books are rebuilt, and how fast they follow, for a million events
-	$(BIN)/python -m bench projection
 
 lock: $(VENV)/lock-tools ## resolve the dependencies anew, none younger than a week
 	$(COMPILE) --exclude-newer "$$(date -u -d '7 days ago' +%F 2>/dev/null || date -u -v-7d +%F)" \

@@ -1,0 +1,163 @@
+"""Clients that go on posting whatever happens: seeded, each command with a key, repeated under it until it is answered.
+
+What was answered is kept for the oracle: a command that was acknowledged must be in the log, once, where the answer said.
+"""
+
+import http.client
+import json
+import random
+import threading
+import time
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+ASSET = "EUR/2"
+ACCOUNTS = 12
+FUNDS = 1_000  # so little that some transfers are refused
+PAUSE_S = 0.04  # a writer sends some twenty commands a second: load, not a measurement
+ANSWER_S_MAX = 20.0
+GIVE_UP_S = 120.0  # longer than any outage of an experiment
+
+
+class Acknowledged(NamedTuple):
+    """A command and its answer. `began`, `ended`: of the attempt that was answered; `first`: of the first one (monotonic)."""
+
+    ledger: str
+    key: str
+    status: int
+    position: int
+    body: bytes
+    attempts: int
+    first: float
+    began: float
+    ended: float
+
+
+class Load:
+    """Some writers over some ledgers of their own, from `start` to `stop`; before that nothing is read."""
+
+    def __init__(
+        self, url: str, token: str, *, name: str, rng: random.Random, ledgers: int = 2, writers: int = 6
+    ) -> None:
+        self._places = [_place(url)]
+        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self.ledgers = [f"chaos:{name}:{number}" for number in range(ledgers)]
+        self.acknowledged: list[Acknowledged] = []
+        self.unanswered: list[str] = []
+        self.surprises: list[str] = []
+        self._stop = threading.Event()
+        self._name = name
+        self._bodies: dict[str, str] = {}
+        rng.shuffle(self.ledgers)
+        seeds = [rng.random() for _ in range(writers)]
+        self._threads = [
+            threading.Thread(target=self._write, args=(number, seed), daemon=True) for number, seed in enumerate(seeds)
+        ]
+
+    def start(self) -> None:
+        """The ledgers are open, their accounts have funds, and clients post."""
+        self._prepare()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Nothing more is begun; what was begun is answered, or given up."""
+        self._stop.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(GIVE_UP_S + ANSWER_S_MAX)
+
+    def count(self) -> int:
+        """Commands acknowledged so far."""
+        return len(self.acknowledged)
+
+    def send_also_to(self, url: str) -> None:
+        """From now on some attempts go to this command process."""
+        self._places.append(_place(url))
+
+    def again(self, known: Acknowledged, body: str) -> tuple[int, bytes]:
+        """The answer to the same command under the same key."""
+        connection = http.client.HTTPConnection(*self._places[0], timeout=ANSWER_S_MAX)
+        try:
+            return self._send(connection, f"/v1/ledgers/{known.ledger}/transactions", body, known.key)[:2]
+        finally:
+            connection.close()
+
+    def body_of(self, known: Acknowledged) -> str:
+        """What was sent under the key."""
+        return self._bodies[known.key]
+
+    def _prepare(self) -> None:
+        connection = http.client.HTTPConnection(*self._places[0], timeout=ANSWER_S_MAX)
+        limits = {"pattern": "users:*", "normal_balance": "credit", "limits": {ASSET: {"minimum": 0}}}
+        for ledger in self.ledgers:
+            opened = {"ledger": ledger, "accounts": "on-first-use", "defaults": [limits]}
+            status, text, _ = self._send(connection, "/v1/ledgers", json.dumps(opened), f"open-{ledger}")
+            assert status == 201, text
+            entries = [_entry(f"users:{number}", "credit", FUNDS) for number in range(ACCOUNTS)]
+            funded = json.dumps({"entries": [*entries, _entry("world", "debit", FUNDS * ACCOUNTS)]})
+            self._acknowledge(random.Random(ledger), {self._places[0]: connection}, ledger, funded, f"fund-{ledger}")
+        connection.close()
+
+    def _write(self, number: int, seed: float) -> None:
+        rng = random.Random(seed)
+        connections: Connections = {}
+        ledger = self.ledgers[
+            number % len(self.ledgers)
+        ]  # its own: a ledger that stands still holds up no writer of another
+        sent = 0
+        while not self._stop.is_set():
+            sent += 1
+            payer, payee = rng.sample(range(ACCOUNTS), 2)
+            amount = rng.randint(1, FUNDS)
+            entries = [_entry(f"users:{payer}", "debit", amount), _entry(f"users:{payee}", "credit", amount)]
+            body = json.dumps({"entries": entries})
+            self._acknowledge(rng, connections, ledger, body, f"{self._name}-{number}-{sent}")
+            self._stop.wait(PAUSE_S * rng.random() * 2)
+        for connection in connections.values():
+            connection.close()
+
+    def _acknowledge(self, rng: random.Random, connections: "Connections", ledger: str, body: str, key: str) -> None:
+        self._bodies[key] = body
+        first, attempts = time.monotonic(), 0
+        while time.monotonic() < first + GIVE_UP_S:
+            attempts += 1
+            began = time.monotonic()
+            place = rng.choice(self._places)
+            connection = connections.get(place)
+            if connection is None:
+                connection = connections[place] = http.client.HTTPConnection(*place, timeout=ANSWER_S_MAX)
+            try:
+                status, text, position = self._send(connection, f"/v1/ledgers/{ledger}/transactions", body, key)
+            except (OSError, http.client.HTTPException):
+                connection.close()
+                status, text, position = 0, b"", 0
+            if status in (201, 422):
+                self.acknowledged.append(
+                    Acknowledged(ledger, key, status, position, text, attempts, first, began, time.monotonic())
+                )
+                return
+            is_conflict = status == 409 and b'"conflict"' in text
+            if status not in (0, 429, 503) and not is_conflict:
+                self.surprises.append(f"{key}: {status} {text[:200]!r}")
+                return
+            time.sleep(min(0.5, 0.05 * attempts))
+        self.unanswered.append(key)
+
+    def _send(self, connection: http.client.HTTPConnection, path: str, body: str, key: str) -> tuple[int, bytes, int]:
+        connection.request("POST", path, body, {**self._headers, "Idempotency-Key": key})
+        response = connection.getresponse()
+        text = response.read()
+        return response.status, text, int(response.headers.get("Daybook-Position") or 0)
+
+
+Connections = dict[tuple[str, int], http.client.HTTPConnection]
+
+
+def _place(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or 80
+
+
+def _entry(account: str, direction: str, amount: int) -> dict[str, Any]:
+    return {"account": account, "direction": direction, "amount": amount, "asset": ASSET}

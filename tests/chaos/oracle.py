@@ -1,0 +1,131 @@
+"""The common oracle: what must hold after every experiment, whatever was done. One function; an empty list means that it holds.
+
+For each ledger: positions 1 … n without a gap, every rule of the books at every position (shared_kernel/checking.py), debits equal to
+credits; every acknowledged command in the log exactly once, where its answer said; a repetition gets the first answer; every read
+model equal to the fold of the log (tests/support/plain_books.py, which shares no code with it).
+"""
+
+import json
+import random
+from datetime import UTC
+from typing import Any
+
+import psycopg
+
+from projections.infrastructure.shipped import shipped
+from shared_kernel.checking import Checker
+from shared_kernel.event_log.types import RecordedEvent
+from tests.chaos.load import Load
+from tests.chaos.stand import Stand
+from tests.support.folding import project_in_batches, written
+from tests.support.plain_books import COLUMNS, comparable, plain_books
+
+REPEATED = 10  # commands that are sent once more
+FINDINGS_MAX = 20
+FOLDED = ("periods",)  # compared with the projection's own fold; `books` with one that shares no code
+
+
+def check(stand: Stand, load: Load, rng: random.Random) -> list[str]:
+    """Waits until the read models have what the log has, then says everything that does not hold."""
+    found = [*load.surprises, *(f"never answered: {key}" for key in load.unanswered)]
+    with stand.admin() as admin:
+        stand.until(lambda: not behind(admin, load.ledgers), "the read models have not caught up")
+        events = {ledger: _log(admin, ledger) for ledger in load.ledgers}
+        for ledger, log in events.items():
+            found += _rules(ledger, log)
+            found += _acknowledged(ledger, log, load)
+        found += _read_models(admin, events)
+    found += _repeated(load, rng)
+    return found[:FINDINGS_MAX]
+
+
+def behind(admin: "psycopg.Connection[Any]", ledgers: list[str]) -> list[Any]:
+    """Ledgers that a live generation does not have whole."""
+    return admin.execute(
+        "select g.projection, l.ledger, l.position, p.position from daybook.ledgers l cross join projections.live g"
+        " left join projections.positions p on p.projection = g.projection and p.generation = g.generation"
+        " and p.ledger = l.ledger where l.ledger = any(%s) and coalesce(p.position, 0) < l.position",
+        [ledgers],
+    ).fetchall()
+
+
+def _log(admin: "psycopg.Connection[Any]", ledger: str) -> list[RecordedEvent]:
+    rows = admin.execute(
+        "select ledger, position, type, data, metadata, recorded_at from daybook.events where ledger = %s order by position",
+        [ledger],
+    )
+    names = ("ledger", "position", "type", "data", "metadata", "recorded_at")
+    return [
+        RecordedEvent(**(dict(zip(names, row, strict=True)) | {"recorded_at": row[5].astimezone(UTC)})) for row in rows
+    ]
+
+
+def _rules(ledger: str, log: list[RecordedEvent]) -> list[str]:
+    checker = Checker()
+    found = [f"{ledger}: {finding}" for event in log for finding in checker.take(event)]
+    for asset, difference in checker.debits_less_credits().items():
+        if difference:
+            found.append(f"{ledger}: debits less credits of {asset} are {difference}")
+    return found
+
+
+def _acknowledged(ledger: str, log: list[RecordedEvent], load: Load) -> list[str]:
+    positions: dict[str, list[int]] = {}
+    for event in log:
+        if (key := json.loads(event.metadata).get("key")) is not None:
+            positions.setdefault(key, []).append(event.position)
+    types = {event.position: event.type for event in log}
+    found = []
+    for known in load.acknowledged:
+        if known.ledger != ledger:
+            continue
+        at = sorted(set(positions.get(known.key, ())))
+        if known.position and known.position not in at:
+            found.append(f"{ledger}: {known.key} was acknowledged at {known.position} and stands at {at}")
+        outcomes = [
+            types[position] for position in at if types[position] in ("TransactionPosted.v1", "CommandRefused.v1")
+        ]
+        expected = "TransactionPosted.v1" if known.status == 201 else "CommandRefused.v1"
+        if outcomes != [expected]:
+            found.append(f"{ledger}: {known.key} was answered {known.status} and stands as {outcomes}")
+    return found
+
+
+def _read_models(admin: "psycopg.Connection[Any]", events: dict[str, list[RecordedEvent]]) -> list[str]:
+    ledgers = list(events)
+    found = []
+    expected = plain_books(event for log in events.values() for event in log)
+    schemas = dict(
+        admin.execute(
+            "select l.projection, g.schema_name from projections.live l join projections.generations g using (projection, generation)"
+        ).fetchall()
+    )
+    for table, columns in COLUMNS.items():
+        rows = admin.execute(
+            f"select {columns} from {schemas['books']}.{table} where ledger = any(%s)".encode(), [ledgers]
+        ).fetchall()
+        held = sorted((comparable(table, row) for row in rows), key=repr)
+        if held != expected[table]:
+            differing = len({repr(row) for row in held} ^ {repr(row) for row in expected[table]})
+            found.append(f"books.{table} differs from the fold of the log in {differing} rows")
+    for name in FOLDED:
+        projection = shipped()[name]
+        for table, rows in written(projection, project_in_batches(projection, [events])).items():
+            count = admin.execute(
+                f"select count(*) from {schemas[name]}.{table} where ledger = any(%s)".encode(), [ledgers]
+            ).fetchone()
+            if count != (len(rows),):
+                found.append(f"{name}.{table} has {count} rows and the fold of the log {len(rows)}")
+    return found
+
+
+def _repeated(load: Load, rng: random.Random) -> list[str]:
+    found = []
+    for known in rng.sample(load.acknowledged, min(REPEATED, len(load.acknowledged))):
+        status, body = load.again(known, load.body_of(known))
+        told = json.loads(body), json.loads(known.body)
+        for each in told:
+            each.pop("trace_id", None)
+        if (status, told[0]) != (known.status, told[1]):
+            found.append(f"{known.key} was answered {known.status} and, repeated, {status}")
+    return found

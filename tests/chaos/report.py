@@ -1,0 +1,71 @@
+"""docs/reliability.md, made from the results that are kept: experiment, runs, seeds, faults, passed, recovery times."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from tests.chaos.experiments import EXPERIMENTS, Experiment, Result
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
+HEAD = """# Reliability
+
+Made by `make chaos`; do not edit. Each experiment does one kind of harm to a whole Daybook, started as an operator would start it, while
+clients post. Each run is seeded and is judged by the same oracle afterwards: positions without a gap, every rule of the books at
+every position, debits equal to credits; every acknowledged command in the log exactly once, where its answer said; a repetition
+answered as the first time; every read model equal to the fold of the log. Clients repeat under the same key what is not answered.
+
+Recovery is counted from the end of the harm (of a kill: from the kill, restart included), in seconds: median, and the longest.
+One machine, with everything on it; the times say how it behaves, not how fast it is.
+"""
+
+
+def document(results: Sequence[Result]) -> str:
+    """The whole text."""
+    rows = []
+    for name, known in _by_number():
+        for is_full in (False, True):
+            runs = [each for each in results if (each.experiment, each.is_full) == (name, is_full)]
+            if runs:
+                rows.append(_row(name, known.fault, runs, is_full=is_full))
+    parts = [
+        HEAD,
+        "| | harm | runs | seeds | passed | commands, of which repeated | recovery, s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    parts += rows
+    untried = [name for name, _ in _by_number() if not any(each.experiment == name for each in results)]
+    if untried:
+        parts.append(f"\nNot run yet: {', '.join(untried)}.")
+    parts += _failures(results)
+    parts += ["\n## What was done in the newest run of each\n"]
+    for name, _ in _by_number():
+        if runs := [each for each in results if each.experiment == name]:
+            last = runs[-1]
+            parts.append(f"- **{name}**, seed {last.seed}, {last.at}, {last.commit}: {'; '.join(last.did)}.")
+    return "\n".join(parts) + "\n"
+
+
+def _by_number() -> list[tuple[str, Experiment]]:
+    return sorted(EXPERIMENTS.items(), key=lambda item: int(item[0].removeprefix("X")))
+
+
+def _row(name: str, fault: str, runs: Sequence[Result], *, is_full: bool) -> str:
+    seeds = sorted({each.seed for each in runs})
+    times: dict[str, list[float]] = {}
+    for each in runs:
+        for what, seconds in each.recovered.items():
+            times.setdefault(what, []).append(seconds)
+    recovered = "; ".join(f"{what} {median(found):.1f}, {max(found):.1f}" for what, found in times.items())
+    passed = sum(not each.findings for each in runs)
+    commands, repeated = sum(each.commands for each in runs), sum(each.repeated for each in runs)
+    size = " (full)" if is_full else ""
+    span = f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+    return f"| {name}{size} | {fault} | {len(runs)} | {span} | {passed} | {commands:,}, {repeated:,} | {recovered} |"
+
+
+def _failures(results: Sequence[Result]) -> list[str]:
+    failed = [each for each in results if each.findings]
+    if not failed:
+        return []
+    told = [f"- {each.experiment}, seed {each.seed}, {each.at}, {each.commit}: {each.findings[0]}" for each in failed]
+    return ["\n## Runs that failed\n", *told]

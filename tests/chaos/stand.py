@@ -1,0 +1,244 @@
+"""What the experiments are done to: servers and processes started as an operator would, with a proxy between the two.
+
+Two stacks of `daybook up`: one with the servers, one with Daybook's processes, which are given the servers by URLs that lead through
+the proxies (Kafka tells its clients its own address, so there is none before it). Each has its supervisor, which starts again what ends.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from daybook.stack.layout import Layout
+from daybook.stack.ports import LOOPBACK
+from daybook.stack.processes import ARGUMENTS, health_fault
+from daybook.stack.restarts import CRASHES_MAX, WINDOW_S
+from daybook.stack.stack_file import StackFile, read_stack_file, read_state
+from tests.services import daybook, free_port
+from tests.support.proxy import ThreadedProxy, proxied_in_thread
+
+SERVERS = ("postgres", "redis", "kafka")
+PROCESSES = ("command", "query", "relay", "projector", "clock", "monitor")
+START_WITHIN_S = 240
+STOP_WITHIN_S = 120
+PATIENCE_S = 90.0  # three times the longest recovery seen
+# Short leases and looks, so that what an hour would show is shown in seconds; everything else as it is shipped.
+QUICK = {
+    "DAYBOOK_LEASE_MS": "2000",
+    "DAYBOOK_LOG_LEVEL": "info",
+    "DAYBOOK_LOOK_MS": "500",
+    "DAYBOOK_TRANSACTION_MS_MAX": "1000",
+}
+
+
+class Stand:
+    """One set of servers and processes. Everything is sent, killed and frozen by the name of a part."""
+
+    def __init__(
+        self, servers: Layout, processes: Layout, postgres: ThreadedProxy, redis: ThreadedProxy, outer: dict[str, str]
+    ) -> None:
+        self._servers = servers
+        self._processes = processes
+        self._outer = outer
+        self.postgres = postgres
+        self.redis = redis
+        self.stack: StackFile = read_stack_file(processes)
+        self.admin_url = read_stack_file(servers).postgres_url
+        self.redis_url = read_stack_file(servers).redis_url
+        self._more: list[subprocess.Popen[bytes]] = []
+        self._crashes: dict[str, deque[float]] = {}
+
+    def admin(self) -> "psycopg.Connection[Any]":
+        """A session of the administrator, past the proxy."""
+        return psycopg.connect(self.admin_url, autocommit=True, application_name="chaos")
+
+    def pid(self, part: str) -> int:
+        """The process of a part, once it has one."""
+        layout = self._layout(part)
+
+        def now() -> int | None:
+            state = read_state(layout)
+            found = [each.pid for each in state.parts if each.name == part] if state else []
+            return found[0] if found else None
+
+        pid: int = self.until(now, f"{part} has no process")
+        return pid
+
+    def kill(self, part: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """It ends by this signal, and its supervisor starts it again."""
+        self._spare(part)
+        pid = self.pid(part)
+        os.kill(pid, number)
+        self.until(lambda: not _is_alive(pid), f"{part} survived {number.name}")
+
+    @contextmanager
+    def frozen(self, part: str) -> Iterator[None]:
+        """It stands still meanwhile, as on a host that hangs."""
+        pid = self.pid(part)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def down(self, part: str, number: signal.Signals = signal.SIGKILL) -> Iterator[None]:
+        """It is gone meanwhile: its supervisor stands still, and starts it again afterwards."""
+        self._spare(part)
+        state = read_state(self._layout(part))
+        assert state is not None
+        pid = self.pid(part)
+        os.kill(state.supervisor, signal.SIGSTOP)
+        try:
+            os.kill(pid, number)
+            yield
+        finally:
+            os.kill(state.supervisor, signal.SIGCONT)
+
+    def is_ready(self, part: str) -> bool:
+        """What its /health/ready says."""
+        return health_fault(f"{self.url(part)}/health/ready") is None
+
+    def ready_again(self) -> None:
+        """Every process says that it is ready."""
+        for part in PROCESSES:
+            self.until(lambda part=part: self.is_ready(part), f"{part} is not ready")  # type: ignore[misc]
+
+    def url(self, part: str) -> str:
+        """Where it answers."""
+        url: str = getattr(self.stack, f"{part}_url")
+        return url
+
+    def figure(self, part: str, name: str) -> float:
+        """The sum of a figure of /metrics over its labels; 0 where it has none."""
+        with urllib.request.urlopen(f"{self.url(part)}/metrics", timeout=10) as page:  # noqa: S310 - loopback
+            lines = page.read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+    def environment(self, part: str) -> dict[str, str]:
+        """What the process was started with."""
+        raw = Path(f"/proc/{self.pid(part)}/environ").read_bytes().decode()
+        return dict(pair.split("=", 1) for pair in raw.split("\0") if "=" in pair)
+
+    @contextmanager
+    def processes_stopped(self) -> Iterator[None]:
+        """Daybook's own processes are stopped in order meanwhile, the servers go on."""
+        _down(self._processes)
+        yield
+        _up(self._processes, PROCESSES, self._outer)
+        self.stack = read_stack_file(self._processes)
+
+    def start_more(self, part: str, **settings: str) -> str:
+        """Another process of the same kind, with the same environment but for its port. Answers its URL, once it is ready."""
+        environment, port = self.environment(part), free_port()
+        for name in ("DAYBOOK_HTTP_PORT", "DAYBOOK_HEALTH_PORT"):
+            if name in environment:
+                environment[name] = str(port)
+        log = self._processes.root / "logs" / f"{part}-more.log"
+        with log.open("ab") as out:
+            argv = [sys.executable, "-P", "-m", *ARGUMENTS[part]]
+            child = subprocess.Popen(argv, env=environment | settings, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        self._more.append(child)
+        url = f"http://{LOOPBACK}:{port}"
+        self.until(lambda: health_fault(f"{url}/health/ready") is None, f"the second {part} is not ready")
+        return url
+
+    def end_more(self) -> None:
+        """Processes started besides are over."""
+        for child in self._more:
+            with suppress(ProcessLookupError):
+                child.kill()
+            child.wait()
+        self._more.clear()
+
+    def until(self, is_so: Callable[[], Any], complaint: str, within_s: float = PATIENCE_S) -> Any:
+        """What `is_so` answers once that is something."""
+        deadline = time.monotonic() + within_s
+        while not (found := is_so()):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{complaint} within {within_s:.0f} s")
+            time.sleep(0.02)
+        return found
+
+    def _spare(self, part: str) -> None:
+        """Waits until one more crash of the part does not make its supervisor give up."""
+        crashes = self._crashes.setdefault(part, deque())
+        while len(crashes) >= CRASHES_MAX - 1:
+            time.sleep(max(0.0, crashes[0] + WINDOW_S + 1 - time.monotonic()))
+            crashes.popleft()
+        crashes.append(time.monotonic())
+
+    def _layout(self, part: str) -> Layout:
+        return self._servers if part in SERVERS else self._processes
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+@contextmanager
+def standing() -> Iterator[Stand]:
+    """A stand that is ready; all of it is stopped and removed afterwards."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")}
+    with ExitStack() as made:
+        folder = Path(
+            made.enter_context(tempfile.TemporaryDirectory(prefix="daybook-chaos-", ignore_cleanup_errors=True))
+        )
+        folder.chmod(0o711)
+        servers, processes = Layout.at(folder / "servers"), Layout.at(folder / "processes")
+        _up(servers, SERVERS, clean)
+        made.callback(_down, servers)
+        given = read_stack_file(servers)
+        postgres = made.enter_context(proxied_in_thread(given.postgres_url))
+        redis = made.enter_context(proxied_in_thread(given.redis_url))
+        urls = {
+            "DAYBOOK_POSTGRES_URL": postgres.url,
+            "DAYBOOK_REDIS_URL": redis.url,
+            "DAYBOOK_KAFKA_BOOTSTRAP": given.kafka_bootstrap,
+        }
+        outer = clean | QUICK | urls
+        _up(processes, PROCESSES, outer)
+        made.callback(_down, processes)
+        stand = Stand(servers, processes, postgres, redis, outer)
+        made.callback(stand.end_more)
+        stand.ready_again()
+        yield stand
+
+
+def _up(layout: Layout, parts: tuple[str, ...], environment: dict[str, str]) -> None:
+    arguments = ("up", "--only", ",".join(parts), "--detach", "--owner", str(os.getpid()))
+    daybook(*arguments, data=layout.root, within_s=START_WITHIN_S, env=environment)
+
+
+def _down(layout: Layout) -> None:
+    if kept := os.environ.get("CHAOS_LOGS"):
+        shutil.copytree(layout.root / "logs", Path(kept) / layout.root.name, dirs_exist_ok=True)
+    daybook("down", data=layout.root, within_s=STOP_WITHIN_S)
+
+
+def in_background(work: Callable[[threading.Event], None]) -> Callable[[], None]:
+    """The work runs in a thread until the function that is answered is called."""
+    stop = threading.Event()
+    thread = threading.Thread(target=work, args=(stop,), daemon=True)
+    thread.start()
+
+    def end() -> None:
+        stop.set()
+        thread.join(PATIENCE_S)
+
+    return end
