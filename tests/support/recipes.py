@@ -85,9 +85,7 @@ def _entries(recipe: Recipe, transaction: Transaction) -> list[Json]:
     amounts = amounts if recipe.kind == "post_hold" else left
     entries = entries_of(amounts) or transaction.entries
     if recipe.part == "other":
-        return [
-            {name: entry[name] for name in ("direction", "asset")} | {"account": "a", "amount": 1} for entry in entries
-        ]
+        return [_entry("a", direction, 1, entries[0]["asset"]) for direction in ("debit", "credit")]
     pairs = len(entries) == 2 and entries[0]["amount"] == entries[1]["amount"]
     of = {"all": 0, "half": -(entries[0]["amount"] // 2), "more": 1}[str(recipe.part)] if pairs else 0
     return [entry | {"amount": min(max(entry["amount"] + of, 1), AMOUNT_MAX)} for entry in entries]
