@@ -75,6 +75,14 @@ class Load:
         """From now on some attempts go to this command process."""
         self._places.append(_place(url))
 
+    def status_at(self, url: str) -> int:
+        """What another command process says to this load's token."""
+        connection = http.client.HTTPConnection(*_place(url), timeout=ANSWER_S_MAX)
+        try:
+            return self._send(connection, "/v1/ledgers", "{}", f"status-{self._name}")[0]
+        finally:
+            connection.close()
+
     def again(self, known: Acknowledged, body: str) -> tuple[int, bytes]:
         """The answer to the same command under the same key."""
         connection = http.client.HTTPConnection(*self._places[0], timeout=ANSWER_S_MAX)

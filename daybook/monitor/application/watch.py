@@ -63,6 +63,7 @@ class Watch:
         self._name = name
         self._now = now
         self._unreachable: list[Episode] = []
+        self._kinds: list[str] = []
         self._well_at = monotonic()
 
     async def run(self) -> None:
@@ -97,7 +98,7 @@ class Watch:
                 self._tell(known, judged)
                 self._figures.looked(look, monotonic() - begun)
         alerts = await self._watched.alerts()
-        self._figures.alerts_are([episode.kind for episode in alerts])
+        self._kinds = [episode.kind for episode in alerts]
         self._reached(None)
         return look
 
@@ -176,6 +177,8 @@ class Watch:
         # Numbered as if they were rows, so that what is new is told once.
         self._tell(self._unreachable, judged)
         self._unreachable = [msgspec.structs.replace(each, id=0) for each in judged if each.ended_at is None]
+        own = [each.kind for each in self._unreachable if each.raised_at is not None]
+        self._figures.alerts_are([*self._kinds, *own])
 
 
 def _told(episode: Episode) -> str:

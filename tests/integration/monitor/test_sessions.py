@@ -12,9 +12,11 @@ import pytest
 from daybook.monitor.domain.alerts import Episode
 from daybook.monitor.domain.looks import Look
 from shared_kernel.errors import Unavailable
+from shared_kernel.settings import Secret
 from tests.integration.command_service.conftest import Caller, workers
 from tests.integration.monitor.conftest import WITHIN_S, Monitor, NewMonitor
 from tests.services import Database, Servers
+from tests.support.proxy import proxied
 
 POSTING = {
     "entries": [
@@ -241,18 +243,26 @@ def test_the_role_sees_no_event_and_appends_none(database: Database) -> None:
 async def test_a_database_that_does_not_answer_is_an_alert_until_it_does(
     monitor: NewMonitor, database: Database
 ) -> None:
-    watching = monitor(look_timeout_ms=100, raise_looks=2, clear_looks=1)
-    watch = watching.container.watch()
-    await watching.look()
-    unreachable = monitor(postgres_url=type(watching.container.settings().postgres_url)("postgresql://127.0.0.1:1/x"))
-    with pytest.raises(Unavailable):
-        await unreachable.container.watch().look()
-    running = asyncio.create_task(unreachable.container.watch().run())
-    try:
-        async with asyncio.timeout(60):
-            name = 'daybook_monitor_alerts_raised_total{kind="database_unreachable"}'
-            while (await unreachable.metrics()).get(name) != 1:
-                await asyncio.sleep(0.02)
-    finally:
-        running.cancel()
-    assert watch.trouble() is None
+    alerts = 'daybook_monitor_alerts{kind="database_unreachable"}'
+    async with proxied(database.urls["monitor"]) as (proxy, url):
+        watching = monitor(postgres_url=Secret(url), raise_looks=2, clear_looks=2)
+        await watching.look()
+        proxy.is_refusing = True
+        proxy.cut()
+        with pytest.raises(Unavailable):
+            await watching.container.watch().look()
+        running = asyncio.create_task(watching.container.watch().run())
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                while (await watching.metrics())[alerts] != 1:
+                    await asyncio.sleep(0.02)
+                proxy.is_refusing = False
+                while (await watching.metrics())[alerts] != 0:
+                    await asyncio.sleep(0.02)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        await watching.container.watched().close()
+    assert watching.container.watch().trouble() is None
+    raised = 'daybook_monitor_alerts_raised_total{kind="database_unreachable"}'
+    assert (await watching.metrics())[raised] == 1
