@@ -15,7 +15,7 @@ COMPILE = $(VENV)/lock-tools/bin/uv pip compile pyproject.toml --quiet --univers
 	--generate-hashes --no-header --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help run down test chaos check soak lint fmt bench bench-reads bench-freshness lock clean
+.PHONY: help run down test chaos check soak lint fmt bench bench-reads bench-freshness bench-projection lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench-reads: $(INSTALLED) ## measure balances as of anything in a ledger of a mi
 
 bench-freshness: $(INSTALLED) ## measure how soon a commit can be read at 1,000 transactions a second
 	$(BIN)/python -m bench freshness
+
+bench-projection: $(INSTALLED) ## measure how fast the books are rebuilt, and how fast they follow, for a million events
+	$(BIN)/python -m bench projection
 
 lock: $(VENV)/lock-tools ## resolve the dependencies anew, none younger than a week
 	$(COMPILE) --exclude-newer "$$(date -u -d '7 days ago' +%F 2>/dev/null || date -u -v-7d +%F)" \

@@ -20,8 +20,10 @@ from cyclopts import App, Parameter
 from bench import processor, workloads
 from bench.freshness import freshness
 from bench.generator import Gauges, Measured, measure
+from bench.locks import locks
+from bench.projection import projection
 from bench.reads import reads
-from bench.stack import Origin, Stack, keep, read, running
+from bench.stack import Origin, Stack, check_log, keep, read, running
 from bench.yardstick import OPTIONS, all_cores, server, yardstick
 from daybook.client import Client, Target, find_target
 from daybook.terminal import CommandFailed, Exit, talk
@@ -130,7 +132,7 @@ async def _measure_all(
             )
             _tell(batches)
     expected += sum(measured.acknowledged for measured in (*singles, *([batches] if batches else [])))
-    _check_log(postgres_url, ledger, expected)
+    check_log(postgres_url, ledger, expected)
     return Report(
         name=name,
         origin=Origin.here(measured_by),
@@ -198,17 +200,6 @@ def _gauges(stack: Stack, ledger: str) -> Iterator[Gauges]:
         yield Gauges(processor=processor.reader(stack.pids), behind_ms=behind_ms)
 
 
-def _check_log(postgres_url: str, ledger: str, expected: int) -> None:
-    with psycopg.connect(postgres_url) as connection:
-        row = connection.execute(
-            "select count(*), count(distinct metadata::jsonb ->> 'key') from daybook.events"
-            " where ledger = %s and type = 'TransactionPosted.v1'",
-            (ledger,),
-        ).fetchone()
-    if row != (expected, expected):
-        raise CommandFailed(f"acknowledged {expected}, in the log {row}", Exit.VERIFICATION_FAILED)
-
-
 def _tell(measured: Measured) -> None:
     spent = sum(measured.processor_us.values())
     talk().print(
@@ -227,7 +218,9 @@ def main() -> int:
     app = App(name="bench", result_action="return_value")
     app.default(bench)
     app.command(reads)
+    app.command(locks)
     app.command(freshness)
+    app.command(projection)
     try:
         return int(app() or 0)
     except CommandFailed as failure:

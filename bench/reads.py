@@ -5,6 +5,7 @@ statement goes down an index (probes) and how many pages it touches. Ends with 1
 """
 
 import random
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ import psycopg
 import uvloop
 from psycopg import ClientCursor
 
-from bench import history
+from bench import history, processor
 from bench.generator import Measured, UnexpectedAnswer, Workload, measure
 from bench.stack import Origin, Stack, keep, read, running, wait_until_visible
 from bench.yardstick import server
@@ -32,6 +33,7 @@ PROBES_MAX: Final = (
 )
 EXPLAINED: Final = 20  # moments of a balance looked at by Postgres for each question; the most probes of them are told
 SUMS_EXPLAINED: Final = 3
+SUM_SECONDS_AN_ACCOUNT: Final = 0.001  # chosen: several answers, however busy the machine is
 Moment = Mapping[str, Any]
 """`position`, `time` (recorded) and `effective`: what a question is as of."""
 ASKED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -84,6 +86,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     entries: int
     balances: list[Cost]
     sums: list[Cost]
+    cores_elsewhere: float
     probes_max: int
 
 
@@ -121,6 +124,8 @@ async def _measured(target: Target, stack: Stack, *, name: str, transactions: in
     asking = _Asking(target, stack, history.name(transactions), head=head, transactions=transactions, window=window)
     lengths = {history.account(length): length for length in history.LENGTHS}
     lengths |= {history.JITTERED: history.JITTERED_ENTRIES, history.TILL: transactions}
+    others, began = processor.elsewhere(stack.pids), time.monotonic()
+    before = others()
     with asking:
         balances = [
             await asking.balance(Subject(address, 1, entries), asked)
@@ -138,6 +143,7 @@ async def _measured(target: Target, stack: Stack, *, name: str, transactions: in
         entries=2 * transactions,
         balances=balances,
         sums=sums,
+        cores_elsewhere=round((others() - before) / (time.monotonic() - began), 2),
         probes_max=PROBES_MAX,
     )
 
@@ -213,7 +219,7 @@ class _Asking:
             return 1
 
         workload = Workload(make=make, count=counted)
-        window = self._window if subject.accounts == 1 else 3 * self._window
+        window = max(self._window, subject.accounts * SUM_SECONDS_AN_ACCOUNT)
         return await measure(url, workload, connections=1, warm_up_seconds=0.2, window_seconds=window)
 
     def _look(self, statement: str, subject: Subject, asked: str, places: Mapping[str, object]) -> Looked:
@@ -302,7 +308,7 @@ def to_markdown(report: Report) -> str:
         "random moments, no cache in front. A recorded time is searched for in the log (binary search in a function: its pages count, its "
         f"probes do not). A balance may take {report.probes_max:,} probes.",
         "",
-        report.origin.told(),
+        f"{report.origin.told()} Other work took {report.cores_elsewhere:.2f} of the cores meanwhile.",
         "",
     ]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+import psycopg
 
 from bench.yardstick import Server
 from daybook.client import Client, Target, ledger_path
@@ -29,6 +30,8 @@ class Stack(msgspec.Struct, frozen=True):
     postgres_url: str
     pids: dict[str, int]
     postgres_urls: dict[str, str] = {}
+    redis_url: str = ""
+    tokens: dict[str, str] = {}
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,8 +66,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def running(data: Path | None) -> Iterator[Path]:
-    """The data folder of a running stack: the given one, or one that lives as long as this."""
+def running(data: Path | None, *, only: str = "") -> Iterator[Path]:
+    """The data folder of a running stack: the given one, or one that lives as long as this, with `only` these parts."""
     if data is not None:
         yield data
         return
@@ -72,9 +75,10 @@ def running(data: Path | None) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="daybook-bench-", dir=durable if durable.is_dir() else None))
     folder.chmod(0o711)  # the servers may run as another user
     daybook = [sys.executable, "-P", "-m", "daybook"]
+    chosen = ["--only", only] if only else []
     try:
         started = subprocess.run(
-            [*daybook, "up", "--detach", "--data", str(folder), "--owner", str(os.getpid())],
+            [*daybook, "up", "--detach", "--data", str(folder), "--owner", str(os.getpid()), *chosen],
             check=False,
             stdout=subprocess.DEVNULL,
         )
@@ -114,6 +118,18 @@ def keep(report: msgspec.Struct, table: str, *, name: str, measured_at: str) -> 
     stem.with_suffix(".md").write_text(table)
     out().print(table, markup=False)
     talk().print(f"written to {stem}.json and .md", markup=False)
+
+
+def check_log(postgres_url: str, ledger: str, expected: int) -> None:
+    """Every acknowledged transaction is in the log, once."""
+    with psycopg.connect(postgres_url) as connection:
+        row = connection.execute(
+            "select count(*), count(distinct metadata::jsonb ->> 'key') from daybook.events"
+            " where ledger = %s and type = 'TransactionPosted.v1'",
+            (ledger,),
+        ).fetchone()
+    if row != (expected, expected):
+        raise CommandFailed(f"acknowledged {expected}, in the log {row}", Exit.VERIFICATION_FAILED)
 
 
 def _commit() -> str:

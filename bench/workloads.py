@@ -7,6 +7,7 @@ request. W4: the same in batches of 100. Bodies carry two entries, a description
 import itertools
 import random
 from collections.abc import Iterator
+from functools import cache
 from typing import TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ OPENED_A_BATCH = 500
 FUNDED_A_TRANSACTION = 499  # with the one debit, the most entries a transaction may have
 BATCH_COMMANDS = 100
 SEED = 20261124  # the same accounts in the same order each run
+TRANSFERS = 20_000  # chosen: made before anything is measured, and sent again and again; every command has its own key
 PartT = TypeVar("PartT")
 _SETTLED = b'{"status":201,'
 
@@ -38,16 +40,16 @@ def address(number: int) -> str:
     return f"users:{number:05d}:wallet"
 
 
-def open_ledger(client: Client, ledger: str) -> int:
-    """A new ledger with the accounts open, limited and funded; gives the number of transactions that took."""
+def open_ledger(client: Client, ledger: str, *, accounts: int = ACCOUNTS) -> int:
+    """A new ledger with so many accounts open, limited and funded; gives the number of transactions that took."""
     client.post("/v1/ledgers", msgspec.json.encode({"ledger": ledger, "accounts": "explicit"}), key=f"open:{ledger}")
     limits = {ASSET: {"minimum": 0}}
     opened: list[dict[str, object]] = [{"address": "world", "normal_balance": "debit"}]
-    opened += ({"address": address(number), "limits": limits} for number in range(ACCOUNTS))
+    opened += ({"address": address(number), "limits": limits} for number in range(accounts))
     for part in _parts(opened, OPENED_A_BATCH):
         _post_all(client, ledger, "open_account", part)
     funded: list[dict[str, object]] = []
-    for numbers in _parts(list(range(ACCOUNTS)), FUNDED_A_TRANSACTION):
+    for numbers in _parts(list(range(accounts)), FUNDED_A_TRANSACTION):
         credited = [
             {"account": address(number), "direction": "credit", "amount": FUNDS, "asset": ASSET} for number in numbers
         ]
@@ -58,9 +60,11 @@ def open_ledger(client: Client, ledger: str) -> int:
     return len(funded)
 
 
-def singles(url_host: str, token: str, ledger: str, run: str) -> Workload:
-    """W1: one transaction a request. `run` makes the keys unique."""
-    bodies = _transfers()
+def singles(
+    url_host: str, token: str, ledger: str, run: str, *, accounts: int = ACCOUNTS, seed: int = SEED
+) -> Workload:
+    """W1: one transaction a request; among ten accounts it is W3. `run` makes the keys unique."""
+    bodies = _transfers(accounts, seed)
     body_length = len(next(bodies))
     head = _head(url_host, token, f"{ledger_path(ledger, 'transactions')}", body_length) + b"idempotency-key: "
     keys = (f"{run}-{number:09d}\r\n\r\n".encode() for number in itertools.count())
@@ -107,18 +111,26 @@ def _head(host: str, token: str, path: str, length: int) -> bytes:
     ).encode()
 
 
-def _transfers() -> Iterator[bytes]:
+def _transfers(accounts: int = ACCOUNTS, seed: int = SEED) -> Iterator[bytes]:
     """Endless bodies of one length, of transfers between two accounts chosen at random."""
-    chance = random.Random(SEED)
-    names = [address(number) for number in range(ACCOUNTS)]
-    while True:
+    return itertools.cycle(_made_transfers(accounts, seed))
+
+
+@cache
+def _made_transfers(accounts: int, seed: int) -> list[bytes]:
+    chance = random.Random(seed)
+    names = [address(number) for number in range(accounts)]
+    made = []
+    for _ in range(TRANSFERS):
         first, second = chance.sample(names, 2)
         amount = chance.randrange(100, 1000)
-        yield (
+        body = (
             f'{{"entries":[{{"account":"{first}","direction":"debit","amount":{amount},"asset":"{ASSET}"}},'
             f'{{"account":"{second}","direction":"credit","amount":{amount},"asset":"{ASSET}"}}],'
             f'"description":"transfer","metadata":{{"channel":"app","order":"{chance.getrandbits(48):012x}"}}}}'
-        ).encode()
+        )
+        made.append(body.encode())
+    return made
 
 
 def _post_all(client: Client, ledger: str, kind: str, commands: list[dict[str, object]]) -> None:

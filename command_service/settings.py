@@ -41,7 +41,7 @@ class CommandSettings(HttpSettings, frozen=True, kw_only=True):
     lock_timeout_ms: Annotated[
         int,
         Meta(ge=1, le=60_000, description="Longest a command waits for Redis to answer; then it goes without locks"),
-    ] = 50
+    ] = 100
     lock_wait_ms: Annotated[
         int, Meta(ge=0, le=60_000, description="Longest a command is set aside for a lock; then it goes without")
     ] = 200

@@ -33,6 +33,9 @@ COMMANDS = {
     "import": "daybook.cli.import_log:import_log",
     # watching
     "locks": "daybook.cli.locks:locks",
+    # the read models
+    "projections": "daybook.cli.projections:app",
+    "relay": "daybook.cli.relay:app",
     # the database
     "roles": "daybook.stack.database:roles_command",
     "migrate": "daybook.stack.database:migrate_command",

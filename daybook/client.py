@@ -76,6 +76,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 class _Stack(msgspec.Struct):
     command_url: str
     query_url: str
+    projector_url: str = ""
     tokens: dict[str, str] = {}
 
 
@@ -83,24 +84,39 @@ def find_target(*, data: Path, command_url: str | None, query_url: str | None, t
     """The services to talk to: what was given by hand, else what the stack in the folder `data` says."""
     if command_url and query_url and token:
         return Target(command_url=command_url, query_url=query_url, tokens={"": token}, is_local=False)
-    stack_file = data / "stack.json"
-    try:
-        stack = msgspec.json.decode(stack_file.read_bytes(), type=_Stack)
-    except FileNotFoundError:
-        message = (
-            f"no local stack in {data} (no {stack_file.name} there): `daybook up` starts one, --data names another"
-        )
-        raise CommandFailed(message + ", or give --command-url, --query-url and --token", Exit.UNAVAILABLE) from None
-    except PermissionError:
-        raise CommandFailed(f"{stack_file} is readable only by who started the stack") from None
-    except msgspec.MsgspecError as fault:
-        raise CommandFailed(f"{stack_file} is damaged: {fault}") from fault
+    stack = _read_stack(data, "--command-url, --query-url and --token")
     return Target(
         command_url=command_url or stack.command_url,
         query_url=query_url or stack.query_url,
         tokens={"": token} if token else stack.tokens,
         is_local=not (command_url or query_url),
     )
+
+
+def find_operations(*, data: Path, operations_url: str | None, token: str | None) -> tuple[str, str]:
+    """Address and token of the operators' API: what was given by hand, else what the stack in the folder `data` says."""
+    if operations_url and token:
+        return operations_url, token
+    stack = _read_stack(data, "--operations-url and --token")
+    token = token or stack.tokens.get("operator")
+    if token is None:
+        raise CommandFailed("no token for the role operator: give one with --token or DAYBOOK_TOKEN", Exit.USAGE)
+    return operations_url or stack.projector_url, token
+
+
+def _read_stack(data: Path, options: str) -> _Stack:
+    stack_file = data / "stack.json"
+    try:
+        return msgspec.json.decode(stack_file.read_bytes(), type=_Stack)
+    except FileNotFoundError:
+        message = (
+            f"no local stack in {data} (no {stack_file.name} there): `daybook up` starts one, --data names another"
+        )
+        raise CommandFailed(f"{message}, or give {options}", Exit.UNAVAILABLE) from None
+    except PermissionError:
+        raise CommandFailed(f"{stack_file} is readable only by who started the stack") from None
+    except msgspec.MsgspecError as fault:
+        raise CommandFailed(f"{stack_file} is damaged: {fault}") from fault
 
 
 class Client:

@@ -1,21 +1,24 @@
-"""`python -m projections relay | projector`: one process, from its environment to SIGTERM; `rebuild`: after a restore."""
+"""`python -m projections relay | projector`: one process, from its environment to SIGTERM; `rebuild`: after a restore; `job`: a
+child of a projector.
+"""
 
 import gc
 import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 import structlog
 
-from projections.container import ProjectorContainer, ProjectorsContainer, RelayContainer
+from projections.application.together import Loop
+from projections.container import JobContainer, ProjectorContainer, ProjectorsContainer, RelayContainer
 from projections.settings import ProjectorSettings, RelaySettings
 from shared_kernel.errors import Corruption, DaybookError
 from shared_kernel.health import Health, HealthServer
 from shared_kernel.logs import configure
-from shared_kernel.settings import load_or_exit
+from shared_kernel.serve import serve_or_exit
+from shared_kernel.settings import SettingsError, exit_with, load_or_exit
 
 USAGE = """usage: python -m projections relay | projector | rebuild
 
@@ -24,12 +27,8 @@ projector  builds the read models from Kafka and the log, each in a thread and a
 rebuild    after `daybook restored`: running or later projectors build every read model anew from the log, then readers see that
 """
 
-
-class Loop(Protocol):
-    """What runs until it is told to stop."""
-
-    def run(self) -> None:
-        """Returns when the batch in hand is done."""
+# Batches are many objects without cycles: looking for some cost 20 % (measured).
+GC_THRESHOLD = (100_000, 20, 50)
 
 
 def main() -> None:
@@ -43,45 +42,17 @@ def main() -> None:
         case ["projector"]:
             its_settings = load_or_exit(ProjectorSettings, os.environ)
             configure("projector", level=its_settings.log_level, format=its_settings.log_format)
-            projecting = ProjectorsContainer(settings=its_settings)
-            loops = {name: part.projector() for name, part in _parts(projecting).items()}
-            for name, reason in projecting.refused().items():
-                structlog.get_logger("daybook").error("projection_unusable", projection=name, reason=reason)
-            _serve(
-                Together(loops, projecting.stop()), projecting.health_server(), projecting.health(), projecting.stop()
-            )
+            _project(ProjectorsContainer(settings=its_settings), its_settings)
+        case ["job", number, owner, *share] if number.isdecimal():
+            its_settings = load_or_exit(ProjectorSettings, os.environ)
+            configure("job", level=its_settings.log_level, format=its_settings.log_format)
+            raise SystemExit(_work(JobContainer(settings=its_settings), int(number), owner, share))
         case ["rebuild"]:
             its_settings = load_or_exit(ProjectorSettings, os.environ)
             _rebuild(ProjectorsContainer(settings=its_settings))
         case _:
             print(USAGE, file=sys.stderr, end="")
             raise SystemExit(2)
-
-
-class Together:
-    """Several loops, each in a thread; when one fails all end, and its error is this one's."""
-
-    def __init__(self, loops: Mapping[str, Loop], stop: threading.Event) -> None:
-        self._loops = loops
-        self._stop = stop
-        self._failures: list[BaseException] = []
-
-    def run(self) -> None:
-        """Returns when all have ended. Raises what ended the first that failed."""
-        threads = [threading.Thread(target=self._run, args=(loop,), name=name) for name, loop in self._loops.items()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if self._failures:
-            raise self._failures[0]
-
-    def _run(self, loop: Loop) -> None:
-        try:
-            loop.run()
-        except BaseException as error:
-            self._failures.append(error)
-            self._stop.set()
 
 
 def _serve(loop: Loop, server: HealthServer, health: Health, stop: threading.Event) -> None:
@@ -93,7 +64,7 @@ def _serve(loop: Loop, server: HealthServer, health: Health, stop: threading.Eve
 
     signal.signal(signal.SIGTERM, asked_to_stop)
     signal.signal(signal.SIGINT, asked_to_stop)
-    gc.set_threshold(100_000, 20, 50)  # batches are many objects without cycles: looking for some cost 20 % (measured)
+    gc.set_threshold(*GC_THRESHOLD)
     server.start()
     logger.info("started", port=server.port, pid=os.getpid())
     try:
@@ -104,6 +75,35 @@ def _serve(loop: Loop, server: HealthServer, health: Health, stop: threading.Eve
     finally:
         server.stop()
     logger.info("stopped")
+
+
+def _project(container: ProjectorsContainer, settings: ProjectorSettings) -> None:
+    _parts(container)
+    try:
+        app = container.app()
+    except SettingsError as error:
+        exit_with(error)
+    for name, reason in container.refused().items():
+        structlog.get_logger("daybook").error("projection_unusable", projection=name, reason=reason)
+    gc.set_threshold(*GC_THRESHOLD)
+    serve_or_exit(app, settings, container.health())
+    failure = container.together().failure
+    if isinstance(failure, Corruption):
+        structlog.get_logger("daybook").error("stopped_with_alert", code=failure.code, **failure.fields)
+        raise SystemExit(1)
+    if failure is not None:
+        raise failure
+
+
+def _work(container: JobContainer, number: int, owner: str, share: Sequence[str]) -> int:
+    def asked_to_stop(signum: int, frame: object) -> None:
+        container.stop().set()
+
+    signal.signal(signal.SIGTERM, asked_to_stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the parent too, which then asks us to end
+    gc.set_threshold(*GC_THRESHOLD)
+    process = container.process()
+    return process.run_share(number, share[0]) if share else process.run(number, owner)
 
 
 def _parts(container: ProjectorsContainer) -> Mapping[str, ProjectorContainer]:

@@ -1,35 +1,72 @@
 """Wires relay and projector: the one place where their concrete classes are named. No logic."""
 
+import asyncio
 import secrets
+import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 from dependency_injector import containers, providers
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.types import ControllerRouterHandler
 from prometheus_client import CollectorRegistry
 
 from projections.application.dead_letters import Postbox
+from projections.application.feeding import Feeder
 from projections.application.figures import Figures, RelayFigures
+from projections.application.jobs import JobLoop
 from projections.application.ports import Generation
 from projections.application.projector import Pace, Projector
+from projections.application.rebuild import Speed
 from projections.application.relay import Relay, RelayPace
+from projections.application.together import Loop, Together
 from projections.application.worker import Bounds, Worker
 from projections.domain.projection import Projection
+from projections.infrastructure.child_processes import ChildProcesses
+from projections.infrastructure.job_process import JobProcess
 from projections.infrastructure.kafka import KafkaPublisher, KafkaSource
 from projections.infrastructure.kafka_dead_letters import KafkaDeadLetterTopic
 from projections.infrastructure.postgres import Database
+from projections.infrastructure.postgres_controls import PostgresControls
 from projections.infrastructure.postgres_dead_letters import PostgresDeadLetters
 from projections.infrastructure.postgres_generations import PostgresGenerations
+from projections.infrastructure.postgres_jobs import PostgresJobs
 from projections.infrastructure.postgres_log import PostgresLog
+from projections.infrastructure.postgres_operations import PostgresOperations
+from projections.infrastructure.postgres_parking import PostgresParking
 from projections.infrastructure.postgres_read_model import PostgresReadModel
 from projections.infrastructure.postgres_relayed import PostgresRelayed
 from projections.infrastructure.postgres_wakeups import PostgresWakeups
-from projections.infrastructure.shipped import Found, found
+from projections.infrastructure.shipped import Found, found, installed
+from projections.infrastructure.workshop import Workshop
+from projections.presentation import operations_routes, parking_routes
 from projections.presentation.figures import PROJECTOR, RELAY, FiguresCollector, readiness
 from projections.settings import ProjectorSettings, RelaySettings
 from shared_kernel.health import Health, HealthServer
+from shared_kernel.http import Lifespan, create_app
+from shared_kernel.http_edge import Edge
+from shared_kernel.keys import Keys, open_keys
 from shared_kernel.metrics import new_registry
+from shared_kernel.security import TokenVerifier
+
+TITLE = "Daybook operations"
+DESCRIPTION = """The operators' side: how the projections and the relay stand, and what is to become of them.
+
+Any projector process answers for all of them: what it knows is in Postgres. Every route needs the role `operator`."""
+ROUTES: Sequence[ControllerRouterHandler] = (
+    operations_routes.Projections,
+    operations_routes.Relay,
+    operations_routes.Trail,
+    parking_routes.Standing,
+)
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}/{secrets.token_hex(4)}"
 
 
 def _health(figures: Mapping[str, Figures | RelayFigures]) -> Health:
@@ -81,7 +118,7 @@ class RelayContainer(containers.DeclarativeContainer):
     database = providers.Singleton(Database, settings.provided.postgres_url, name="daybook relay")
     relay = providers.Singleton(
         Relay,
-        providers.Callable(lambda: f"{socket.gethostname()}/{secrets.token_hex(4)}"),
+        providers.Callable(_owner),
         log=providers.Singleton(PostgresLog, database),
         relayed=providers.Singleton(PostgresRelayed, database),
         publisher=providers.Singleton(
@@ -127,6 +164,7 @@ class ProjectorContainer(containers.DeclarativeContainer):
 
     settings = providers.Dependency(instance_of=ProjectorSettings)
     projection = providers.Dependency(instance_of=Projection)
+    controls = providers.Dependency(instance_of=PostgresControls)
     stop = providers.Dependency(instance_of=threading.Event)
     figures = providers.Singleton(Figures)
     database = providers.Singleton(
@@ -179,6 +217,7 @@ class ProjectorContainer(containers.DeclarativeContainer):
             log=log,
             figures=figures,
         ),
+        controls=controls,
         figures=figures,
         pace=providers.Singleton(
             Pace,
@@ -195,13 +234,72 @@ class ProjectorContainer(containers.DeclarativeContainer):
         stop=stop,
     )
 
+    feeding = providers.Singleton(
+        Database,
+        settings.provided.postgres_url,
+        name=providers.Callable("daybook feeder {}".format, projection.provided.name),
+    )
+    feeder = providers.Singleton(
+        Feeder,
+        projection.provided.name,
+        generations=providers.Singleton(PostgresGenerations, feeding, projection),
+        worker_of=providers.Callable(
+            _worker_of,
+            database=feeding,
+            projection=projection,
+            log=providers.Singleton(PostgresLog, feeding),
+            figures=providers.Singleton(Figures),
+            bounds=bounds,
+            stop=stop,
+        ),
+        controls=controls,
+        feed_ms=settings.provided.feed_ms,
+        stop=stop,
+    )
 
-def _of_each(settings: ProjectorSettings, known: Found, stop: threading.Event) -> Mapping[str, ProjectorContainer]:
+
+class JobContainer(containers.DeclarativeContainer):
+    """A child process of a projector, which does one job."""
+
+    settings = providers.Dependency(instance_of=ProjectorSettings)
+    stop = providers.Singleton(threading.Event)
+    process = providers.Singleton(
+        JobProcess,
+        jobs=providers.Singleton(
+            PostgresJobs, providers.Singleton(Database, settings.provided.postgres_url, name="daybook job")
+        ),
+        keeping=providers.Singleton(
+            PostgresJobs, providers.Singleton(Database, settings.provided.postgres_url, name="daybook job lease")
+        ),
+        workshop=providers.Singleton(
+            Workshop,
+            settings.provided.postgres_url,
+            providers.Callable(installed),
+            speed=providers.Singleton(
+                Speed,
+                batch_events_max=settings.provided.rebuild_batch_events_max,
+                batch_bytes_max=settings.provided.batch_bytes_max,
+                ledgers_max=settings.provided.batch_ledgers_max,
+                rows_max=settings.provided.rebuild_rows_max,
+            ),
+            children=providers.Singleton(ChildProcesses),
+            processes_max=settings.provided.rebuild_processes_max,
+        ),
+        lease_ms=settings.provided.job_lease_ms,
+        report_ms=settings.provided.job_report_ms,
+        retry_ms=settings.provided.retry_ms,
+        stop=stop,
+    )
+
+
+def _of_each(
+    settings: ProjectorSettings, known: Found, controls: PostgresControls, stop: threading.Event
+) -> Mapping[str, ProjectorContainer]:
     names = [name for name in settings.projections.split(",") if name] or list(known.usable)
     if strange := [name for name in names if name not in known.usable and name not in known.refused]:
         raise ValueError(f"no such projection: {', '.join(strange)}; there are {', '.join(known.usable)}")
     return {
-        name: ProjectorContainer(settings=settings, projection=known.usable[name], stop=stop)
+        name: ProjectorContainer(settings=settings, projection=known.usable[name], controls=controls, stop=stop)
         for name in names
         if name in known.usable
     }
@@ -217,22 +315,113 @@ def _figures_of_each(parts: Mapping[str, ProjectorContainer], refused: Mapping[s
     return of_refused | {name: part.figures() for name, part in parts.items()}
 
 
+def _loops(parts: Mapping[str, ProjectorContainer], controls: PostgresControls, jobs: JobLoop) -> Mapping[str, Loop]:
+    loops: dict[str, Loop] = {"controls": controls, "jobs": jobs}
+    for name, part in parts.items():
+        loops[name] = part.projector()
+        loops[f"feeding {name}"] = part.feeder()
+    return loops
+
+
+def _app(
+    *,
+    settings: ProjectorSettings,
+    verifier: TokenVerifier,
+    keys: Keys,
+    health: Health,
+    registry: CollectorRegistry,
+    operations: PostgresOperations,
+    parking: PostgresParking,
+    together: Together,
+) -> Edge:
+    return create_app(
+        title=TITLE,
+        description=DESCRIPTION,
+        route_handlers=ROUTES,
+        lifespan=[_lifespan(keys, together)],
+        verifier=verifier,
+        health=health,
+        registry=registry,
+        settings=settings,
+        dependencies={
+            "operations": Provide(lambda: operations, use_cache=True, sync_to_thread=False),
+            "parking": Provide(lambda: parking, use_cache=True, sync_to_thread=False),
+        },
+    )
+
+
+def _lifespan(keys: Keys, together: Together) -> Lifespan:
+    """The loops begin with the server and end before it does; when one of them fails, the process is told to stop."""
+
+    @asynccontextmanager
+    async def running(_: Litestar) -> AsyncIterator[None]:
+        together.start(on_failure=lambda: signal.raise_signal(signal.SIGTERM))
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(together.stop)
+            keys.close()
+
+    return running
+
+
 class ProjectorsContainer(containers.DeclarativeContainer):
-    """One projector process: a projector of each projection, one page of health and metrics for all."""
+    """One projector process: a projector of each projection, one page of health, metrics and the operators' API for all."""
 
     settings = providers.Dependency(instance_of=ProjectorSettings)
     stop = providers.Singleton(threading.Event)
     known = providers.Singleton(found)
-    parts = providers.Singleton(_of_each, settings, known, stop)
+    controls = providers.Singleton(
+        PostgresControls,
+        providers.Singleton(Database, settings.provided.postgres_url, name="daybook controls"),
+        poll_ms=settings.provided.control_poll_ms,
+        stop=stop,
+    )
+    parts = providers.Singleton(_of_each, settings, known, controls, stop)
     refused = providers.Singleton(_refused, settings, known)
     figures = providers.Singleton(_figures_of_each, parts, refused)
+    figures_of_parts = providers.Singleton(_figures_of_each, parts, providers.Object({}))
+    jobs = providers.Singleton(
+        JobLoop,
+        providers.Callable(_owner),
+        jobs=providers.Singleton(
+            PostgresJobs, providers.Singleton(Database, settings.provided.postgres_url, name="daybook jobs")
+        ),
+        figures=figures_of_parts,
+        children=providers.Singleton(ChildProcesses),
+        controls=controls,
+        lease_ms=settings.provided.job_lease_ms,
+        attempts_max=settings.provided.job_attempts_max,
+        reconcile_hours=settings.provided.reconcile_hours,
+        stop=stop,
+    )
+    together = providers.Singleton(Together, providers.Callable(_loops, parts, controls, jobs), stop)
     health = providers.Singleton(_health, figures)
-    health_server = providers.Singleton(
-        HealthServer,
-        health,
-        providers.Singleton(
+    keys = providers.Singleton(open_keys, settings)
+    operations = providers.Singleton(
+        PostgresOperations,
+        providers.Singleton(Database, settings.provided.postgres_url, name="daybook operations"),
+        providers.Callable(installed),
+    )
+    app = providers.Singleton(
+        _app,
+        settings=settings,
+        verifier=providers.Singleton(
+            TokenVerifier,
+            keys,
+            issuer=settings.provided.jwt_issuer,
+            audience=settings.provided.jwt_audience,
+            leeway_seconds=settings.provided.jwt_leeway_seconds,
+        ),
+        keys=keys,
+        health=health,
+        registry=providers.Singleton(
             _registry, providers.Singleton(FiguresCollector, figures, part="projector", docs=PROJECTOR)
         ),
-        host=settings.provided.health_host,
-        port=settings.provided.health_port,
+        operations=operations,
+        parking=providers.Singleton(
+            PostgresParking,
+            providers.Singleton(Database, settings.provided.postgres_url, name="daybook parking"),
+        ),
+        together=together,
     )

@@ -4,31 +4,32 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from shared_kernel.settings import ProcessSettings
+from shared_kernel.settings import HttpSettings, ProcessSettings
 
 Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
 
-
-class KafkaSettings(ProcessSettings, frozen=True, kw_only=True):
-    """What both processes read."""
-
-    kafka_bootstrap: Annotated[str, Meta(min_length=1, description="Kafka's bootstrap servers, host:port with commas")]
-    kafka_topic: Annotated[str, Meta(min_length=1, max_length=249, description="Topic of all events")] = (
-        "daybook.events"
-    )
-    health_host: Annotated[str, Meta(min_length=1, description="Address of /health and /metrics")] = "127.0.0.1"
-    health_port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of /health and /metrics")]
-    batch_bytes_max: Annotated[
-        int, Meta(ge=1024, description="Most bytes of events read from the log at once (one event always fits)")
-    ] = 16_000_000
-    batch_ledgers_max: Annotated[int, Meta(ge=1, description="Most ledgers read from the log at once")] = 500
-    retry_ms: Annotated[Milliseconds, Meta(description="First wait after a failure; it doubles each time")] = 200
-    retry_max_ms: Annotated[Milliseconds, Meta(description="Longest wait after failures")] = 10_000
+# What both processes read. The structs cannot share a base: the projector serves HTTP, and a struct has one line of ancestors.
+KafkaBootstrap = Annotated[str, Meta(min_length=1, description="Kafka's bootstrap servers, host:port with commas")]
+KafkaTopic = Annotated[str, Meta(min_length=1, max_length=249, description="Topic of all events")]
+BatchBytesMax = Annotated[
+    int, Meta(ge=1024, description="Most bytes of events read from the log at once (one event always fits)")
+]
+BatchLedgersMax = Annotated[int, Meta(ge=1, description="Most ledgers read from the log at once")]
+RetryMs = Annotated[Milliseconds, Meta(description="First wait after a failure; it doubles each time")]
+RetryMaxMs = Annotated[Milliseconds, Meta(description="Longest wait after failures")]
 
 
-class RelaySettings(KafkaSettings, frozen=True, kw_only=True):
+class RelaySettings(ProcessSettings, frozen=True, kw_only=True):
     """`python -m projections relay`."""
 
+    kafka_bootstrap: KafkaBootstrap
+    kafka_topic: KafkaTopic = "daybook.events"
+    health_host: Annotated[str, Meta(min_length=1, description="Address of /health and /metrics")] = "127.0.0.1"
+    health_port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of /health and /metrics")]
+    batch_bytes_max: BatchBytesMax = 16_000_000
+    batch_ledgers_max: BatchLedgersMax = 500
+    retry_ms: RetryMs = 200
+    retry_max_ms: RetryMaxMs = 10_000
     kafka_partitions: Annotated[int, Meta(ge=1, description="Partitions of the topic where the relay makes it")] = 6
     kafka_replicas: Annotated[int, Meta(ge=1, description="Replicas of the topic where the relay makes it")] = 1
     batch_events_max: Annotated[int, Meta(ge=1, le=100_000, description="Most events published at once")] = 5_000
@@ -46,9 +47,16 @@ class RelaySettings(KafkaSettings, frozen=True, kw_only=True):
     poll_ms: Annotated[Milliseconds, Meta(description="Longest wait before all ledgers are looked at")] = 1_000
 
 
-class ProjectorSettings(KafkaSettings, frozen=True, kw_only=True):
+class ProjectorSettings(HttpSettings, frozen=True, kw_only=True):
     """`python -m projections projector`."""
 
+    http_port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of the operators' API, /health and /metrics")]
+    kafka_bootstrap: KafkaBootstrap
+    kafka_topic: KafkaTopic = "daybook.events"
+    batch_bytes_max: BatchBytesMax = 16_000_000
+    batch_ledgers_max: BatchLedgersMax = 500
+    retry_ms: RetryMs = 200
+    retry_max_ms: RetryMaxMs = 10_000
     projections: Annotated[
         str,
         Meta(
@@ -86,3 +94,30 @@ class ProjectorSettings(KafkaSettings, frozen=True, kw_only=True):
     swap_behind_max: Annotated[
         int, Meta(ge=0, description="Events that a new generation may be behind the log when it takes over")
     ] = 1_000
+    feed_ms: Annotated[
+        Milliseconds, Meta(description="How often generations that readers do not see are brought to the head")
+    ] = 500
+    rebuild_processes_max: Annotated[
+        int, Meta(ge=1, le=64, description="Processes that share the ledgers of a rebuild")
+    ] = 2
+    rebuild_batch_events_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Most events that a rebuild writes at once")
+    ] = 3_000
+    rebuild_rows_max: Annotated[
+        int, Meta(ge=1, description="Last rows that a rebuild keeps in memory, of each table, twice over")
+    ] = 250_000
+    job_lease_ms: Annotated[
+        Milliseconds, Meta(description="How long a silent process keeps others from going on with its job")
+    ] = 10_000
+    job_report_ms: Annotated[Milliseconds, Meta(description="How often a job tells how far it is")] = 500
+    job_attempts_max: Annotated[
+        int, Meta(ge=1, description="How often a job is begun again without coming further before it has failed")
+    ] = 5
+    reconcile_hours: Annotated[
+        int,
+        Meta(ge=0, le=8_760, description="How often the live read model is compared with a fold of the log; 0: never"),
+    ] = 0
+    control_poll_ms: Annotated[
+        int,
+        Meta(ge=10, le=1_000, description="How often operators' wishes are looked for, were no notification to come"),
+    ] = 500

@@ -44,12 +44,13 @@ STRUCTS = {
 _NUMBER = re.compile(r"^#\s*(ADR)?\W*\d*\W*")
 SECTIONS = {
     ("command", "query", "relay", "projector", "clock", "monitor"): "Every process",
-    ("command", "query", "monitor"): "Every HTTP process",
+    ("command", "query", "projector", "monitor"): "Every HTTP process",
     ("command", "query"): "Command and query process",
-    ("query", "monitor"): "Query process and monitor",
+    ("query", "projector", "monitor"): "Query process, projector and monitor",
     ("command", "monitor"): "Command process and monitor",
     ("relay", "projector", "clock"): "Relay, projector and clock",
     ("relay", "projector"): "Relay and projector",
+    ("relay", "clock"): "Relay and clock",
     ("command", "clock"): "Command process and clock",
     ("command",): "command",
     ("query",): "query",
@@ -77,8 +78,8 @@ METRICS_HEAD = """# Metrics
 
 Made by `scripts/generate_docs.py` from the figures of each process; do not edit.
 
-In the Prometheus format at `/metrics`, on the HTTP port of `command`, `query` and `monitor` and on the health port of `relay`,
-`projector` and `clock`, beside the usual figures of a Python process (memory, CPU, file descriptors, garbage collection). No label holds a
+In the Prometheus format at `/metrics`, on the HTTP port of `command`, `query`, `projector` and `monitor` and on the health port of
+`relay` and `clock`, beside the usual figures of a Python process (memory, CPU, file descriptors, garbage collection). No label holds a
 ledger, an account or a subject. A counter's name ends in `_total`.
 """
 STACK_HEAD = """## The command line and the local stack
@@ -150,8 +151,8 @@ def metrics_document() -> str:
 
 def figures_of_processes() -> dict[str, list[Metric]]:
     """The metric families that each process shows of its own, none of them with a value."""
-    command, query, clock, monitor = (CollectorRegistry() for _ in range(4))
-    for registry in (command, query, monitor):
+    command, query, clock, monitor, projector = (CollectorRegistry() for _ in range(5))
+    for registry in (command, query, monitor, projector):
         HttpMetrics(registry)
     CommandMetrics(registry=command).watch(lambda: 0)
     CommandMetrics(registry=clock)
@@ -165,7 +166,10 @@ def figures_of_processes() -> dict[str, list[Metric]]:
         "command": list(command.collect()),
         "query": list(query.collect()),
         "relay": list(FiguresCollector(RelayFigures(), part="relay", docs=RELAY).collect()),
-        "projector": list(FiguresCollector({"books": Figures()}, part="projector", docs=PROJECTOR).collect()),
+        "projector": [
+            *FiguresCollector({"books": Figures()}, part="projector", docs=PROJECTOR).collect(),
+            *projector.collect(),
+        ],
         "clock": list(clock.collect()),
         "monitor": list(monitor.collect()),
     }

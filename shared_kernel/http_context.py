@@ -13,6 +13,8 @@ import msgspec
 from shared_kernel.security import Principal
 
 SCOPE_KEY = "daybook"
+BODY_KEY = "daybook.body"
+"""In the ASGI scope: the whole body, where it came before anybody asked for it, or once the edge has read it."""
 _CORRELATION_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
 # W3C Trace Context §3.2.2: version, trace id, parent id, flags; all-zero ids are invalid.
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shared_kernel import amounts, logs
 from shared_kernel.errors import DaybookError, Rejection
-from shared_kernel.http_context import SCOPE_KEY, RequestContext, read_context
+from shared_kernel.http_context import BODY_KEY, SCOPE_KEY, RequestContext, read_context
 from shared_kernel.http_errors import PROBLEM_TYPE, log_error, problem_answer
 from shared_kernel.json_text import invalid
 from shared_kernel.metrics import LATENCY_BUCKETS
@@ -26,7 +26,6 @@ from shared_kernel.security import TokenVerifier
 OPEN_PATHS = frozenset(("/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"))  # no token needed
 QUIET_PATHS = frozenset(("/health/live", "/health/ready", "/metrics"))  # logged at debug: probes every few seconds
 BODY_METHODS = frozenset(("POST", "PUT", "PATCH"))
-BODY_KEY = "daybook.body"
 CLIENT_GONE = 499  # nginx's number for a client that left; only in logs and metrics, nobody receives it
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -156,8 +155,11 @@ class Edge:
             return receive
         if not _is_json(headers):
             raise Rejection("unsupported_media_type")
-        body = await self._body(receive, headers.get(b"content-length", b""))
-        scope[BODY_KEY] = body
+        body = scope.get(BODY_KEY)
+        if body is None:
+            body = scope[BODY_KEY] = await self._body(receive, headers.get(b"content-length", b""))
+        elif len(body) > self._body_bytes_max:
+            raise self._too_large()
         return _Replay(body, receive)
 
     async def _body(self, receive: Receive, length: bytes) -> bytes:

@@ -14,7 +14,7 @@ from litestar.exceptions import HTTPException, ValidationException
 
 from shared_kernel.errors import Corruption, DaybookError, Field, Rejection, Unavailable
 from shared_kernel.http_context import context_of
-from shared_kernel.json_text import invalid
+from shared_kernel.json_text import invalid, rejection_of
 from shared_kernel.problems import problem, retry_after_ms
 
 PROBLEM_TYPE = "application/problem+json"
@@ -104,7 +104,11 @@ def _parameter_fault(error: ValidationException) -> Rejection:
     faults = error.extra if isinstance(error.extra, list) else []
     for fault in faults:
         if isinstance(fault, dict) and "message" in fault:
-            name = str(fault.get("key", "")) or "$"
-            return invalid(f"$.{name}" if fault.get("source") == "body" else name, str(fault["message"]))
+            name, message = str(fault.get("key", "")) or "$", str(fault["message"])
+            if fault.get("source") == "body":  # of the body itself, not of a field, the parameter's own name is told
+                return (
+                    rejection_of(msgspec.ValidationError(message)) if name == "data" else invalid(f"$.{name}", message)
+                )
+            return invalid(name, message)
     missing = _MISSING.match(error.detail)
     return invalid("$", error.detail) if missing is None else invalid(missing[1], "The query parameter is required")

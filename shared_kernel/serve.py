@@ -6,6 +6,7 @@ ours. What one connection may do is in http_protocol.py. More cores: start more 
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -100,7 +101,7 @@ class _Server(uvicorn.Server):
     """uvicorn's server without its own signals, lifespan, logs and environment."""
 
     def __init__(self, app: Edge, settings: HttpSettings) -> None:
-        self._address = {"host": settings.http_host, "port": settings.http_port}
+        self._address: dict[str, str | int] = {"host": settings.http_host, "port": settings.http_port}
         self._stopping = asyncio.Event()
         config = uvicorn.Config(
             app,
@@ -133,7 +134,9 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's; says so once connections are accepted."""
         await super().startup(sockets)
-        log.info("listening", **self._address)
+        if sockets:
+            self._address["port"] = sockets[0].getsockname()[1]  # of port 0: the one that the system gave
+        log.info("listening", **self._address, pid=os.getpid())
 
     async def main_loop(self) -> None:
         """Ticks until it is to stop; uvicorn's own looks ten times a second whether it is."""

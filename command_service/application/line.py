@@ -76,17 +76,18 @@ class Line:
         """The first command is to be decided under the head's lock: it says so, or fell too often."""
         return bool(self._waiting) and self._needs_lock(self._waiting[0])
 
-    def take(self) -> list[Ticket]:
-        """The next batch: arrival order, bounded, expired ones turned away, repeated keys joined.
+    def take(self, commands_max: int | None = None) -> list[Ticket]:
+        """The next batch: arrival order, bounded, expired ones turned away, repeated keys joined. `commands_max`: still fewer.
 
         Either all of it needs the head's lock or nothing of it, as `next_needs_lock` said.
         """
+        most = min(commands_max or self._batch_commands_max, self._batch_commands_max)
         batch: dict[str, Ticket] = {}
         others: list[Ticket] = []
         entries = 0
         now = self._loop.time()
         is_locked = self.next_needs_lock
-        while self._waiting and len(batch) < self._batch_commands_max:
+        while self._waiting and len(batch) < most:
             ticket = self._waiting[0]
             if batch and (entries >= self._batch_entries_max or self._needs_lock(ticket) != is_locked):
                 break

@@ -31,11 +31,12 @@ AGAIN_S = 0.005  # chosen: about the time of an append, which is what whoever ho
 
 
 class Wanted(NamedTuple):
-    """The locks of one command, sorted, all or none of them; and what the log calls the command."""
+    """The locks of one command, sorted, all or none of them; what the log calls it, and for how long it has waited for them."""
 
     names: Sequence[str]
     command: str
     trace_id: str
+    wait_ms: float = 0.0
 
 
 class Grip(Protocol):
@@ -113,6 +114,7 @@ async def admit(
             () if ticket in over else sorted(_guards(ticket.command, cache)),
             type(ticket.command).__name__,
             _trace_id(ticket.context),
+            0.0 if ticket.aside_since is None else round((now - ticket.aside_since) * 1_000, 3),
         )
         for ticket in tickets
     ]

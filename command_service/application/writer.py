@@ -26,6 +26,7 @@ from shared_kernel.event_log.errors import LedgerNotFound, OutcomeUnknown
 from shared_kernel.event_log.types import Appended, Tail
 
 UNKNOWN_IDLE_S = 1.0  # chosen: a ledger that does not exist keeps nothing in memory
+SHARED_FROM = 3  # chosen: times `follow_commands_min`; smaller batches than half of that cost more than they gain
 CALM_BATCHES = 100  # design §4: so many batches without a conflict before one follows another unasked again
 _logger = structlog.get_logger(__name__)
 
@@ -134,7 +135,7 @@ class LedgerWriter:
                     self.is_closed = True
                     return
             is_locked = self._line.next_needs_lock
-            await self._write(self._line.take(), is_locked=is_locked)
+            await self._write(self._line.take(None if is_locked else self._share(0)), is_locked=is_locked)
             if self._is_held_up:
                 self._is_held_up = False
                 await asyncio.sleep(AGAIN_S)
@@ -251,7 +252,7 @@ class LedgerWriter:
 
     def _follow(self, session: LogSession, ahead: DecidedBatch, taken: list[Ticket]) -> _Flight | None:
         """Decides the next batch on what the one ahead will have done, and sends it. None where that needs a look at the log."""
-        batch = self._line.take()
+        batch = self._line.take(self._share(len(ahead.verdicts)))
         taken += batch
         books = self._cache.books(after=ahead.books)
         decided = decide_batch(books, batch, seen=ahead.books.position, is_locked=False)
@@ -260,6 +261,16 @@ class LedgerWriter:
             self._line.put_back(decided.deferred)
             return None
         return self._send(session, decided, seen=ahead.books.position, is_following=True)
+
+    def _share(self, ahead: int) -> int | None:
+        """How many of those that wait go in the next batch, so that it and the one ahead are alike. None: all of them.
+
+        Clients that are answered together come back together. In one batch, all of them and the log would work turn about; in two,
+        the log works on one while the other is answered and decided (ADR 0009).
+        """
+        fewest, all_of_them = self._bounds.follow_commands_min, ahead + len(self._line)
+        is_worth_it = 0 < SHARED_FROM * fewest <= all_of_them and not self._unrest
+        return -(-all_of_them // 2) if is_worth_it else None
 
     def _send(self, session: LogSession, decided: DecidedBatch, *, seen: int | None, is_following: bool) -> _Flight:
         append = session.append(

@@ -259,6 +259,7 @@ class AccountLocks:
             if held.users == 0:
                 del mine.held[name]
                 names.append(name)
+        self._metrics.account_locks("released", len(names))
         self._tell("released", grip.ledger, {name: grip.taken[name] for name in names}, held_s=held_s)
         self._return_soon(grip.ledger, mine, names, position or 0)
 
@@ -303,6 +304,9 @@ class AccountLocks:
         self._lose(ledger, mine, [name for name, is_ours in zip(names, answers[0], strict=True) if not is_ours])
 
     async def _renew_always(self) -> None:
+        # Connected, and the server told the scripts, before a command waits for either.
+        scripts = [Call(script, (), (self._worker, self._lease_ms)) for script in (TAKE, RELEASE, RENEW)]
+        await self._link.run(scripts, timeout_s=self._background_timeout_s)
         while True:
             await asyncio.sleep(self._lease_ms / 1_000 / RENEWALS_A_LEASE / 2)
             try:
@@ -397,6 +401,7 @@ class AccountLocks:
                 worker=self._worker,
                 command=locks[name].command,
                 trace_id=locks[name].trace_id,
+                wait_ms=locks[name].wait_ms,
                 **({} if holder is None else {"holder": holder}),
                 **({} if held_s is None else {"held_ms": round(held_s * 1_000, 3)}),
             )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daybook.client import Client, Target, exit_of, find_target
+from daybook.client import Client, Target, exit_of, find_operations, find_target
 from daybook.terminal import CommandFailed, Exit, talk
 from shared_kernel.errors import DaybookError
 from shared_kernel.words import decimal_text
@@ -36,6 +36,27 @@ class Connection:
 
 
 HERE = Connection()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Operating:
+    """Which projector to ask: any answers for all."""
+
+    data: Annotated[Path, Parameter(env_var="DAYBOOK_DATA")] = Path(".data")
+    "The data folder of a local stack: its addresses and tokens are used."
+    operations_url: str | None = None
+    "A projector's address, instead of the local stack's."
+    token: Annotated[str | None, Parameter(env_var="DAYBOOK_TOKEN", show_env_var=True)] = None
+    "A bearer token with the role operator, instead of the local stack's."
+
+    def client(self) -> Client:
+        """The operators' API."""
+        url, token = find_operations(data=self.data, operations_url=self.operations_url, token=self.token)
+        return Client(url, token, _tell_wait)
+
+
+OPERATING = Operating()
 
 
 def _not_an_option(_: object, path: Path | None) -> None:

@@ -37,7 +37,7 @@ NEEDS = {
     "command": ("database", "redis", "swagger"),
     "query": ("database", "swagger"),
     "relay": ("database", "kafka"),
-    "projector": ("database", "kafka"),
+    "projector": ("database", "kafka", "swagger"),
     "clock": ("database",),
     "monitor": ("database", "redis", "swagger"),
 }
@@ -78,7 +78,7 @@ def environment(process: str, places: Places, outer: Mapping[str, str]) -> dict[
     env = {name: value for name, value in outer.items() if not name.startswith(PREFIX)}
     env |= {name: outer[name] for name in settable(process) if outer.get(name)}
     env["DAYBOOK_POSTGRES_URL"] = places.postgres_urls[ROLES.get(process, process)]
-    if process in {"command", "query", "monitor"}:
+    if process in {"command", "query", "projector", "monitor"}:
         env |= {
             "DAYBOOK_HTTP_HOST": LOOPBACK,
             "DAYBOOK_HTTP_PORT": str(places.ports[process]),
@@ -99,7 +99,7 @@ def environment(process: str, places: Places, outer: Mapping[str, str]) -> dict[
             "DAYBOOK_KAFKA_BOOTSTRAP": places.kafka_bootstrap,
             "DAYBOOK_KAFKA_TOPIC": KAFKA_TOPIC,
         }
-    if process in {"relay", "projector", "clock"}:
+    if process in {"relay", "clock"}:
         env |= {"DAYBOOK_HEALTH_HOST": LOOPBACK, "DAYBOOK_HEALTH_PORT": str(places.ports[process])}
     return env
 

@@ -6,7 +6,7 @@ ledger stands, its worker alone says: nothing here moves a position.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -69,6 +69,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     skips: Sequence[Skip]
 
 
+@runtime_checkable  # Litestar looks at what it hands to a route
 class Parking(Protocol):
     """Ledgers that stand still. Rejections: `projection_not_found`, `ledger_not_found`, `ledger_not_parked`."""
 

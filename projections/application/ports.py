@@ -201,6 +201,26 @@ class Generations(Protocol):
     def swap(self, generation: Generation) -> bool:
         """Readers see this generation. False: it is behind the live one somewhere, and nothing changed."""
 
+    def beside(self) -> list[Generation]:
+        """What is fed beside the one that `prepare` gives: whole generations of the same version and log."""
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to become of a projection. `generations`: a text that differs as soon as one is made, swapped, or dropped."""
+
+    is_paused: bool = False
+    generations: str = ""
+
+
+class Controls(Protocol):
+    """What operators want, as this process knows it."""
+
+    def wanted(self, projection: str) -> Wanted | None:
+        """None: that is not known yet."""
+
+    def wait(self, wait_s: float) -> None:
+        """Returns when something may have changed, or after the time."""
+
 
 class DeadLetters(Protocol):
     """The dead letters of one projection that are not in the topic yet."""

@@ -14,11 +14,22 @@ import structlog
 
 from projections.application.dead_letters import Postbox
 from projections.application.figures import Figures
-from projections.application.ports import ForeignGeneration, Generation, Generations, Source, TooManyParked, Unusable
+from projections.application.ports import (
+    Controls,
+    ForeignGeneration,
+    Generation,
+    Generations,
+    Source,
+    TooManyParked,
+    Unusable,
+    Wanted,
+)
 from projections.application.resting import Resting
 from projections.application.worker import Worker
 from shared_kernel.errors import Contention, DaybookError, Unavailable
 from shared_kernel.event_log.types import RecordedEvent
+
+PAUSED_WAIT_S = 1.0  # only how soon a stop is seen: the end of a pause wakes by itself
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,10 +57,13 @@ class Projector:
         worker_of: Callable[[Generation], Worker],
         source: Source,
         postbox: Postbox,
+        controls: Controls,
         figures: Figures,
         pace: Pace,
         stop: threading.Event,
     ) -> None:
+        self._projection = projection
+        self._controls = controls
         self._generations = generations
         self._worker_of = worker_of
         self._source = source
@@ -68,12 +82,20 @@ class Projector:
         """Returns after `stop` was set and the batch in hand is done. Corruption of the log ends it at once."""
         failures = 0
         at_work: tuple[Generation, Worker] | None = None
+        seen: Wanted | None = None
         try:
             while not self._stop.is_set():
                 try:
                     self._forward()
-                    if at_work is None:
-                        at_work = self._begin()
+                    wanted = self._controls.wanted(self._projection)
+                    self._figures.is_paused = wanted is not None and wanted.is_paused
+                    if wanted is None or wanted.is_paused:
+                        self._rest(at_work, is_known=wanted is not None)
+                        at_work = None
+                        continue
+                    if at_work is None or wanted != seen:  # another generation may be the one to follow
+                        at_work = self._begin(at_work)
+                        seen = wanted
                     generation, worker = at_work
                     if generation.state != "building":
                         self._follow(worker)
@@ -93,8 +115,10 @@ class Projector:
             self._source.close(is_done=not self._arrived)
             self._postbox.close()
 
-    def _begin(self) -> tuple[Generation, Worker]:
+    def _begin(self, at_work: tuple[Generation, Worker] | None) -> tuple[Generation, Worker]:
         generation = self._generations.prepare()
+        if at_work is not None and at_work[0] == generation:
+            return at_work
         self._source.expect(generation.incarnation)
         worker = self._worker_of(generation)
         worker.start()
@@ -106,6 +130,15 @@ class Projector:
             "projecting", generation=generation.number, version=generation.version, state=generation.state
         )
         return generation, worker
+
+    def _rest(self, at_work: tuple[Generation, Worker] | None, *, is_known: bool) -> None:
+        """An operator has paused the projection: its group is left, and what it begins with later is read anew."""
+        self._figures.is_ready, self._figures.trouble = is_known, None
+        if at_work is not None:
+            self._source.close(is_done=not self._arrived)
+            self._arrived = []
+            self._logger.info("projection_paused", generation=at_work[0].number)
+        self._controls.wait(PAUSED_WAIT_S)
 
     def _follow(self, worker: Worker) -> None:
         """One round: what the log has to mend, and what Kafka brings."""

@@ -45,11 +45,16 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     The first `key` columns (texts and times) name a subject, whose last row, by the columns of `order`, the state knows; 0: nobody
     asks. `kept`: how many of the last columns the state has, None for the whole row. `is_replaced`: a new row takes the place of
     the subject's old one; otherwise rows are only added. `is_large`: of such rows few are remembered.
+
+    `position`: the column with the position that a row was added at; `until`: of a replaced table, the column with the position
+    at which its row was replaced, once. By these two any two builds can be compared as of a position that both have reached.
     """
 
     columns: tuple[str, ...]
     key: int = 0
     order: tuple[str, ...] = ("position",)
+    position: str = "position"
+    until: str | None = None
     kept: int | None = None
     is_replaced: bool = False
     is_large: bool = False

@@ -148,7 +148,7 @@ class KafkaSource:
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": 6_000,  # the least that brokers allow by default: a killed worker's partitions wait so long
             "fetch.message.max.bytes": 4 * 1024 * 1024,
-            "fetch.wait.max.ms": 100,
+            "fetch.wait.max.ms": 500,  # what arrives is sent at once; this is only how often an idle consumer asks again
             "queued.max.messages.kbytes": 64 * 1024,
             "topic.metadata.refresh.interval.ms": 10_000,  # a topic that was deleted and made again is found by then
             "allow.auto.create.topics": False,

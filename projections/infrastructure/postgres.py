@@ -1,8 +1,9 @@
 """One connection to Postgres that comes back after a loss, and the one place where driver errors get our names.
 
-Used by a single thread. The other adapters say what to execute; nothing here knows tables.
+The other adapters say what to execute; nothing here knows tables.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -32,23 +33,25 @@ _UNWRITABLE: Final = ("22", "23", "54")
 
 
 class Database:
-    """A connection made when needed, in autocommit; `name` is what the server shows of it."""
+    """A connection made when needed, in autocommit; `name` is what the server shows of it. Threads take turns."""
 
     def __init__(self, url: str, *, name: str) -> None:
         self._url = url
         self._name = name
         self._connection: Connection[Row] | None = None
+        self._turn = threading.RLock()
 
     @contextmanager
     def session(self) -> Iterator[Connection[Row]]:
         """The connection. Errors leave as Unavailable, Contention or Unwritable; after a loss the next call connects anew."""
-        try:
-            yield self._connected()
-        except psycopg.Error as error:
-            raise translated(error) from None
-        finally:
-            if self._connection is not None and self._connection.closed:
-                self._connection = None
+        with self._turn:
+            try:
+                yield self._connected()
+            except psycopg.Error as error:
+                raise translated(error) from None
+            finally:
+                if self._connection is not None and self._connection.closed:
+                    self._connection = None
 
     def close(self) -> None:
         """Ends the session."""

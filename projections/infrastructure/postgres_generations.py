@@ -3,7 +3,7 @@
 All changes happen under one advisory lock a projection, so that two projectors that start together make one generation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 from zlib import crc32
@@ -40,18 +40,18 @@ class PostgresGenerations:
         incarnation. Corruption: the code is older than every generation there is. Unusable: its SQL fails, or reaches
         outside the schema it is given.
         """
-        with self._changes() as session:
-            incarnation = _incarnation(session)
-            live = self._one(session, "live_generation", None)
+        with self.changes() as session:
+            incarnation = incarnation_of(session)
+            live = self.one(session, "live_generation")
             if live is None:
-                return self._add(session, state="live", incarnation=incarnation)
-            own = self._one(session, "newest_generation", self._projection.version)
+                return self.add(session, state="live", incarnation=incarnation)
+            own = self.one(session, "own_generation", self._projection.version)
             if own is None:
                 if self._projection.version < live.version:
                     raise Corruption(
                         "projection_version_gone", version=self._projection.version, generation=live.number
                     )
-                return self._add(session, state="building", incarnation=incarnation)
+                return self.add(session, state="building", incarnation=incarnation)
         if own.incarnation != incarnation:
             raise ForeignGeneration(own)
         return own
@@ -62,12 +62,12 @@ class PostgresGenerations:
         Rejection `rebuild_not_needed`: there is one of the log's incarnation already. It is not for a change of mind: a
         projector that builds does not feed the live generation meanwhile.
         """
-        with self._changes() as session:
-            incarnation = _incarnation(session)
-            own = self._one(session, "newest_generation", self._projection.version)
+        with self.changes() as session:
+            incarnation = incarnation_of(session)
+            own = self.one(session, "own_generation", self._projection.version)
             if own is not None and own.incarnation == incarnation:
                 raise Rejection("rebuild_not_needed", generation=own.number, state=own.state)
-            return self._add(session, state="building", incarnation=incarnation)
+            return self.add(session, state="building", incarnation=incarnation)
 
     def lock(self) -> bool:
         """True if this process alone may build from now on, until it ends or loses its connection."""
@@ -82,7 +82,7 @@ class PostgresGenerations:
     def swap(self, generation: Generation) -> bool:
         """Readers see this generation. False: it is behind the live one somewhere, and nothing changed."""
         of = self._of | {"generation": generation.number}
-        with self._changes() as session:
+        with self.changes() as session:
             if session.execute(STATEMENTS["is_behind_live"], of).fetchone() == (True,):
                 return False
             session.execute(STATEMENTS["set_states"], of)
@@ -92,15 +92,26 @@ class PostgresGenerations:
             self._builds_on = None
         return True
 
+    def beside(self) -> list[Generation]:
+        """What is fed beside the one that `prepare` gives: whole generations of the same version and log."""
+        with self._database.session() as session:
+            own = self.one(session, "own_generation", self._projection.version)
+            if own is None:
+                return []
+            of = self._of | {"version": own.version, "generation": own.number}
+            return [_generation(row) for row in session.execute(STATEMENTS["generations_beside"], of).fetchall()]
+
     @contextmanager
-    def _changes(self) -> Iterator[Connection[Row]]:
+    def changes(self) -> Iterator[Connection[Row]]:
+        """A transaction in which nobody else changes what generations there are."""
         with self._database.session() as session, session.transaction():
             session.execute("select pg_advisory_xact_lock(%s, %s)", [_LOCK_CHANGES, self._key])
             yield session
 
-    def _add(self, session: Connection[Row], *, state: str, incarnation: str) -> Generation:
-        newest = self._one(session, "newest_generation", None)
-        number = 1 if newest is None else newest.number + 1
+    def add(self, session: Connection[Row], *, state: str, incarnation: str, is_automatic: bool = True) -> Generation:
+        """A generation of this version, empty. One that a job builds gets its keys and indexes when it is whole."""
+        [(newest,)] = session.execute(STATEMENTS["newest_generation"], self._of).fetchall()
+        number = newest + 1
         generation = Generation(
             projection=self._projection.name,
             number=number,
@@ -109,56 +120,84 @@ class PostgresGenerations:
             state=state,
             incarnation=incarnation,
         )
-        schema = sql.Identifier(generation.schema_name)
-        session.execute(sql.SQL("create schema {}").format(schema))
-        self._make_tables(session, generation.schema_name)
-        # The command role's clock reads what a projection's own SQL grants it.
-        session.execute(sql.SQL("grant usage on schema {} to daybook_query, daybook_command").format(schema))
-        session.execute(sql.SQL("grant select on all tables in schema {} to daybook_query").format(schema))
+        make_schema(session, self._projection, generation.schema_name, with_indexes=is_automatic)
         values = {
             "generation": number,
             "version": generation.version,
             "schema_name": generation.schema_name,
             "state": state,
             "incarnation": incarnation,
+            "is_automatic": is_automatic,
         }
         session.execute(STATEMENTS["add_generation"], self._of | values)
         if state == "live":
             session.execute(STATEMENTS["make_live"], self._of | values)
         return generation
 
-    def _one(self, session: Connection[Row], statement: str, version: int | None) -> Generation | None:
-        row = session.execute(STATEMENTS[statement], self._of | {"version": version}).fetchone()
+    def one(
+        self, session: Connection[Row], statement: str, version: int | None = None, *, generation: int | None = None
+    ) -> Generation | None:
+        """The generation that the statement finds, if any."""
+        of = self._of | {"version": version, "generation": generation}
+        row = session.execute(STATEMENTS[statement], of).fetchone()
         return None if row is None else _generation(row)
 
-    def _make_tables(self, session: Connection[Row], schema_name: str) -> None:
-        """Runs the projection's SQL as a role that may do nothing but make things in this schema, and then owns none of them."""
-        schema = sql.Identifier(schema_name)
-        session.execute(sql.SQL("grant usage, create on schema {} to daybook_builder").format(schema))
-        session.execute("set local role daybook_builder")
-        session.execute(sql.SQL("set local search_path to {}").format(schema))
-        try:
-            for text in (self._projection.schema, self._projection.keys, self._projection.indexes):
-                # In a block, so that nothing in it can end the transaction.
-                block = sql.SQL("begin execute {}; end").format(sql.Literal(text)).as_string(session)
-                session.execute(sql.SQL("do {}").format(sql.Literal(block)))
-        except psycopg.Error as error:
-            if (error.sqlstate or "").startswith(_PASSING):
-                raise
-            raise self._unusable(reason=error.sqlstate or "", detail=error.diag.message_primary or "") from None
-        if session.execute("select current_user").fetchone() != ("daybook_builder",):
-            raise self._unusable(reason="role_left", detail="its SQL gives itself another role")
-        session.execute("reset role")
-        found = session.execute(STATEMENTS["column_types"], {"schema": schema_name}).fetchall()
-        columns = {(table, column) for table, column, _ in found}
-        for name, table in self._projection.tables.items():
-            if missing := [column for column in table.columns if (name, column) not in columns]:
-                raise self._unusable(reason="column_missing", detail=f"its SQL makes no {name}.{missing[0]}")
-        session.execute(sql.SQL("revoke all on schema {} from daybook_builder").format(schema))
-        session.execute("reassign owned by daybook_builder to current_user")
 
-    def _unusable(self, *, reason: str, detail: str) -> Unusable:
-        return Unusable("projection_unusable", projection=self._projection.name, reason=reason, detail=detail)
+def make_schema(session: Connection[Row], projection: Projection, name: str, *, with_indexes: bool) -> None:
+    """The projection's tables are there, empty, in a schema of this name; readers may read them. Unusable: its SQL is at fault."""
+    schema = sql.Identifier(name)
+    session.execute(sql.SQL("create schema {}").format(schema))
+    _run_confined(session, projection, name, [projection.schema])
+    found = session.execute(STATEMENTS["column_types"], {"schema": name}).fetchall()
+    columns = {(table, column) for table, column, _ in found}
+    for table, spec in projection.tables.items():
+        if missing := [column for column in spec.columns if (table, column) not in columns]:
+            raise _unusable(projection, reason="column_missing", detail=f"its SQL makes no {table}.{missing[0]}")
+    if with_indexes:
+        make_indexes(session, projection, name)
+    # The command role's clock reads what a projection's own SQL grants it.
+    session.execute(sql.SQL("grant usage on schema {} to daybook_query, daybook_command").format(schema))
+    session.execute(sql.SQL("grant select on all tables in schema {} to daybook_query").format(schema))
+
+
+def make_indexes(session: Connection[Row], projection: Projection, name: str) -> None:
+    """The tables have their primary keys and indexes. Unusable: the projection's SQL is at fault."""
+    _run_confined(session, projection, name, [projection.keys, projection.indexes], tables=list(projection.tables))
+
+
+def _run_confined(
+    session: Connection[Row], projection: Projection, name: str, texts: Sequence[str], *, tables: Sequence[str] = ()
+) -> None:
+    """Runs the projection's SQL as a role that may do nothing but make things in this schema, and then owns none of them.
+
+    `tables`: those that are there already and that it is to change.
+    """
+    schema = sql.Identifier(name)
+    session.execute(sql.SQL("grant usage, create on schema {} to daybook_builder").format(schema))
+    for table in tables:
+        session.execute(sql.SQL("alter table {} owner to daybook_builder").format(sql.Identifier(name, table)))
+    session.execute("set local role daybook_builder")
+    session.execute(sql.SQL("set local search_path to {}").format(schema))
+    try:
+        for text in texts:
+            # In a block, so that nothing in it can end the transaction.
+            block = sql.SQL("begin execute {}; end").format(sql.Literal(text)).as_string(session)
+            session.execute(sql.SQL("do {}").format(sql.Literal(block)))
+    except psycopg.Error as error:
+        if (error.sqlstate or "").startswith(_PASSING):
+            raise
+        detail = error.diag.message_primary or ""
+        raise _unusable(projection, reason=error.sqlstate or "", detail=detail) from None
+    if session.execute("select current_user").fetchone() != ("daybook_builder",):
+        raise _unusable(projection, reason="role_left", detail="its SQL gives itself another role")
+    session.execute("reset role")
+    session.execute("set local search_path to pg_catalog")
+    session.execute(sql.SQL("revoke all on schema {} from daybook_builder").format(schema))
+    session.execute("reassign owned by daybook_builder to current_user")
+
+
+def _unusable(projection: Projection, *, reason: str, detail: str) -> Unusable:
+    return Unusable("projection_unusable", projection=projection.name, reason=reason, detail=detail)
 
 
 def _generation(row: Row) -> Generation:
@@ -173,6 +212,6 @@ def _generation(row: Row) -> Generation:
     )
 
 
-def _incarnation(session: psycopg.Connection[Row]) -> str:
+def incarnation_of(session: psycopg.Connection[Row]) -> str:
     [(incarnation,)] = session.execute(STATEMENTS["incarnation"]).fetchall()
     return str(incarnation)

@@ -33,6 +33,7 @@ class PostgresReadModel:
             "version": generation.version,
         }
         self._incarnation = generation.incarnation
+        self._repairs: dict[str, int] = {}  # by ledger, as of the last look at its position
         self._copies = {
             table: sql.SQL("copy {} ({}) from stdin {}").format(
                 self._name(table), sql.SQL(", ").join(map(sql.Identifier, spec.columns)), sql.SQL(OPTIONS)
@@ -45,10 +46,11 @@ class PostgresReadModel:
         asked = self._of | {"ledgers": None if ledgers is None else list(ledgers)}
         with self._database.session() as session:
             rows = session.execute(STATEMENTS["positions"], asked).fetchall()
-        for ledger, position, incarnation in rows:
+        for ledger, position, incarnation, repairs in rows:
             if incarnation != self._incarnation:
                 raise ForeignGeneration(self._generation, ledger=ledger, position=position)
-        return {ledger: position for ledger, position, _ in rows}
+            self._repairs[ledger] = repairs
+        return {ledger: position for ledger, position, *_ in rows}
 
     def last_rows(self, keys: Sequence[Key]) -> dict[Key, ModelRow]:
         """The last row, as far as its table keeps it, of those keys that have one."""
@@ -193,7 +195,7 @@ class PostgresReadModel:
         if new:
             session.execute(STATEMENTS["begin_positions"], of | {"ledgers": new})
         locked = session.execute(STATEMENTS["lock_positions"], of | {"ledgers": ledgers}).fetchall()
-        expected = [(ledger, held[ledger], True) for ledger in ledgers]
+        expected = [(ledger, held[ledger], True, self._repairs.get(ledger, 0)) for ledger in ledgers]
         if locked != expected or session.execute(STATEMENTS["move_positions"], of).rowcount != len(moves):
             if session.execute(STATEMENTS["incarnation"]).fetchone() != (self._incarnation,):
                 raise ForeignGeneration(self._generation)

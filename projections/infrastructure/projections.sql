@@ -31,18 +31,102 @@ join projections.generations g on g.projection = l.projection and g.generation =
 where l.projection = %(projection)s
 
 -- name: newest_generation
+-- The highest number there ever was.
+select coalesce(max(g.generation), 0) from projections.generations g where g.projection = %(projection)s
+
+-- name: own_generation
+-- The one that this version of the code follows: of the log's incarnation where there is one; the live one, else one that was live,
+-- else the newest that takes over by itself.
+select g.projection, g.generation, g.version, g.schema_name, g.state, g.incarnation::text
+from projections.generations g, daybook.incarnation i
+where g.projection = %(projection)s and g.version = %(version)s and i.is_only
+  and (g.state in ('live', 'former') or (g.state in ('building', 'built') and g.is_automatic))
+order by g.incarnation = i.incarnation desc, g.state = 'live' desc, g.state = 'former' desc, g.generation desc
+limit 1
+
+-- name: generations_beside
+-- Those of this version and the log's incarnation that are whole, but the one that is followed: they are fed from the log.
 select g.projection, g.generation, g.version, g.schema_name, g.state, g.incarnation::text
 from projections.generations g
-where g.projection = %(projection)s and (%(version)s::integer is null or g.version = %(version)s)
+join daybook.incarnation i on i.incarnation = g.incarnation
+where g.projection = %(projection)s and g.version = %(version)s and g.state in ('built', 'live', 'former')
+  and g.generation <> %(generation)s
+order by g.generation
+
+-- name: generation
+select g.projection, g.generation, g.version, g.schema_name, g.state, g.incarnation::text
+from projections.generations g
+where g.projection = %(projection)s and g.generation = %(generation)s and g.state <> 'dropped'
+
+-- name: previous_generation
+select g.projection, g.generation, g.version, g.schema_name, g.state, g.incarnation::text
+from projections.live l
+join projections.generations g on g.projection = l.projection and g.generation = l.previous
+where l.projection = %(projection)s and g.state <> 'dropped'
+
+-- name: built_generation
+-- The newest that waits to be taken over.
+select g.projection, g.generation, g.version, g.schema_name, g.state, g.incarnation::text
+from projections.generations g
+where g.projection = %(projection)s and g.state = 'built'
 order by g.generation desc limit 1
 
 -- name: add_generation
-insert into projections.generations (projection, generation, version, schema_name, state, incarnation)
-values (%(projection)s, %(generation)s, %(version)s, %(schema_name)s, %(state)s, %(incarnation)s::uuid)
+insert into projections.generations (projection, generation, version, schema_name, state, incarnation, is_automatic)
+values (%(projection)s, %(generation)s, %(version)s, %(schema_name)s, %(state)s, %(incarnation)s::uuid, %(is_automatic)s)
+
+-- name: set_state
+update projections.generations set state = %(state)s where projection = %(projection)s and generation = %(generation)s
+
+-- name: finish_building
+update projections.generations set state = %(state)s
+where projection = %(projection)s and generation = %(generation)s and state = 'building'
+
+-- name: has_keys
+select exists (
+  select from pg_constraint c
+  where c.connamespace = to_regnamespace(quote_ident(%(schema)s)) and c.contype = 'p'
+)
+
+-- name: note_repair
+update projections.positions set repairs = repairs + 1
+where projection = %(projection)s and generation = %(generation)s and ledger = %(ledger)s
+
+-- name: hold_position
+select p.position from projections.positions p
+where p.projection = %(projection)s and p.generation = %(generation)s and p.ledger = %(ledger)s
+for update
+
+-- name: lift_skips
+-- The ledger was folded anew without leaving anything out.
+with lifted as (
+  update projections.skips set lifted_at = clock_timestamp()
+  where projection = %(projection)s and version = %(version)s and ledger = %(ledger)s and lifted_at is null
+)
+delete from projections.skipped
+where projection = %(projection)s and generation = %(generation)s and ledger = %(ledger)s
+
+-- name: forget_generation
+with positions as (
+  delete from projections.positions where projection = %(projection)s and generation = %(generation)s
+), waiting as (
+  delete from projections.waiting where projection = %(projection)s and generation = %(generation)s
+), letters as (
+  delete from projections.dead_letters where projection = %(projection)s and generation = %(generation)s
+)
+delete from projections.skipped where projection = %(projection)s and generation = %(generation)s
 
 -- name: make_live
 insert into projections.live (projection, generation) values (%(projection)s, %(generation)s)
-on conflict (projection) do update set generation = excluded.generation
+on conflict (projection) do update set previous = live.generation, generation = excluded.generation
+
+-- name: hold_live
+-- While this transaction lasts, nobody moves the live generation on.
+select from projections.positions p
+where p.projection = %(projection)s
+  and p.generation = (select l.generation from projections.live l where l.projection = %(projection)s)
+order by p.ledger
+for update of p
 
 -- name: set_states
 update projections.generations
@@ -62,7 +146,7 @@ select exists (
 )
 
 -- name: positions
-select p.ledger, p.position, p.incarnation::text
+select p.ledger, p.position, p.incarnation::text, p.repairs
 from projections.positions p
 where p.projection = %(projection)s and p.generation = %(generation)s
   and (%(ledgers)s::text[] is null or p.ledger = any(%(ledgers)s))
@@ -76,7 +160,7 @@ on conflict do nothing
 
 -- name: lock_positions
 -- In ledger order, so that two writers of the same ledgers queue instead of deadlocking. Also those that are to be parked.
-select p.ledger, p.position, p.incarnation = i.incarnation
+select p.ledger, p.position, p.incarnation = i.incarnation, p.repairs
 from projections.positions p, daybook.incarnation i
 where p.projection = %(projection)s and p.generation = %(generation)s and p.ledger = any(%(ledgers)s)
   and i.incarnation = %(incarnation)s::uuid

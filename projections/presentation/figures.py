@@ -30,6 +30,11 @@ PROJECTOR = {
     "parked": "Ledgers that stand still until an operator retries or skips an event",
     "generation": "The generation that this process feeds",
     "is_building": "1 while that generation is built from the log",
+    "rebuild_events_done": "Events that the running rebuild has applied; the same in every process",
+    "rebuild_events_total": "Events that it has to apply in all",
+    "rebuild_events_per_second": "Its rate",
+    "is_different": "1 while the last reconciliation found that the read model is not the fold of the log",
+    "is_paused": "1 while an operator has paused the projection",
     "is_stopped": "1 while the projection is stopped until an operator acts: another incarnation, too many parked, unusable",
 }
 RELAY = {
@@ -51,6 +56,11 @@ _GAUGES = {
     "parked",
     "generation",
     "is_building",
+    "is_paused",
+    "rebuild_events_done",
+    "rebuild_events_total",
+    "rebuild_events_per_second",
+    "is_different",
     "is_stopped",
     "epoch",
     "is_active",

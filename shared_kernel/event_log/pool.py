@@ -14,8 +14,9 @@ from shared_kernel.event_log.calls import APPENDED_CHANNEL
 from shared_kernel.event_log.errors import LogUnavailable, OutcomeUnknown
 from shared_kernel.event_log.fast import LogConnection, end_backend
 
-# Chosen: NOTIFY serialises commits across the server, so one serves all appends of these few milliseconds.
-ANNOUNCE_EVERY_S: Final = 0.005
+# Chosen: NOTIFY serialises commits across the server and wakes every listener, so one serves all appends of so long; no less
+# than the shortest rest of a relay (`round_ms`), which would not listen sooner.
+ANNOUNCE_EVERY_S: Final = 0.02
 # Chosen: how long a lost connection's backend is hunted, and the pause between attempts while the server is away.
 END_BACKEND_S: Final = 15.0
 END_BACKEND_RETRY_S: Final = 0.1
@@ -79,7 +80,10 @@ class LogPool:
             self._free.release()
 
     def announce(self, ledger: str) -> None:
-        """Whoever waits for events of `ledger` is woken soon, outside any append. Lost at worst: they poll besides."""
+        """Whoever waits for events of `ledger` is woken, at once or with those of a few milliseconds, outside any append.
+
+        Lost at worst: they poll besides.
+        """
         self._announced.add(ledger)
         if (self._announcing is None or self._announcing.done()) and not self._is_closed:
             self._announcing = asyncio.get_running_loop().create_task(self._announce())
@@ -121,8 +125,8 @@ class LogPool:
 
     async def _announce(self) -> None:
         while self._announced:
-            await asyncio.sleep(ANNOUNCE_EVERY_S)
             ledgers, self._announced = self._announced, set()
             with suppress(DaybookError):
                 async with self.borrow() as connection:
                     await connection.notify(APPENDED_CHANNEL, *sorted(ledgers))
+            await asyncio.sleep(ANNOUNCE_EVERY_S)

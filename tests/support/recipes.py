@@ -14,7 +14,7 @@ from tests.support.oracle_books import Books, Json, Transaction, entries_of
 from tests.support.oracle_http import Command
 
 ACCOUNTS = ("a", "b", "users:1:wallet", "users:2:wallet", "pool:1", "pool:2")
-ASSETS = ("X", "X", "X", "Y/2")
+ASSETS = ("X", "X", "X", "X", "X", "Y/2")
 DEFAULTS: list[Json] = [
     {"pattern": "users:*:wallet", "limits": {"X": {"minimum": 0}}},
     {"pattern": "pool:**", "normal_balance": "debit", "limits": {"X": {"minimum": -10, "maximum": "60"}}},
@@ -106,10 +106,20 @@ def _condition(condition: Json, books: Books) -> Json:
 
 accounts = st.sampled_from(ACCOUNTS)
 assets = st.sampled_from(ASSETS)
-amounts = st.one_of(st.integers(1, 40), st.integers(1, 40).map(str), st.just(AMOUNT_MAX))
+small = st.integers(1, 12)
+amounts = st.integers(0, 29).flatmap(
+    lambda one: small.map(str) if one < 9 else st.just(AMOUNT_MAX) if one == 29 else small
+)
+"""Small, so that limits are met often; what is beyond all limits buries them, and is rare."""
 metadata = st.dictionaries(st.sampled_from(["k", "l"]), st.sampled_from(["v", "ü"]), min_size=1)
 picks = st.integers(0, 9)
-bounds = st.one_of(st.none(), st.integers(-20, 60), st.integers(-20, 60).map(str))
+bounds = st.one_of(st.none(), st.integers(-12, 25), st.integers(-12, 25).map(str))
+
+
+@st.composite
+def some(draw: st.DrawFn, **fields: tuple[int, st.SearchStrategy[Any]]) -> Json:
+    """Each of the fields in so many of twelve cases."""
+    return {name: draw(value) for name, (often, value) in fields.items() if draw(st.integers(0, 11)) >= 12 - often}
 
 
 @st.composite
@@ -139,61 +149,80 @@ def _entry(account: str, direction: str, amount: Any, asset: str) -> Json:
     return {"account": account, "direction": direction, "amount": amount, "asset": asset}
 
 
+_drawn = [
+    ("users:1:wallet", "b"),
+    ("users:1:wallet", "users:2:wallet"),
+    ("users:2:wallet", "a"),
+    ("a", "pool:1"),
+    ("pool:1", "b"),
+]
+_ways = st.one_of(st.sampled_from(_drawn), st.sampled_from(_drawn), st.tuples(accounts, accounts))
+"""From where to where: mostly so that a limit of the first terms matters."""
+
+
 @st.composite
 def _transfers(draw: st.DrawFn) -> list[Json]:
     """Two to six entries: as many transfers one after the other."""
     entries = []
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
-        amount, asset = draw(amounts), draw(assets)
+        (source, target), amount, asset = draw(_ways), draw(amounts), draw(assets)
         entries += [
-            _entry(draw(accounts), "debit", amount, asset),
-            _entry(draw(accounts), "credit", int(amount) if draw(st.booleans()) else amount, asset),
+            _entry(source, "debit", amount, asset),
+            _entry(target, "credit", int(amount) if draw(st.booleans()) else amount, asset),
         ]
     return entries
 
 
+def _with(fixed: st.SearchStrategy[Json], more: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
+    return st.builds(lambda one, other: one | other, fixed, more)
+
+
 def posting() -> st.SearchStrategy[Recipe]:
     """Transactions that are posted, held or scheduled."""
-    optional: dict[str, Any] = {
-        "id": st.sampled_from(["t1", "t2", "t3"]),
-        "reference": st.sampled_from(["r1", "r2"]),
-        "description": st.just("text"),
-        "metadata": metadata,
+    names = {
+        "id": (3, st.sampled_from(["t1", "t2", "t3"])),
+        "reference": (1, st.sampled_from(["r1", "r2", "r3"])),
+        "description": (1, st.just("text")),
+        "metadata": (1, metadata),
     }
-    now = optional | _ASKED
 
-    def made(status: str | None, fields: dict[str, Any], **moments: Any) -> st.SearchStrategy[Recipe]:
-        fixed = {"entries": _transfers()} | ({"status": st.just(status)} if status else {})
-        return st.builds(_recipe, st.just("post_transaction"), st.fixed_dictionaries(fixed, optional=fields), **moments)
+    def made(fixed: Json, fields: Any, **moments: Any) -> st.SearchStrategy[Recipe]:
+        body = st.fixed_dictionaries({"entries": _transfers()}).map(lambda given: given | fixed)
+        return st.builds(_recipe, st.just("post_transaction"), _with(body, some(**fields)), **moments)
 
-    later = st.sampled_from([None] * 6 + ["past", "too late"])
-    expires = st.sampled_from([None, "an hour", "an hour", "past"])
-    due = st.sampled_from(["tomorrow", "tomorrow", "past", "too late"])
-    posted = made(None, now, moment=later)
-    held = made("pending", now, moment=later, expires=expires)
-    return st.one_of(posted, posted, held, held, made("scheduled", optional, moment=due))
+    later = st.sampled_from([None] * 10 + ["past", "too late"])
+    expires = st.sampled_from([None] * 5 + ["an hour"] * 5 + ["past"])
+    due = st.sampled_from(["tomorrow"] * 6 + ["past", "too late"])
+    posted = made({}, names | _ASKED, moment=later)
+    held = made({"status": "pending"}, names | _ASKED, moment=later, expires=expires)
+    return st.one_of(posted, posted, held, held, made({"status": "scheduled"}, names, moment=due))
 
 
 def of_transactions() -> st.SearchStrategy[Recipe]:
     """What becomes of transactions."""
-    parts = st.sampled_from([None, "all", "half", "half", "more", "other"])
-    keep = {"keep_remainder": st.booleans()}
-    new = {"id": st.sampled_from(["t4", "t5"]), "reference": st.sampled_from(["r1", "r3"]), "metadata": metadata}
+    parts = st.sampled_from([None, "all", "half", "half", "half", "more", "other"])
+    keep = {"keep_remainder": (5, st.booleans())}
+    new = {
+        "id": (2, st.sampled_from(["t4", "t5"])),
+        "reference": (1, st.sampled_from(["r1", "r3"])),
+        "metadata": (1, metadata),
+        "force": (3, st.booleans()),
+    }
     patch = st.fixed_dictionaries({"metadata": _patches()})
 
-    def made(kind: str, fields: dict[str, Any], **others: Any) -> st.SearchStrategy[Recipe]:
-        return st.builds(_recipe, st.just(kind), st.fixed_dictionaries({}, optional=fields), picks, **others)
+    def made(kind: str, fields: Any, **others: Any) -> st.SearchStrategy[Recipe]:
+        return st.builds(_recipe, st.just(kind), some(**fields), picks, **others)
 
+    hold = made("post_hold", _ASKED | keep, part=parts, moment=st.sampled_from([None] * 8 + ["past", "too late"]))
+    reversal = made(
+        "reverse_transaction", _ASKED | new, part=parts, moment=st.sampled_from([None, None, "original", "past"])
+    )
     return st.one_of(
-        made("post_hold", _ASKED | keep, part=parts, moment=st.sampled_from([None, None, None, "past", "too late"])),
-        made("post_hold", keep, part=parts),
+        hold,
+        hold,
         made("void_hold", {}),
-        made(
-            "reverse_transaction",
-            _ASKED | new | {"force": st.booleans()},
-            part=parts,
-            moment=st.sampled_from([None, "original", "past"]),
-        ),
+        reversal,
+        reversal,
         made("cancel_scheduled", {}),
         st.builds(_recipe, st.just("patch_transaction_metadata"), patch, picks),
     )
@@ -201,37 +230,59 @@ def of_transactions() -> st.SearchStrategy[Recipe]:
 
 def of_terms() -> st.SearchStrategy[Recipe]:
     """What becomes of accounts and of notes on the ledger."""
-    address: dict[str, Any] = {"address": accounts}
-    terms = {"normal_balance": st.sampled_from(["debit", "credit"]), "limits": _limits(), "metadata": metadata}
-    condition = {"conditions": _conditions()}
-    scopes = st.sampled_from(["all", "debits", "credits"])
+    condition = {"conditions": (2, _conditions())}
+    terms = {
+        "normal_balance": (6, st.sampled_from(["debit", "credit"])),
+        "limits": (6, _limits()),
+        "metadata": (2, metadata),
+    }
 
-    def made(kind: str, fixed: dict[str, Any], **optional: Any) -> st.SearchStrategy[Recipe]:
-        return st.builds(_recipe, st.just(kind), st.fixed_dictionaries(fixed, optional=optional))
+    def made(kind: str, more: Any, **fixed: Any) -> st.SearchStrategy[Recipe]:
+        return st.builds(
+            _recipe, st.just(kind), _with(st.fixed_dictionaries({"address": accounts} | fixed), some(**more))
+        )
 
+    limits = made("set_limits", condition, limits=_limits())
+    freeze = made("freeze_account", {"scope": (9, st.sampled_from(["all", "debits", "credits"]))})
+    unfreeze, reopen = made("unfreeze_account", {}), made("reopen_account", {})
     return st.one_of(
-        made("open_account", address, **terms),
-        made("set_limits", address | {"limits": _limits()}, **condition),
-        made("freeze_account", address, scope=scopes),
-        made("unfreeze_account", address),
-        made("close_account", address, **condition),
-        made("reopen_account", address),
-        made("patch_account_metadata", address | {"metadata": _patches()}),
-        made("patch_ledger_metadata", {"metadata": _patches()}),
-        made("reopen_ledger", {}),
+        made("open_account", terms),
+        limits,
+        freeze,
+        unfreeze,
+        unfreeze,
+        made("close_account", condition),
+        reopen,
+        reopen,
+        made("patch_account_metadata", {}, metadata=_patches()),
+        st.builds(_recipe, st.just("patch_ledger_metadata"), st.fixed_dictionaries({"metadata": _patches()})),
+        st.builds(_recipe, st.just("reopen_ledger"), st.just({})),
     )
 
 
 def _patches() -> st.SearchStrategy[Json]:
-    return st.one_of(
-        st.dictionaries(st.sampled_from(["k", "l", "m"]), st.sampled_from(["v", None]), min_size=1),
-        st.just({f"many{number}": "v" for number in range(50)}),
-    )
+    few = st.dictionaries(st.sampled_from(["k", "l", "m"]), st.sampled_from(["v", None]), min_size=1)
+    return st.integers(0, 7).flatmap(lambda one: st.just({f"many{n}": "v" for n in range(50)}) if one == 7 else few)
 
 
-_ASKED: dict[str, Any] = {"balances": st.just("known"), "conditions": _conditions()}
+_ASKED = {"balances": (3, st.just("known")), "conditions": (1, _conditions())}
+
+
+def beginning(ledger: str) -> list[Command]:
+    """A posting that gives the limited accounts something to lose, and a hold on some of it."""
+    moves = [("a", "users:1:wallet", 20), ("a", "users:2:wallet", 15), ("pool:1", "b", 12)]
+    entries = [
+        _entry(account, direction, amount, "X")
+        for source, target, amount in moves
+        for account, direction in ((source, "debit"), (target, "credit"))
+    ]
+    held = [_entry("users:1:wallet", "debit", 8, "X"), _entry("b", "credit", 8, "X")]
+    return [
+        Command(ledger, "post_transaction", {"id": "t-given", "entries": entries}),
+        Command(ledger, "post_transaction", {"id": "t-held", "status": "pending", "entries": held}),
+    ]
 
 
 def recipes() -> st.SearchStrategy[Recipe]:
     """Any command that a client may send to an open ledger, but for archiving it: hardly anything goes after that."""
-    return st.one_of(posting(), posting(), of_transactions(), of_terms())
+    return st.one_of(posting(), posting(), posting(), of_transactions(), of_transactions(), of_terms())

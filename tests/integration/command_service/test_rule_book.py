@@ -27,10 +27,10 @@ from tests.services import Database, Servers
 from tests.support.command_process import CommandProcess, command_processes
 from tests.support.oracle_http import Command, Element, Oracle, Told, contains
 from tests.support.oracle_log import LogOracle
-from tests.support.recipes import DEFAULTS, Recipe, command, recipes
+from tests.support.recipes import ACCOUNTS, DEFAULTS, Recipe, beginning, command, recipes
 
 pytestmark = pytest.mark.long
-EXAMPLES = 25  # chosen: a thousand steps, about a minute
+EXAMPLES = 16  # chosen: six hundred steps, under a minute on a machine of its own
 STEPS = 40
 SOAK_SECONDS = float(os.environ.get("DAYBOOK_SOAK_SECONDS", "0"))
 SELECT = "select position, type, data, metadata, recorded_at from daybook.events where ledger = %s and position > %s order by 1"
@@ -67,13 +67,16 @@ class RuleBook(RuleBasedStateMachine):
 
     @initialize(explicit=st.booleans(), records=st.sampled_from([True, True, True, False]))
     def open(self, explicit: bool, records: bool) -> None:
-        """Every example begins with two ledgers, and some accounts where they must be opened."""
+        """Every example begins with two ledgers of which something can be drawn; where accounts must be opened, all but one are."""
         terms: dict[str, Any] = {"ledger": self.ledger, "defaults": DEFAULTS, "records_refusals": records}
         self.send(Command(self.ledger, "open_ledger", terms | ({"accounts": "explicit"} if explicit else {})))
         self.send(Command(self.other, "open_ledger", {"ledger": self.other, "defaults": DEFAULTS}))
         if explicit:
-            for address in ("a", "users:1:wallet", "pool:1"):
+            for address in ACCOUNTS[:-1]:
                 self.send(Command(self.ledger, "open_account", {"address": address} | _terms(address)))
+        for ledger in (self.ledger, self.other):
+            for one in beginning(ledger):
+                self.send(one)
 
     @rule(recipe=ANY, elsewhere=st.booleans(), is_rehearsed=st.booleans())
     def one_command(self, recipe: Recipe, elsewhere: bool, is_rehearsed: bool) -> None:
@@ -400,6 +403,10 @@ def machine(database: Database, stack: Servers, tmp_path_factory: pytest.TempPat
 
 @pytest.mark.timeout(SOAK_SECONDS + 600)  # shrinking a failure may take five minutes
 def test_the_service_and_a_second_implementation_agree_on_every_command(machine: type[RuleBook]) -> None:
+    """That it can fail was seen on 28 November 2026: with `Account.available` of the domain without its holds (what is posted, and
+    no more), it found within its budget a hold of 8 out of 20 after which a reversal that takes 20 was done, though 12 were
+    available. Shrinking left one batch of that one command, and one command that has nothing to do with it.
+    """
     began = time.monotonic()
     bounded = settings(
         max_examples=EXAMPLES,

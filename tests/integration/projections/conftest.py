@@ -41,7 +41,7 @@ EMPTY = """
 set session_replication_role = replica;
 truncate daybook.events, daybook.event_tags, daybook.ledgers, daybook.snapshots, projections.relay_positions,
   projections.live, projections.generations, projections.positions, projections.waiting, projections.skips,
-  projections.skipped, projections.dead_letters, projections.operator_actions;
+  projections.skipped, projections.dead_letters, projections.operator_actions, projections.paused, projections.jobs;
 update projections.relay_lease set owner = '', expires_at = '-infinity';
 set session_replication_role = origin;
 """

@@ -1,5 +1,6 @@
 """Relay and projector as an operator starts them, and a look into the topic."""
 
+import json
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -19,6 +21,7 @@ from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import canonical_line
 from tests.integration.projections.conftest import until
 from tests.services import Database, Servers
+from tests.support import tokens
 
 QUICK = {"DAYBOOK_POLL_MS": "50", "DAYBOOK_RETRY_MS": "20", "DAYBOOK_RETRY_MAX_MS": "200"}
 STOP_WITHIN_S = 30.0
@@ -44,7 +47,7 @@ class Process:
 
     def started(self) -> "Process":
         """Waits until its health can be asked for."""
-        until(lambda: self.says('"event":"started"'))
+        until(lambda: self.says('"port":'))
         return self
 
     def ready(self) -> bool:
@@ -91,6 +94,21 @@ class Process:
             self._child.kill()
             self._child.wait(STOP_WITHIN_S)
 
+    def ask(self, method: str, path: str, body: object = None, *, role: str = "operator") -> tuple[int, Any]:
+        """Status and body of a request to the operators' API."""
+        request = urllib.request.Request(  # noqa: S310 - loopback
+            self._url(f"/v1/operations{path}"),
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {tokens.token(role)}", "Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - loopback
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
     def _url(self, path: str) -> str:
         found = re.search(r'"port":(\d+)', self.log.read_text())
         assert found is not None
@@ -114,9 +132,16 @@ class Processes:
             "DAYBOOK_POSTGRES_URL": self._database.urls["relay" if role == "relay" else "projector"],
             "DAYBOOK_KAFKA_BOOTSTRAP": self.bootstrap,
             "DAYBOOK_KAFKA_TOPIC": self.topic,
-            "DAYBOOK_HEALTH_PORT": "0",
         }
-        if role != "relay":
+        if role == "relay":
+            env["DAYBOOK_HEALTH_PORT"] = "0"
+        else:
+            env |= {
+                "DAYBOOK_HTTP_PORT": "0",
+                "DAYBOOK_JWT_KEYS_FILE": str(tokens.keys_file(self._folder)),
+                "DAYBOOK_JWT_ISSUER": tokens.ISSUER,
+                "DAYBOOK_JWT_AUDIENCE": tokens.AUDIENCE,
+            }
             # One projection alone, so that what these tests wait for and lock is that one's.
             env |= {
                 "DAYBOOK_KAFKA_GROUP_PREFIX": self.topic,

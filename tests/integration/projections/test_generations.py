@@ -10,7 +10,7 @@ import pytest
 
 from projections.application.dead_letters import Postbox
 from projections.application.figures import Figures
-from projections.application.ports import DeadLetter, ForeignGeneration, Generation
+from projections.application.ports import Controls, DeadLetter, ForeignGeneration, Generation, Wanted
 from projections.application.projector import Pace, Projector
 from projections.application.worker import Worker
 from projections.domain.projection import Projection, Read, Rows, State
@@ -81,8 +81,22 @@ class NoTopic:
         """Nothing to close."""
 
 
+class NoControls:
+    """No operator wants anything."""
+
+    def wanted(self, projection: str) -> Wanted:
+        """Never anything."""
+        return Wanted()
+
+    def wait(self, wait_s: float) -> None:
+        """Nothing changes."""
+
+
+NO_CONTROLS = NoControls()
+
+
 @contextmanager
-def projecting(kit: Kit, projection: Projection, **bounds: int) -> Iterator[Figures]:
+def projecting(kit: Kit, projection: Projection, controls: Controls = NO_CONTROLS, **bounds: int) -> Iterator[Figures]:
     """A projector of this version in a thread; stopped at the end, when an error of its own is raised again."""
     figures, stop, errors = Figures(), threading.Event(), list[BaseException]()
 
@@ -102,6 +116,7 @@ def projecting(kit: Kit, projection: Projection, **bounds: int) -> Iterator[Figu
             log=PostgresLog(session),
             figures=figures,
         ),
+        controls=controls,
         figures=figures,
         pace=PACE,
         stop=stop,

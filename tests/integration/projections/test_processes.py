@@ -312,9 +312,9 @@ def test_an_unknown_argument_is_told_the_usage(processes: Processes) -> None:
 
 
 def test_wrong_settings_are_all_named_and_the_exit_code_is_2(processes: Processes) -> None:
-    wrong = processes.start("projector", DAYBOOK_HEADS_MS="soon", DAYBOOK_HEALTH_PORT="", DAYBOOK_NONSENSE="1")
+    wrong = processes.start("projector", DAYBOOK_HEADS_MS="soon", DAYBOOK_HTTP_PORT="", DAYBOOK_NONSENSE="1")
     assert wrong.wait() == 2
-    for name in ("DAYBOOK_HEADS_MS", "DAYBOOK_HEALTH_PORT", "DAYBOOK_NONSENSE"):
+    for name in ("DAYBOOK_HEADS_MS", "DAYBOOK_HTTP_PORT", "DAYBOOK_NONSENSE"):
         assert wrong.says(name)
 
 

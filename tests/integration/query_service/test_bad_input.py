@@ -78,7 +78,6 @@ async def client(database: Database, tmp_path_factory: pytest.TempPathFactory) -
         ("/bank/accounts/cash/statement?asset=eur/2", "asset"),
         ("/bank/accounts/cash/statement?asset=EUR/39&format=csv", "asset"),
         ("/bank/accounts/cash/statement?asset=EUR/x&format=html", "asset"),
-        ("/bank/accounts/cash/explanation?asset=EUR/2%00", "asset"),
         ("/bank/accounts/cash/statement?asset=EUR/2&effective_at=x", "effective_at"),
         ("/bank/accounts/cash/statement?asset=EUR/2&axis=both", "axis"),
         ("/bank/accounts/cash/statement?asset=EUR/2&from=x", "from"),

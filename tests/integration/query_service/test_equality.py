@@ -420,14 +420,20 @@ async def test_exported_entries_equal_the_fold(books: Books, asked: Asked) -> No
 
 
 GRAPH = """
-query ($ledger: String!, $position: Position, $time: Time) {
+query ($ledger: String!, $position: Position, $time: Time, $accounts: String, $transactions: String) {
   ledger(name: $ledger, asOfPosition: $position, asOf: $time) {
     asOf { position recordedAt }
-    accounts(first: 100) { edges { node {
-      address status balances { asset posted pending available postedDebits postedCredits pendingDebits pendingCredits }
-      entries(first: 3, order: NEWEST) { edges { node { position entryIndex kind direction amount asset } } }
-    } } }
-    transactions(first: 20) { edges { node { id status reference effectiveAt position } } }
+    accounts(first: 100, after: $accounts) {
+      edges { node {
+        address status balances { asset posted pending available postedDebits postedCredits pendingDebits pendingCredits }
+        entries(first: 3, order: NEWEST) { edges { node { position entryIndex kind direction amount asset } } }
+      } }
+      pageInfo { hasNextPage endCursor }
+    }
+    transactions(first: 100, after: $transactions) {
+      edges { node { id status reference effectiveAt position } }
+      pageInfo { hasNextPage endCursor }
+    }
   }
 }
 """
@@ -437,19 +443,26 @@ async def test_the_graph_equals_the_fold(books: Books, asked: Asked) -> None:
     plain, moment = books.plain, Moment(asked.moment.position)
     headers = {"authorization": f"Bearer {token('admin')}"}
     given = dict(part.split("=", 1) for part in asked.recorded.split("&") if part)
-    variables = {
-        "ledger": books.ledger,
-        "position": int(given["as_of_position"]) if "as_of_position" in given else None,
-        "time": given.get("as_of"),
-    }
-    answer = await books.client.http.post("/v1/graphql", json={"query": GRAPH, "variables": variables}, headers=headers)
-    assert answer.json().get("errors") is None, answer.text
-    found = answer.json()["data"]["ledger"]
-    assert found["asOf"] == {
-        "position": moment.position,
-        "recordedAt": plain.as_of(moment)["recorded_at"],
-    }
-    shown = [edge["node"] for edge in found["accounts"]["edges"]]
+    position = int(given["as_of_position"]) if "as_of_position" in given else None
+    variables = {"ledger": books.ledger, "position": position, "time": given.get("as_of")}
+    shown: list[Row] = []
+    transactions: list[Row] = []
+    while True:
+        answer = await books.client.http.post(
+            "/v1/graphql", json={"query": GRAPH, "variables": variables}, headers=headers
+        )
+        assert answer.json().get("errors") is None, answer.text
+        found = answer.json()["data"]["ledger"]
+        assert found["asOf"] == {"position": moment.position, "recordedAt": plain.as_of(moment)["recorded_at"]}
+        goes_on = False
+        for name, nodes in (("accounts", shown), ("transactions", transactions)):
+            if name not in variables or variables[name] is not None:
+                nodes += [edge["node"] for edge in found[name]["edges"]]
+                has_more = found[name]["pageInfo"]["hasNextPage"]
+                variables[name] = found[name]["pageInfo"]["endCursor"] if has_more else None
+                goes_on = goes_on or has_more
+        if not goes_on:
+            break
     assert [(node["address"], node["status"]) for node in shown] == [
         (row["address"], row["status"]) for row in plain.accounts(moment)
     ]
@@ -463,9 +476,9 @@ async def test_the_graph_equals_the_fold(books: Books, asked: Asked) -> None:
         assert [[str(value) for value in edge["node"].values()] for edge in node["entries"]["edges"]] == [
             [str(row[name]) for name in names] for row in entries
         ]
-    assert [[str(value) for value in edge["node"].values()] for edge in found["transactions"]["edges"]] == [
+    assert [[str(value) for value in node.values()] for node in transactions] == [
         [str(row[name]) for name in ("id", "status", "reference", "effective_at", "position")]
-        for row in plain.transactions(moment)[:20]
+        for row in plain.transactions(moment)
     ]
 
 

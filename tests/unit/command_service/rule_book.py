@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
+from tests.support.recipes import some
+
 Json = dict[str, Any]
 ACCOUNTS = ("free", "cash", "floor:a", "floor:b", "roof:a", "both:a", "high:a")
 ASSETS = ("X", "Y/2")
@@ -66,12 +68,6 @@ def conditions(draw: st.DrawFn) -> list[Json]:
             case "head":
                 found.append({"head": draw(st.integers(1, 6))})
     return found
-
-
-@st.composite
-def some(draw: st.DrawFn, **fields: tuple[int, st.SearchStrategy[Any]]) -> Json:
-    """Each of the fields in so many of twelve cases."""
-    return {name: draw(value) for name, (often, value) in fields.items() if draw(st.integers(0, 11)) >= 12 - often}
 
 
 def moves(debit: str, credit: str, amount: int, asset: str = "X") -> list[Json]:

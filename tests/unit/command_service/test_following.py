@@ -87,6 +87,34 @@ async def test_the_next_batch_is_sent_before_the_one_ahead_is_back(bank: Bank, s
     assert bank.refold().balances["y", "EUR/2"] == 0
 
 
+async def test_many_that_wait_together_go_in_two_batches_alike_the_second_behind_the_first(
+    bank: Bank, sent: list[bool]
+) -> None:
+    client = await funded(bank, Bounds(follow_commands_min=16))
+    held, before, appends = Held(bank), len(sent), len(bank.log.appends)
+    asked = asyncio.gather(*(client.send(transfer("x", "y", 1)) for _ in range(64)))
+    await sent_behind(sent, before + 2)
+    held.may_go.set()
+    await asked
+    assert [len(decisions) for decisions in bank.log.appends[appends:]] == [32, 32]
+    assert sent[before:] == [False, True]
+    assert bank.refold().balances["x", "EUR/2"] == 36
+
+
+async def test_the_many_that_come_while_one_is_on_its_way_leave_half_for_the_time_after(
+    bank: Bank, sent: list[bool]
+) -> None:
+    client = await funded(bank, Bounds(follow_commands_min=16))
+    held, before, appends = Held(bank), len(sent), len(bank.log.appends)
+    first = asyncio.create_task(client.send(transfer("x", "y", 1)))
+    await held.is_there.wait()
+    others = asyncio.gather(*(client.send(transfer("x", "y", 1)) for _ in range(63)))
+    await sent_behind(sent, before + 2)
+    held.may_go.set()
+    await asyncio.gather(first, others)
+    assert [len(decisions) for decisions in bank.log.appends[appends:]] == [1, 32, 31]
+
+
 async def test_what_followed_a_batch_that_fell_is_decided_again(bank: Bank, sent: list[bool]) -> None:
     client, other = await funded(bank), bank.worker(Bounds(follow_commands_min=0))
     await other.send(transfer("world", "x", 1))

@@ -11,6 +11,9 @@ import pytest
 from bench import processor, workloads
 from bench.__main__ import Report, to_markdown
 from bench.generator import Measured, UnexpectedAnswer, Workload, measure, percentile
+from bench.locks import COUNTED, Cell
+from bench.locks import Report as LocksReport
+from bench.locks import to_markdown as locks_to_markdown
 from bench.stack import Origin
 from bench.yardstick import Server
 from tests.unit.daybook_cli.conftest import Reply, Request, Service
@@ -147,3 +150,28 @@ def test_what_a_process_and_this_one_took_is_read_from_the_system() -> None:
     assert seconds["generator"] > 0
     assert seconds["child"] < 1
     assert "gone" not in processor.reader({"gone": child.pid})()
+
+
+def test_the_report_on_locks_has_a_row_a_cell_in_the_order_of_the_workloads() -> None:
+    def cell(workload: str, processes: int, setting: str) -> Cell:
+        return Cell(
+            workload=workload,
+            processes=processes,
+            locks=setting,
+            transactions=2_000,
+            rate=500.0,
+            p50_ms=10.0,
+            p99_ms=20.0,
+            processor_us={"command 0": 100.0, "command 1": 60.0, "postgres command": 80.0, "redis": 5.0},
+            counted=dict.fromkeys(COUNTED, 0) | {"appends": 50, "conflicts": 20, "set aside": 3_000},
+        )
+
+    origin = Origin.here(Server(version="18.6", fsync="on", synchronous_commit="on", full_page_writes="on"))
+    cells = [cell("W3", 2, "off"), cell("W1", 1, "always"), cell("W1", 1, "off")]
+    rows = locks_to_markdown(LocksReport(name="locks", origin=origin, lease_ms=1_500, cells=cells)).splitlines()[4:7]
+    assert [row.split(" | ")[:3] for row in rows] == [
+        ["| W1", "1", "off"],
+        ["| W1", "1", "always"],
+        ["| W3", "2", "off"],
+    ]
+    assert rows[2] == "| W3 | 2 | off | 500 | 10.0 | 20.0 | 160 | 80 | 5 | 40 % | 0 | 0 | 1,500 | 0 | 0 |"

@@ -1,0 +1,292 @@
+"""`python -m bench projection`: events a second of a rebuild of `books`, and of live consumption, for a million events.
+
+A rebuild is what an operator asks for: a job of a child process, Postgres and indexes included, on the servers of a stack of its own
+whose other processes have nothing to do. Live consumption is a projector that follows Kafka, with a relay, from nothing to the head.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+import psycopg
+
+from bench import transfers
+from bench.stack import Origin, keep
+from bench.yardstick import server
+from daybook.stack.database import role_urls
+from daybook.terminal import CommandFailed, Exit, talk
+from projections.application.operations import Asker
+from projections.infrastructure.postgres import Database
+from projections.infrastructure.postgres_builds import PostgresBuilds
+from projections.infrastructure.postgres_generations import PostgresGenerations
+from projections.infrastructure.shipped import shipped
+from shared_kernel.migrations.runner import ensure_roles, migrate
+
+EVENTS = 1_000_000
+LEDGERS = 1_000
+GATE = 40_000.0  # the issue on projections: events a second of a rebuild of `books`, on two cores with Postgres
+LOOK_S = 0.25
+_PASSWORD = "bench"  # noqa: S105 - of servers that live as long as this
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One measurement. Memory: of our processes together, at a quarter of the way and at its end."""
+
+    what: str
+    ledgers: int
+    events: int
+    seconds: float
+    events_per_second: float
+    python_us: float
+    memory_mb: tuple[int, int]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that the figures need to be believed later."""
+
+    origin: Origin
+    runs: list[Run]
+    gate: float
+
+
+class _Servers(msgspec.Struct, frozen=True):
+    postgres_url: str
+    kafka_bootstrap: str = ""
+
+
+def projection(*, count: int = EVENTS, with_live: bool = True, name: str = "projection") -> int:
+    """Measure how fast the books are built from the log, and how fast they follow Kafka.
+
+    Parameters
+    ----------
+    count
+        Events of each history.
+    with_live
+        Measure live consumption too.
+    name
+        What the result files are called, after the date.
+    """
+    runs: list[Run] = []
+    with _servers("postgres,kafka" if with_live else "postgres") as servers:
+        origin = Origin.here(server(servers.postgres_url))
+        for ledgers in (LEDGERS, 1):
+            with _database(servers, f"bench_{ledgers}") as urls:
+                talk().print(f"{count:,} events in {ledgers:,} ledgers are written")
+                events = transfers.fill(urls["administrator"], ledgers=ledgers, count=count)
+                runs.append(_rebuilt(urls, servers, ledgers=ledgers, events=events))
+                if with_live:
+                    runs.append(_followed(urls, servers, ledgers=ledgers, events=events))
+    report = Report(origin=origin, runs=runs, gate=GATE)
+    keep(report, to_markdown(report), name=name, measured_at=origin.measured_at)
+    return Exit.DONE if runs[0].events_per_second >= GATE else Exit.FAULT
+
+
+def to_markdown(report: Report) -> str:
+    """The table, and beneath it what was measured on what."""
+    lines = [
+        f"# projection, {report.origin.measured_at}",
+        "",
+        "| | ledgers | events | seconds | events/s | Python, µs an event | memory, MB: a quarter · the end |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {run.what} | {run.ledgers:,} | {run.events:,} | {run.seconds:.1f} | {run.events_per_second:,.0f} | {run.python_us:.1f} |"
+        f" {run.memory_mb[0]} · {run.memory_mb[1]} |"
+        for run in report.runs
+    ]
+    lines += [
+        "",
+        f"The gate is {report.gate:,.0f} events/s of a rebuild in many ledgers. Transfers of two entries with a description, metadata and"
+        " a key; a rebuild with Postgres, keys and indexes; live consumption through Kafka, with the relay.",
+        "",
+        report.origin.told(),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _rebuilt(urls: Mapping[str, str], servers: _Servers, *, ledgers: int, events: int) -> Run:
+    """A generation built beside an empty live one."""
+    books = shipped()["books"]
+    database = Database(urls["projector"], name="bench")
+    PostgresGenerations(database, books).prepare()
+    job = PostgresBuilds(database, books).rebuild(Asker(subject="bench"), events_per_second_max=None)
+    with psycopg.connect(urls["administrator"], autocommit=True) as admin:
+        admin.execute(
+            "update projections.jobs set state = 'running', owner = 'bench', lease_until = 'infinity' where id = %s",
+            [job],
+        )
+
+        def done() -> int:
+            [(applied,)] = admin.execute(
+                "select coalesce(sum(position), 0)::bigint from projections.positions where generation = 2"
+            ).fetchall()
+            return int(applied)
+
+        run = _measured(
+            "rebuild",
+            ["job", str(job), "bench"],
+            _environment(urls, servers),
+            ledgers=ledgers,
+            events=events,
+            done=done,
+        )
+        [(state,)] = admin.execute("select state from projections.jobs where id = %s", [job]).fetchall()
+    database.close()
+    if state != "done":
+        raise CommandFailed(f"the rebuild is {state}")
+    return run
+
+
+def _followed(urls: Mapping[str, str], servers: _Servers, *, ledgers: int, events: int) -> Run:
+    """The live generation of `books`, from nothing: all is in the topic before the projector begins."""
+    environment = _environment(urls, servers) | {"DAYBOOK_PROJECTIONS": "books"}
+    relay = environment | {"DAYBOOK_POSTGRES_URL": urls["relay"], "DAYBOOK_HEALTH_PORT": "0"}
+    relay = {name: value for name, value in relay.items() if name not in _OF_PROJECTOR}
+    command = [sys.executable, "-P", "-m", "projections"]
+    with psycopg.connect(urls["administrator"], autocommit=True) as admin:
+
+        def sum_of(table: str, where: str) -> int:
+            [(applied,)] = admin.execute(
+                f"select coalesce(sum(position), 0)::bigint from projections.{table} where {where}".encode()
+            ).fetchall()
+            return int(applied)
+
+        with subprocess.Popen([*command, "relay"], env=relay, stdout=subprocess.DEVNULL) as relaying:
+            while sum_of("relay_positions", "true") < events:
+                time.sleep(LOOK_S)
+            relaying.terminate()
+        return _measured(
+            "live",
+            ["projector"],
+            environment,
+            ledgers=ledgers,
+            events=events,
+            done=lambda: sum_of("positions", "generation = 1"),
+        )
+
+
+def _measured(
+    what: str,
+    arguments: list[str],
+    environment: Mapping[str, str],
+    *,
+    ledgers: int,
+    events: int,
+    done: Callable[[], int],
+) -> Run:
+    """From the start of the process to its end or, for one that does not end by itself, until everything is applied."""
+    memory: list[tuple[float, int]] = []
+    spent = 0.0
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "projections", *arguments],
+        env=dict(environment),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    is_job = what == "rebuild"
+    while (process.poll() is None) if is_job else (done() < events):
+        time.sleep(LOOK_S)
+        now = _family(process.pid)
+        spent = max(spent, now[0])
+        memory.append((done() / events, now[1]))
+    seconds = time.perf_counter() - began
+    process.terminate()
+    process.wait()
+    quarter = next((size for share, size in memory if share >= 0.25), 0)
+    return Run(
+        what=what,
+        ledgers=ledgers,
+        events=events,
+        seconds=round(seconds, 2),
+        events_per_second=round(events / seconds, 1),
+        python_us=round(spent / events * 1e6, 1),
+        memory_mb=(quarter, max(size for _, size in memory)),
+    )
+
+
+_OF_PROJECTOR = {
+    "DAYBOOK_HTTP_PORT",
+    "DAYBOOK_JWT_KEYS_FILE",
+    "DAYBOOK_JWT_ISSUER",
+    "DAYBOOK_JWT_AUDIENCE",
+    "DAYBOOK_PROJECTIONS",
+    "DAYBOOK_KAFKA_GROUP_PREFIX",
+}
+
+
+def _environment(urls: Mapping[str, str], servers: _Servers) -> dict[str, str]:
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")}
+    topic = urlsplit(urls["projector"]).path.strip("/")
+    return outer | {
+        "DAYBOOK_POSTGRES_URL": urls["projector"],
+        "DAYBOOK_KAFKA_BOOTSTRAP": servers.kafka_bootstrap or "none",
+        "DAYBOOK_KAFKA_TOPIC": topic,
+        "DAYBOOK_KAFKA_GROUP_PREFIX": topic,
+        "DAYBOOK_HTTP_PORT": "0",
+        "DAYBOOK_JWT_KEYS_FILE": os.devnull,
+        "DAYBOOK_JWT_ISSUER": "bench",
+        "DAYBOOK_JWT_AUDIENCE": "bench",
+        "DAYBOOK_LOG_LEVEL": "warning",
+    }
+
+
+def _family(pid: int) -> tuple[float, int]:
+    """Processor seconds and resident megabytes of a process and all below it that live now."""
+    seconds, megabytes, pids = 0.0, 0, [pid]
+    while pids:
+        member = pids.pop()
+        try:
+            fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+            status = Path(f"/proc/{member}/status").read_text()
+            pids += [
+                int(child)
+                for task in Path(f"/proc/{member}/task").glob("*/children")
+                for child in task.read_text().split()
+            ]
+        except OSError:
+            continue
+        # Its own, and of the children that it has waited for.
+        seconds += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        megabytes += next((int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmRSS")), 0)
+    return seconds, megabytes
+
+
+@contextmanager
+def _servers(only: str) -> Iterator[_Servers]:
+    """Servers and nothing else, for as long as this lasts."""
+    durable = Path("/var/tmp")  # noqa: S108 - on disk by convention, where /tmp may be memory
+    folder = Path(tempfile.mkdtemp(prefix="daybook-bench-", dir=durable if durable.is_dir() else None))
+    folder.chmod(0o711)  # the servers may run as another user
+    daybook = [sys.executable, "-P", "-m", "daybook"]
+    try:
+        up = [*daybook, "up", "--only", only, "--detach", "--data", str(folder), "--owner", str(os.getpid())]
+        if subprocess.run(up, check=False, stdout=subprocess.DEVNULL).returncode:
+            raise CommandFailed("the servers did not start", Exit.UNAVAILABLE)
+        yield msgspec.json.decode((folder / "stack.json").read_bytes(), type=_Servers)
+    finally:
+        subprocess.run([*daybook, "down", "--data", str(folder)], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _database(servers: _Servers, name: str) -> Iterator[dict[str, str]]:
+    """A database of its own, brought up to date: the URLs of Daybook's roles, and the administrator's."""
+    with psycopg.connect(servers.postgres_url, autocommit=True) as admin:
+        admin.execute(f"create database {name}".encode())
+    administrator = urlunsplit(urlsplit(servers.postgres_url)._replace(path=f"/{name}"))
+    ensure_roles(administrator, _PASSWORD)
+    urls = role_urls(administrator, _PASSWORD)
+    migrate(urls["migrator"], lambda line: None)
+    yield urls | {"administrator": administrator}
+    with psycopg.connect(servers.postgres_url, autocommit=True) as admin:
+        admin.execute(f"drop database {name} with (force)".encode())

@@ -1,0 +1,335 @@
+"""Where jobs are done: the parts that each kind of job needs, on connections of its own."""
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
+from zlib import crc32
+
+import msgspec
+import structlog
+from psycopg import Connection, sql
+
+from projections.application.jobs import Findings, Job, Outcome, TableDigest
+from projections.application.ports import Generation
+from projections.application.rebuild import Progress, Rebuild, Speed
+from projections.domain.projection import Projection, Table
+from projections.infrastructure.child_processes import ChildProcesses
+from projections.infrastructure.postgres import STATEMENTS, Database, Row
+from projections.infrastructure.postgres_digests import SNAPSHOT, PostgresDigests
+from projections.infrastructure.postgres_generations import PostgresGenerations, make_indexes, make_schema
+from projections.infrastructure.postgres_log import PostgresLog
+from projections.infrastructure.postgres_read_model import PostgresReadModel
+from projections.infrastructure.postgres_trail import STATEMENTS as TRAIL
+from shared_kernel.errors import Contention, Corruption, Rejection
+
+GROUP_EVENTS_MAX: Final = 100_000  # chosen: some hundred megabytes beside the live side while they are compared
+FIRST_DIFFERENCES: Final = 50
+SHARED_EVENTS_MIN: Final = 20_000  # measured: below that the start of processes costs more than they save
+SHARE_LOOK_S: Final = 0.25
+
+
+class Workshop:
+    """Does jobs, one at a time, in the calling thread."""
+
+    def __init__(
+        self,
+        url: str,
+        projections: Mapping[str, Projection],
+        *,
+        speed: Speed,
+        children: ChildProcesses,
+        processes_max: int = 1,
+    ) -> None:
+        self._url = url
+        self._projections = projections
+        self._speed = speed
+        self._children = children
+        self._processes_max = processes_max
+
+    def work(self, job: Job, owner: str, progress: Progress, stop: threading.Event) -> Outcome:
+        """The job is done, or `stop` was set. Rejection: it cannot be done."""
+        with self._begun(job, progress, stop) as work:
+            match job.kind:
+                case "rebuild":
+                    return work.rebuild(owner, self._children, self._processes_max)
+                case "verify":
+                    return work.verify()
+                case "reconcile":
+                    return work.reconcile()
+                case "repair":
+                    return work.repair()
+
+    def work_share(self, job: Job, *, number: int, of: int, stop: threading.Event) -> None:
+        """Those ledgers of a rebuild that fall to one of several processes are built, up to a last batch."""
+        fastest = None if job.events_per_second_max is None else max(job.events_per_second_max // of, 1)
+        shared = msgspec.structs.replace(job, events_per_second_max=fastest)
+        with self._begun(shared, Progress(), stop) as work:
+            work.builder(is_mine=functools.partial(_falls_to, number - 1, of)).run()
+
+    @contextmanager
+    def _begun(self, job: Job, progress: Progress, stop: threading.Event) -> Iterator["_Work"]:
+        projection = self._projections.get(job.projection)
+        if projection is None:
+            raise Rejection("projection_not_found", projection=job.projection)
+        speed = self._speed if job.events_per_second_max is None else self._speed.no_faster(job.events_per_second_max)
+        work = _Work(self._url, projection, job=job, speed=speed, progress=progress, stop=stop)
+        try:
+            yield work
+        finally:
+            work.close()
+
+
+class _Work:
+    """One job of one projection, on connections of its own."""
+
+    def __init__(
+        self, url: str, projection: Projection, *, job: Job, speed: Speed, progress: Progress, stop: threading.Event
+    ) -> None:
+        self._projection = projection
+        self._job = job
+        self._speed = speed
+        self._progress = progress
+        self._stop = stop
+        name = f"daybook {job.kind} {projection.name}"
+        # Reading, writing and looking up overlap, and keys are made beside a transaction: each has its connection.
+        self._log, self._writing, self._looking, self._keys, self._plain = (Database(url, name=name) for _ in range(5))
+        self._logger = structlog.get_logger("daybook.jobs").bind(job=job.id, projection=projection.name)
+        self._generation = self._find()
+        self._digests = PostgresDigests(self._plain, projection)
+
+    def close(self) -> None:
+        """Its connections are closed."""
+        for database in (self._log, self._writing, self._looking, self._keys, self._plain):
+            database.close()
+
+    def rebuild(self, owner: str, children: ChildProcesses, processes_max: int) -> Outcome:
+        """The generation is whole."""
+        looking = self._model(self._generation, self._plain)
+        done = sum(looking.positions().values())
+        lags = looking.lags()
+        left = sum(lag.head - lag.position for lag in lags)
+        self._progress.begin(done=done, total=done + left)
+        processes = min(processes_max, len(lags))
+        if processes > 1 and left >= SHARED_EVENTS_MIN:
+            self._share_out(owner, children, processes, looking)
+        self.builder().run()
+        if not self._stop.is_set():
+            self._make_keys(self._generation)
+            with PostgresGenerations(self._plain, self._projection).changes() as session:
+                of = {"projection": self._projection.name, "generation": self._generation.number, "state": "built"}
+                session.execute(STATEMENTS["finish_building"], of)
+                session.execute(TRAIL["tell_control"], of)
+            self._logger.info("generation_built", generation=self._generation.number)
+        return Outcome()
+
+    def verify(self) -> Outcome:
+        """The generation is compared with the one that was live when that was asked for."""
+        assert self._job.against is not None  # noqa: S101 - of its kind
+        findings = self._digests.compare(self._job.generation, self._job.against)
+        self._progress.begin(done=findings.events, total=findings.events)
+        self._tell(findings)
+        return Outcome(has_passed=findings.passed(), findings=findings)
+
+    def reconcile(self) -> Outcome:
+        """The live generation is compared with a fold of the log, group by group: what is folded beside it stays small."""
+        model = self._model(self._generation, self._plain)
+        positions = model.positions(None if self._job.ledger is None else [self._job.ledger])
+        self._progress.begin(done=0, total=sum(positions.values()))
+        found: list[Findings] = []
+        for group in _groups(positions):
+            with self._scratch() as scratch:
+                reached = self.builder(scratch).fold_to(model.positions(group))
+                if self._stop.is_set():
+                    return Outcome()
+                found.append(self._compared(scratch, reached))
+        findings = _together(found)
+        self._tell(findings)
+        return Outcome(has_passed=findings.passed(), findings=findings)
+
+    def repair(self) -> Outcome:
+        """The ledger is folded beside; then, while nobody moves it on, put in place of what stands there and compared with it."""
+        ledger = self._job.ledger
+        assert ledger is not None  # noqa: S101 - of its kind
+        model = self._model(self._generation, self._plain)
+        with self._scratch() as scratch:
+            builder = self.builder(scratch, leaves_out=False)
+            position, is_near = 0, False
+            while not is_near:
+                now = model.positions([ledger])
+                is_near = now.get(ledger, 0) - position <= self._speed.batch_events_max
+                self._progress.begin(done=position, total=now.get(ledger, 0))
+                position = self._fold_to(builder, now)
+                if self._stop.is_set():
+                    return Outcome()
+            before = self._compared(scratch, {ledger: position})
+            self._replace(ledger, builder, scratch)
+        self._logger.info("ledger_repaired", ledger=ledger, tables_differed=len(before.differences))
+        return Outcome(has_passed=True, findings=before)
+
+    def builder(
+        self,
+        generation: Generation | None = None,
+        *,
+        is_mine: Callable[[str], bool] = lambda ledger: True,
+        leaves_out: bool = True,
+    ) -> Rebuild:
+        """What builds the job's generation, or another one. `leaves_out`: what operators skipped."""
+        built = generation or self._generation
+        return Rebuild(
+            self._projection,
+            log=PostgresLog(self._log),
+            model=self._model(built, self._writing),
+            looking=self._model(built, self._looking),
+            make_keys=lambda: self._make_keys(built),
+            is_mine=is_mine,
+            leaves_out=leaves_out,
+            speed=self._speed,
+            progress=self._progress,
+            stop=self._stop,
+        )
+
+    def _share_out(self, owner: str, children: ChildProcesses, processes: int, looking: PostgresReadModel) -> None:
+        """Several processes build, each its ledgers; how far they are is read from the positions that they write."""
+        shares = [f"{number}/{processes}" for number in range(1, processes + 1)]
+        working = [children.start(self._job.id, owner, share=share) for share in shares]
+        codes: list[int | None] = [None]
+        try:
+            while None in codes and not any(codes) and not self._stop.is_set():
+                codes = [child.wait(SHARE_LOOK_S) for child in working]
+                self._progress.add(sum(looking.positions().values()) - self._progress.done)
+        finally:
+            for child in working:
+                child.stop()
+        if any(codes):
+            raise Contention("share_interrupted")
+
+    def _replace(self, ledger: str, builder: Rebuild, scratch: Generation) -> None:
+        """In one transaction, and only if afterwards the digests are equal."""
+        of = {"projection": self._projection.name, "generation": self._generation.number, "ledger": ledger}
+        schemas = (self._generation.schema_name, scratch.schema_name)
+        with self._plain.session() as session, session.transaction():
+            session.execute("set local statement_timeout = '2h'")
+            held = session.execute(STATEMENTS["hold_position"], of).fetchone()
+            now = {} if held is None else {ledger: int(held[0])}
+            self._fold_to(builder, now)
+            for name, table in self._projection.tables.items():
+                _put_in_place(session, name, table, of=ledger, into=schemas[0], out_of=schemas[1])
+            session.execute(STATEMENTS["note_repair"], of)
+            session.execute(STATEMENTS["lift_skips"], of | {"version": self._projection.version})
+            if not self._digests.compare_schemas(session, *schemas, positions=now).passed():
+                raise Corruption("repair_does_not_hold", ledger=ledger, projection=self._projection.name)
+
+    def _fold_to(self, builder: Rebuild, now: Mapping[str, int]) -> int:
+        """The one ledger is at its position there too; answers it."""
+        reached = builder.fold_to(now)
+        if reached != now and not self._stop.is_set():
+            [(ledger, position)] = reached.items()
+            raise Rejection("ledger_stands_still", ledger=ledger, position=position + 1)
+        return sum(reached.values())
+
+    def _compared(self, scratch: Generation, positions: Mapping[str, int]) -> Findings:
+        schemas = (self._generation.schema_name, scratch.schema_name)
+        with self._plain.session() as session, session.transaction():
+            session.execute(SNAPSHOT)
+            return self._digests.compare_schemas(session, *schemas, positions=positions)
+
+    def _tell(self, findings: Findings) -> None:
+        """A line, which is an alert where something differs; rows stay out of it."""
+        differ = sorted({f"{each.ledger}/{each.table}" for each in findings.differences})
+        where = {"generation": self._job.generation, "against": self._job.against}
+        say = self._logger.info if findings.passed() else self._logger.error
+        outcome = "equal" if findings.passed() else "differs"
+        say(f"{self._job.kind}_{outcome}", **where, ledgers=findings.ledgers, differences=differ)
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Generation]:
+        """A build that is nobody's generation, gone in the end; its number is the job's, below zero."""
+        schema = f"{self._projection.name}_job_{self._job.id}"
+        scratch = msgspec.structs.replace(self._generation, number=-self._job.id, schema_name=schema)
+        of = {"projection": self._projection.name, "generation": scratch.number}
+        drop = sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema))
+        with self._plain.session() as session, session.transaction():
+            session.execute(drop)
+            session.execute(STATEMENTS["forget_generation"], of)
+            make_schema(session, self._projection, schema, with_indexes=False)
+        try:
+            yield scratch
+        finally:
+            with self._plain.session() as session, session.transaction():
+                session.execute(drop)
+                session.execute(STATEMENTS["forget_generation"], of)
+
+    def _make_keys(self, generation: Generation) -> None:
+        """Keys and indexes are there: made at once where they were not, so that a crash leaves all or none."""
+        with self._keys.session() as session, session.transaction():
+            of = {"schema": generation.schema_name}
+            if session.execute(STATEMENTS["has_keys"], of).fetchone() == (True,):
+                return
+            session.execute("set local statement_timeout = '2h'")
+            session.execute("set local maintenance_work_mem = '256MB'")
+            make_indexes(session, self._projection, generation.schema_name)
+
+    def _find(self) -> Generation:
+        generations = PostgresGenerations(self._plain, self._projection)
+        with generations.changes() as session:
+            found = generations.one(session, "generation", generation=self._job.generation)
+        if found is None:
+            raise Rejection("generation_not_found", projection=self._projection.name, generation=self._job.generation)
+        return found
+
+    def _model(self, generation: Generation, database: Database) -> PostgresReadModel:
+        return PostgresReadModel(database, projection=self._projection, generation=generation)
+
+
+def _falls_to(number: int, of: int, ledger: str) -> bool:
+    return crc32(ledger.encode()) % of == number
+
+
+def _groups(positions: Mapping[str, int]) -> Iterator[list[str]]:
+    """Ledgers together until they have as many events as one comparison is to hold; a large one alone."""
+    group: list[str] = []
+    events = 0
+    for ledger, position in sorted(positions.items()):
+        if group and events + position > GROUP_EVENTS_MAX:
+            yield group
+            group, events = [], 0
+        group.append(ledger)
+        events += position
+    if group:
+        yield group
+
+
+def _together(found: Sequence[Findings]) -> Findings:
+    """The findings of several groups as those of one comparison."""
+    tables: dict[str, TableDigest] = {}
+    for each in found:
+        for table in each.tables:
+            before = tables.get(table.table)
+            tables[table.table] = (
+                table
+                if before is None
+                else TableDigest(
+                    table=table.table,
+                    rows=before.rows + table.rows,
+                    digest=f"{(int(before.digest, 16) + int(table.digest, 16)) % 2**64:016x}",
+                    is_equal=before.is_equal and table.is_equal,
+                )
+            )
+    return Findings(
+        ledgers=sum(each.ledgers for each in found),
+        events=sum(each.events for each in found),
+        tables=list(tables.values()),
+        ledgers_differ=sum(each.ledgers_differ for each in found),
+        differences=[difference for each in found for difference in each.differences][:FIRST_DIFFERENCES],
+        not_compared=[ledger for each in found for ledger in each.not_compared][:FIRST_DIFFERENCES],
+    )
+
+
+def _put_in_place(session: Connection[Row], name: str, table: Table, *, of: str, into: str, out_of: str) -> None:
+    columns = sql.SQL(", ").join(map(sql.Identifier, table.columns))
+    target, source = sql.Identifier(into, name), sql.Identifier(out_of, name)
+    session.execute(sql.SQL("delete from {} where ledger = %s").format(target), [of])
+    copied = sql.SQL("insert into {} ({}) select {} from {} where ledger = %s")
+    session.execute(copied.format(target, columns, columns, source), [of])

@@ -1,0 +1,94 @@
+"""Operators' control of projections: over HTTP to a real projector process on real servers."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.projections.conftest import Kit, until
+from tests.integration.projections.processes import Process, Processes
+from tests.services import Database, Servers
+from tests.support.histories import transfer
+from tests.support.lives import books
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture
+def processes(database: Database, stack: Servers, tmp_path: Path) -> Iterator[Processes]:
+    made = Processes(database, stack, f"t.{secrets.token_hex(6)}", tmp_path)
+    yield made
+    made.end()
+
+
+def is_at_head(kit: Kit) -> bool:
+    return kit.positions() == dict(kit.rows("select ledger, position from daybook.ledgers"))
+
+
+def lag_of(process: Process) -> int:
+    status, answer = process.ask("GET", "/projections/books")
+    assert status == 200, answer
+    return int(answer["projection"]["progress"]["lag_events"])
+
+
+def test_a_pause_reaches_every_process_and_survives_restarts_and_a_resume_lets_go_on(
+    kit: Kit, processes: Processes
+) -> None:
+    kit.append("bank", list(books("bank", 20)))
+    one, other = (processes.start("projector", DAYBOOK_CONTROL_POLL_MS="1000") for _ in range(2))
+    for process in (one, other):
+        process.started()
+    until(lambda: is_at_head(kit))
+
+    status, paused = one.ask("POST", "/projections/books/pause", {"reason": "look at it"})
+    assert status == 200, paused
+    assert (paused["state"], paused["pause"]["actor"], paused["pause"]["reason"]) == (
+        "paused",
+        "operator",
+        "look at it",
+    )
+    for process in (one, other):
+        until(lambda process=process: process.figure("projector_is_paused") == 1, within_s=3)
+    head = kit.append("bank", [transfer("while-paused", 5)])
+    assert other.stop() == 0
+    again = processes.start("projector").started()
+    until(lambda: again.figure("projector_is_paused") == 1)
+    assert again.ready()
+    assert lag_of(again) == 1
+    assert kit.positions() == {"bank": head - 1}
+    [ledger] = again.ask("GET", "/projections/books?ledger=bank")[1]["ledgers"]
+    assert (ledger["state"], ledger["head"], ledger["position"], ledger["lag_events"]) == ("behind", head, head - 1, 1)
+    assert ledger["lag_seconds"] > 0
+
+    assert again.ask("POST", "/projections/books/resume")[1]["state"] == "running"
+    until(lambda: is_at_head(kit))
+    assert lag_of(one) == 0
+
+
+def test_who_may_not_operate_and_what_nobody_knows(kit: Kit, processes: Processes) -> None:
+    kit.append("bank", list(books("bank", 3)))
+    process = processes.start("projector").started()
+    until(lambda: is_at_head(kit))
+    assert process.ask("GET", "/projections", role="reader")[1]["code"] == "forbidden"
+    assert process.ask("GET", "/projections", role="admin")[0] == 200
+    for method, path in (("GET", "/projections/none"), ("POST", "/projections/none/pause")):
+        status, problem = process.ask(method, path)
+        assert (status, problem["code"], problem["projection"]) == (404, "projection_not_found", "none")
+    for path in ("/projections/books?ledger=none", "/relay?ledger=none"):
+        assert process.ask("GET", path)[1]["code"] == "ledger_not_found"
+    assert process.ask("POST", "/projections/books/pause", {"why": "x"})[1]["path"] == "$.why"
+    listed = process.ask("GET", "/projections")[1]["data"]
+    assert [(each["projection"], each["state"]) for each in listed] == [("books", "running"), ("periods", "absent")]
+
+
+def test_the_relay_and_what_it_has_not_published(kit: Kit, processes: Processes) -> None:
+    kit.append("bank", list(books("bank", 9)))
+    process = processes.start("projector").started()
+    status, relay = process.ask("GET", "/relay")
+    assert (status, relay["state"], relay["progress"]["lag_events"]) == (200, "no_relay", 10)
+    processes.start("relay").started()
+    until(lambda: kit.rows("select position from projections.relay_positions") == [(10,)])
+    relay = process.ask("GET", "/relay?ledger=bank")[1]
+    assert (relay["state"], relay["progress"]["lag_events"]) == ("active", 0)
+    assert relay["ledgers"][0]["position"] == relay["ledgers"][0]["head"] == 10

@@ -1,0 +1,126 @@
+"""What one connection does with an answer: whole ones leave in one piece, and every other goes the server's way."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from shared_kernel.http_context import BODY_KEY
+from shared_kernel.http_protocol import Connection
+
+Messages = list[dict[str, Any]]
+GET = b"GET /a%20b?c HTTP/1.1\r\nhost: here\r\n\r\n"
+POST = b"POST /a HTTP/1.1\r\nhost: here\r\ncontent-length: 4\r\n\r\nbody"
+PLAIN = [(b"content-length", b"2"), (b"x-kind", b"plain")]
+
+
+class Wire(asyncio.Transport):
+    """The client's side: what was written to it, piece by piece."""
+
+    def __init__(self) -> None:
+        super().__init__({"sockname": ("127.0.0.1", 1), "peername": ("127.0.0.1", 2)})
+        self.written: list[bytes] = []
+        self.is_closed = False
+
+    def write(self, data: Any) -> None:
+        self.written.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+def start(headers: list[tuple[bytes, bytes]], status: int = 200) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+def body(content: bytes, *, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": content, "more_body": more}
+
+
+async def answered(request: bytes, *answer: dict[str, Any], later: bytes = b"") -> tuple[Wire, dict[str, Any]]:
+    """The wire after the application sent these messages, and the scope it was given, with the body as it came."""
+    seen: Messages = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope)
+        scope["received"] = [] if BODY_KEY in scope else [await receive()]
+        for message in answer:
+            await send(message)
+        scope["received"].append(await receive())
+
+    state = ServerState()
+    state.default_headers = [(b"date", b"today")]
+    config = uvicorn.Config(app, interface="asgi3", lifespan="off", log_config=None, access_log=False)
+    wire = Wire()
+    connection = Connection(config, state, {}, asyncio.get_running_loop())
+    connection.connection_made(wire)
+    connection.data_received(request)
+    if later:
+        await asyncio.sleep(0)  # the application begins
+        connection.data_received(later)
+    await asyncio.gather(*state.tasks)
+    await asyncio.sleep(0)  # what a turn writes leaves at its end
+    return wire, seen[0]
+
+
+async def test_a_whole_answer_leaves_in_one_piece() -> None:
+    wire, scope = await answered(GET, start(PLAIN), body(b"ok"))
+    assert wire.written == [b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-length: 2\r\nx-kind: plain\r\n\r\nok"]
+    assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/a b", b"/a%20b", b"c")
+    assert not wire.is_closed
+
+
+async def test_a_body_that_came_with_its_head_lies_in_the_scope_and_is_not_received_again() -> None:
+    _, scope = await answered(POST, start(PLAIN), body(b"ok"))
+    assert scope[BODY_KEY] == b"body"
+    assert scope["received"] == [{"type": "http.disconnect"}]
+
+
+async def test_a_body_that_was_waited_for_is_received() -> None:
+    _, scope = await answered(POST[:-2], start(PLAIN), body(b"ok"), later=POST[-2:])
+    parts = [message["body"] for message in scope["received"] if message["type"] == "http.request"]
+    assert b"".join(parts)[:2] == b"bo"
+    assert BODY_KEY not in scope
+
+
+async def test_a_head_without_a_length_does_not_wait_for_its_body() -> None:
+    wire, _ = await answered(GET, start([]), body(b"", more=True), body(b""))
+    assert wire.written[0].startswith(b"HTTP/1.1 200 OK\r\ndate: today\r\ntransfer-encoding: chunked\r\n")
+
+
+async def test_a_body_in_parts_is_sent_as_it_comes() -> None:
+    wire, _ = await answered(GET, start(PLAIN), body(b"o", more=True), body(b"k"))
+    assert b"".join(wire.written).endswith(b"\r\n\r\nok")
+
+
+@pytest.mark.parametrize("request_", [GET.replace(b"GET", b"HEAD"), GET.replace(b"1.1", b"1.0")])
+async def test_answers_to_head_and_to_old_clients_go_the_servers_way(request_: bytes) -> None:
+    wire, _ = await answered(request_, start(PLAIN), body(b"" if b"HEAD" in request_ else b"ok"))
+    sent = b"".join(wire.written)
+    assert sent.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert sent.endswith(b"\r\n\r\n" if b"HEAD" in request_ else b"ok")
+    assert wire.is_closed == (b"1.0" in request_)
+
+
+@pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb", b"a\0b", b"a\x7fb"])
+async def test_a_header_that_would_be_two_is_never_sent(value: bytes) -> None:
+    wire, _ = await answered(GET, start([(b"content-length", b"2"), (b"x-kind", value)]), body(b"ok"))
+    sent = b"".join(wire.written)
+    assert sent.startswith(b"HTTP/1.1 500 ")
+    assert value not in sent
+
+
+async def test_an_answer_of_another_length_than_it_states_breaks_the_connection() -> None:
+    wire, _ = await answered(GET, start([(b"content-length", b"3")]), body(b"ok"))
+    assert wire.is_closed
