@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 import psycopg
+from joserfc.jwk import ECKey
 
 from bench import transfers
 from bench.stack import Origin, keep
@@ -60,33 +62,38 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 class _Servers(msgspec.Struct, frozen=True):
     postgres_url: str
     kafka_bootstrap: str = ""
+    keys_file: str = ""
 
 
-def projection(*, count: int = EVENTS, with_live: bool = True, name: str = "projection") -> int:
+def projection(
+    *, count: int = EVENTS, what: Literal["both", "rebuild", "live"] = "both", name: str = "projection"
+) -> int:
     """Measure how fast the books are built from the log, and how fast they follow Kafka.
 
     Parameters
     ----------
     count
         Events of each history.
-    with_live
-        Measure live consumption too.
+    what
+        Rebuilds, live consumption, or both.
     name
         What the result files are called, after the date.
     """
     runs: list[Run] = []
-    with _servers("postgres,kafka" if with_live else "postgres") as servers:
+    with _servers("postgres" if what == "rebuild" else "postgres,kafka") as servers:
         origin = Origin.here(server(servers.postgres_url))
         for ledgers in (LEDGERS, 1):
             with _database(servers, f"bench_{ledgers}") as urls:
                 talk().print(f"{count:,} events in {ledgers:,} ledgers are written")
                 events = transfers.fill(urls["administrator"], ledgers=ledgers, count=count)
-                runs.append(_rebuilt(urls, servers, ledgers=ledgers, events=events))
-                if with_live:
+                if what != "live":
+                    runs.append(_rebuilt(urls, servers, ledgers=ledgers, events=events))
+                if what != "rebuild":
                     runs.append(_followed(urls, servers, ledgers=ledgers, events=events))
     report = Report(origin=origin, runs=runs, gate=GATE)
     keep(report, to_markdown(report), name=name, measured_at=origin.measured_at)
-    return Exit.DONE if runs[0].events_per_second >= GATE else Exit.FAULT
+    has_passed = what == "live" or runs[0].events_per_second >= GATE
+    return Exit.DONE if has_passed else Exit.FAULT
 
 
 def to_markdown(report: Report) -> str:
@@ -233,7 +240,7 @@ def _environment(urls: Mapping[str, str], servers: _Servers) -> dict[str, str]:
         "DAYBOOK_KAFKA_TOPIC": topic,
         "DAYBOOK_KAFKA_GROUP_PREFIX": topic,
         "DAYBOOK_HTTP_PORT": "0",
-        "DAYBOOK_JWT_KEYS_FILE": os.devnull,
+        "DAYBOOK_JWT_KEYS_FILE": servers.keys_file,
         "DAYBOOK_JWT_ISSUER": "bench",
         "DAYBOOK_JWT_AUDIENCE": "bench",
         "DAYBOOK_LOG_LEVEL": "warning",
@@ -272,7 +279,10 @@ def _servers(only: str) -> Iterator[_Servers]:
         up = [*daybook, "up", "--only", only, "--detach", "--data", str(folder), "--owner", str(os.getpid())]
         if subprocess.run(up, check=False, stdout=subprocess.DEVNULL).returncode:
             raise CommandFailed("the servers did not start", Exit.UNAVAILABLE)
-        yield msgspec.json.decode((folder / "stack.json").read_bytes(), type=_Servers)
+        keys = folder / "keys.json"  # nobody asks the projector anything, but it does not start without
+        keys.write_bytes(msgspec.json.encode({"keys": [ECKey.generate_key("P-256").as_dict(private=False)]}))
+        found = msgspec.json.decode((folder / "stack.json").read_bytes(), type=_Servers)
+        yield msgspec.structs.replace(found, keys_file=str(keys))
     finally:
         subprocess.run([*daybook, "down", "--data", str(folder)], check=False)
         shutil.rmtree(folder, ignore_errors=True)

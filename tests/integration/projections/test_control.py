@@ -92,3 +92,27 @@ def test_the_relay_and_what_it_has_not_published(kit: Kit, processes: Processes)
     relay = process.ask("GET", "/relay?ledger=bank")[1]
     assert (relay["state"], relay["progress"]["lag_events"]) == ("active", 0)
     assert relay["ledgers"][0]["position"] == relay["ledgers"][0]["head"] == 10
+
+
+def test_a_ledger_is_parked_retried_and_its_trouble_shown_over_http(kit: Kit, processes: Processes) -> None:
+    kit.append("bank", list(books("bank", 9)))
+    process = processes.start("projector").started()
+    until(lambda: is_at_head(kit))
+    standing = "/projections/books/standing"
+    status, parked = process.ask("POST", f"{standing}/bank/park", {"reason": "look at it"})
+    assert status == 200, parked
+    assert [(each["ledger"], each["state"]) for each in parked["data"]] == [("bank", "parked")]
+    until(lambda: process.figure("projector_parked") == 1)
+    assert process.ask("GET", standing)[1] == parked
+    status, problem = process.ask("POST", f"{standing}/bank/skip", {"position": 3, "reason": "no"})
+    assert (status, problem["code"]) == (409, "ledger_not_parked")
+    assert process.ask("POST", f"{standing}/bank/skip", {"position": 3})[1]["path"] == "$.reason"
+    for path in (f"{standing}/none", f"{standing}/none/park"):
+        method = "POST" if path.endswith("park") else "GET"
+        assert process.ask(method, path)[1]["code"] == "ledger_not_found"
+    assert process.ask("POST", f"{standing}/bank/retry")[0] == 200
+    until(lambda: process.figure("projector_parked") == 0)
+    assert process.ask("GET", standing)[1]["data"] == []
+    assert process.ask("POST", f"{standing}/bank/retry")[1]["code"] == "ledger_not_parked"
+    trail = process.ask("GET", "/trail?ledger=bank")[1]["data"]
+    assert [(each["action"], each["reason"]) for each in trail] == [("retry", ""), ("park", "look at it")]
