@@ -2,7 +2,6 @@
 
 import os
 import random
-import sys
 import threading
 
 import structlog
@@ -13,6 +12,7 @@ from projections.infrastructure.workshop import Workshop
 from shared_kernel.errors import Contention, DaybookError, Unavailable
 
 INTERRUPTED = 3
+STDIN = 0
 
 
 class JobProcess:
@@ -89,5 +89,6 @@ class JobProcess:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    """The parent never writes: there is something to read when the pipe is closed, by whatever end the parent came to."""
+    os.read(STDIN, 1)  # not by sys.stdin, whose lock a thread that waits would still hold when the interpreter ends
     os._exit(INTERRUPTED)
