@@ -180,7 +180,7 @@ class LedgerWriter:
 
     async def _write_shared(self, session: LogSession, batch: list[Ticket]) -> None:
         """Others write to this ledger too: under the locks of what the commands draw on. Those that are blocked wait for the next batch."""
-        cache = self._cache
+        cache, self._unrest = self._cache, CALM_BATCHES  # nothing follows here, so a batch is all that waits
         await self._loader.prefetch(session, cache, batch)
         free, aside, grip = await admit(
             self._locks, self.ledger, batch, cache, wait_s=self._bounds.lock_wait_s, metrics=self._metrics
