@@ -21,6 +21,7 @@ from bench import processor, workloads
 from bench.freshness import freshness
 from bench.generator import Gauges, Measured, measure
 from bench.locks import locks
+from bench.overload import overload
 from bench.projection import projection
 from bench.reads import reads
 from bench.stack import Origin, Stack, check_log, keep, read, running
@@ -217,6 +218,7 @@ def main() -> int:
     """The exit code."""
     app = App(name="bench", result_action="return_value")
     app.default(bench)
+    app.command(overload)
     app.command(reads)
     app.command(locks)
     app.command(freshness)

@@ -1,6 +1,7 @@
 """The parts of command process and clock and how they fit together. The only place that names concrete classes; no logic."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -21,12 +22,13 @@ from command_service.infrastructure.lease import RedisLeases
 from command_service.infrastructure.locks import NoLocks, RedisLocks
 from command_service.infrastructure.metrics import CommandMetrics
 from command_service.infrastructure.process import CommandProcess
-from command_service.infrastructure.redis_link import RedisLink, connect
+from command_service.infrastructure.redis_link import REDIS_BREAKER, RedisLink, connect
 from command_service.presentation.commands import Commands
 from command_service.presentation.openapi import describe_requests
 from command_service.presentation.routes import ROUTES, DirectRoutes
 from command_service.settings import ClockSettings, CommandSettings
 from shared_kernel import lock_table
+from shared_kernel.breaker import Breaker, BreakerFigures
 from shared_kernel.event_log.pool import LogPool
 from shared_kernel.event_log.types import Tail
 from shared_kernel.health import Health, HealthServer
@@ -36,6 +38,7 @@ from shared_kernel.http_edge import Edge
 from shared_kernel.keys import open_keys
 from shared_kernel.metrics import new_registry
 from shared_kernel.security import TokenVerifier
+from shared_kernel.transactions import TransactionFigures, Transactions
 
 TITLE = "Daybook commands"
 DESCRIPTION = """The write side: what is to be done, done at most once, and answered the same each time.
@@ -45,7 +48,12 @@ rules turn down is a 422 with a stable `code`, recorded like any other event. `D
 the command stands: give it to a query, and the answer knows the command."""
 
 
-def _pool(settings: CommandSettings | ClockSettings, connections_max: int) -> LogPool:
+def _pool(
+    settings: CommandSettings | ClockSettings,
+    connections_max: int,
+    transactions: Transactions | None = None,
+    breaker: Breaker | None = None,
+) -> LogPool:
     return LogPool(
         settings.postgres_url,
         connections_max=connections_max,
@@ -53,13 +61,18 @@ def _pool(settings: CommandSettings | ClockSettings, connections_max: int) -> Lo
         connect_timeout_ms=settings.log_connect_timeout_ms,
         lock_timeout_ms=settings.log_lock_timeout_ms,
         statement_timeout_ms=settings.log_statement_timeout_ms,
+        transactions=transactions,
+        breaker=breaker,
     )
 
 
-def _locks(*, settings: CommandSettings, pool: LogPool, metrics: CommandMetrics) -> RedisLocks | NoLocks:
+def _locks(
+    *, settings: CommandSettings, pool: LogPool, metrics: CommandMetrics, breaker: Breaker
+) -> RedisLocks | NoLocks:
     if settings.locks == "off" or not settings.redis_url:
         return NoLocks()
-    link = RedisLink(connect(settings.redis_url, timeout_ms=settings.redis_timeout_ms), metrics=metrics)
+    redis = connect(settings.redis_url, timeout_ms=settings.redis_timeout_ms)
+    link = RedisLink(redis, metrics=metrics, breaker=breaker)
     worker = lock_table.worker_name()
     accounts = AccountLocks(
         link,
@@ -89,6 +102,7 @@ def _bounds(settings: CommandSettings) -> Bounds:
         batch_commands_max=settings.batch_commands_max,
         batch_entries_max=settings.batch_entries_max,
         queue_commands_max=settings.queue_commands_max,
+        queue_wait_s_max=settings.queue_wait_ms_max / 1_000,
         tail=Tail(events_max=settings.tail_events_max, bytes_max=settings.tail_bytes_max),
         conflicts_before_slow_path=settings.conflicts_before_slow_path,
         follow_commands_min=settings.follow_commands_min,
@@ -107,8 +121,11 @@ def _app(
     executor: Executor,
     commands: Commands,
     process: CommandProcess,
+    breakers: Sequence[Breaker],
 ) -> Edge:
     health.register("database", process.check_database)
+    for breaker in breakers:
+        health.note(f"{breaker.dependency}_breaker", breaker.tell)
     metrics.watch(lambda: executor.waiting)
     edge = create_app(
         title=TITLE,
@@ -141,9 +158,13 @@ class Container(containers.DeclarativeContainer):
         audience=settings.provided.jwt_audience,
         leeway_seconds=settings.provided.jwt_leeway_seconds,
     )
-    pool = providers.Singleton(lambda settings: _pool(settings, settings.log_connections_max), settings)
+    transactions = providers.Singleton(Transactions, providers.Singleton(TransactionFigures, registry))
+    breaker_figures = providers.Singleton(BreakerFigures, registry)
+    postgres_breaker = providers.Singleton(Breaker, "postgres", figures=breaker_figures)
+    pool = providers.Singleton(_pool, settings, settings.provided.log_connections_max, transactions, postgres_breaker)
     probe = providers.Singleton(lambda settings: _pool(settings, 1), settings)
-    locks = providers.Singleton(_locks, settings=settings, pool=pool, metrics=metrics)
+    redis_breaker = providers.Singleton(Breaker, "redis", bounds=REDIS_BREAKER, figures=breaker_figures)
+    locks = providers.Singleton(_locks, settings=settings, pool=pool, metrics=metrics, breaker=redis_breaker)
     executor = providers.Singleton(
         Executor,
         log=pool,
@@ -173,6 +194,7 @@ class Container(containers.DeclarativeContainer):
         executor=executor,
         commands=commands,
         process=process,
+        breakers=providers.List(postgres_breaker, redis_breaker),
     )
 
 
@@ -183,7 +205,10 @@ class ClockContainer(containers.DeclarativeContainer):
     registry = providers.Singleton(new_registry)
     health = providers.Singleton(Health)
     stop = providers.Singleton(asyncio.Event)
-    pool = providers.Singleton(lambda settings: _pool(settings, settings.log_connections_max), settings)
+    transactions = providers.Singleton(Transactions, providers.Singleton(TransactionFigures, registry))
+    breaker_figures = providers.Singleton(BreakerFigures, registry)
+    postgres_breaker = providers.Singleton(Breaker, "postgres", figures=breaker_figures)
+    pool = providers.Singleton(_pool, settings, settings.provided.log_connections_max, transactions, postgres_breaker)
     executor = providers.Singleton(
         Executor,
         log=pool,

@@ -58,6 +58,14 @@ class CommandSettings(HttpSettings, frozen=True, kw_only=True):
     queue_commands_max: Annotated[
         int, Meta(ge=1, description="Commands to one ledger that may wait; then it is overloaded")
     ] = 10_000
+    queue_wait_ms_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=600_000,
+            description="Longest that the first of them may have waited; then the ledger is overloaded, however few wait",
+        ),
+    ] = 5_000
     batch_commands_max: Annotated[int, Meta(ge=1, le=10_000, description="Commands in one append")] = 256
     batch_entries_max: Annotated[int, Meta(ge=1, description="Entries in one append, about")] = 5_000
     conflicts_before_slow_path: Annotated[

@@ -46,12 +46,14 @@ from projections.infrastructure.workshop import Workshop
 from projections.presentation import operations_routes, parking_routes
 from projections.presentation.figures import PROJECTOR, RELAY, FiguresCollector, readiness
 from projections.settings import ProjectorSettings, RelaySettings
+from shared_kernel.breaker import Breaker, BreakerBounds, BreakerFigures
 from shared_kernel.health import Health, HealthServer
 from shared_kernel.http import Lifespan, create_app
 from shared_kernel.http_edge import Edge
 from shared_kernel.keys import Keys, open_keys
 from shared_kernel.metrics import new_registry
 from shared_kernel.security import TokenVerifier
+from shared_kernel.transactions import TransactionFigures, Transactions
 
 TITLE = "Daybook operations"
 DESCRIPTION = """The operators' side: how the projections and the relay stand, and what is to become of them.
@@ -69,6 +71,10 @@ def _owner() -> str:
     return f"{socket.gethostname()}/{secrets.token_hex(4)}"
 
 
+# Chosen: each try waits some seconds for an answer already, and one relay asks at a time.
+KAFKA_BREAKER = BreakerBounds(failures_in_row=2, probes_max=1, open_ms=2_000)
+
+
 def _health(figures: Mapping[str, Figures | RelayFigures]) -> Health:
     health = Health()
     for name, of in figures.items():
@@ -76,8 +82,7 @@ def _health(figures: Mapping[str, Figures | RelayFigures]) -> Health:
     return health
 
 
-def _registry(collector: FiguresCollector) -> CollectorRegistry:
-    registry = new_registry()
+def _with(registry: CollectorRegistry, collector: FiguresCollector) -> CollectorRegistry:
     registry.register(collector)
     return registry
 
@@ -115,7 +120,16 @@ class RelayContainer(containers.DeclarativeContainer):
     settings = providers.Dependency(instance_of=RelaySettings)
     stop = providers.Singleton(threading.Event)
     figures = providers.Singleton(RelayFigures)
-    database = providers.Singleton(Database, settings.provided.postgres_url, name="daybook relay")
+    registry = providers.Singleton(new_registry)
+    breaker = providers.Singleton(
+        Breaker, "kafka", bounds=KAFKA_BREAKER, figures=providers.Singleton(BreakerFigures, registry)
+    )
+    database = providers.Singleton(
+        Database,
+        settings.provided.postgres_url,
+        name="daybook relay",
+        transactions=providers.Singleton(Transactions, providers.Singleton(TransactionFigures, registry)),
+    )
     relay = providers.Singleton(
         Relay,
         providers.Callable(_owner),
@@ -127,6 +141,8 @@ class RelayContainer(containers.DeclarativeContainer):
             topic=settings.provided.kafka_topic,
             partitions=settings.provided.kafka_partitions,
             replicas=settings.provided.kafka_replicas,
+            stall_ms=settings.provided.kafka_stall_ms,
+            breaker=breaker,
         ),
         wakeups=providers.Singleton(
             PostgresWakeups,
@@ -153,7 +169,7 @@ class RelayContainer(containers.DeclarativeContainer):
     health_server = providers.Singleton(
         HealthServer,
         health,
-        providers.Singleton(_registry, providers.Singleton(FiguresCollector, figures, part="relay", docs=RELAY)),
+        providers.Singleton(_with, registry, providers.Singleton(FiguresCollector, figures, part="relay", docs=RELAY)),
         host=settings.provided.health_host,
         port=settings.provided.health_port,
     )
@@ -166,11 +182,13 @@ class ProjectorContainer(containers.DeclarativeContainer):
     projection = providers.Dependency(instance_of=Projection)
     controls = providers.Dependency(instance_of=PostgresControls)
     stop = providers.Dependency(instance_of=threading.Event)
+    transactions = providers.Dependency(instance_of=Transactions)
     figures = providers.Singleton(Figures)
     database = providers.Singleton(
         Database,
         settings.provided.postgres_url,
         name=providers.Callable("daybook projector {}".format, projection.provided.name),
+        transactions=transactions,
     )
     generations = providers.Singleton(PostgresGenerations, database, projection)
     bounds = providers.Singleton(
@@ -293,13 +311,23 @@ class JobContainer(containers.DeclarativeContainer):
 
 
 def _of_each(
-    settings: ProjectorSettings, known: Found, controls: PostgresControls, stop: threading.Event
+    settings: ProjectorSettings,
+    known: Found,
+    controls: PostgresControls,
+    stop: threading.Event,
+    transactions: Transactions,
 ) -> Mapping[str, ProjectorContainer]:
     names = [name for name in settings.projections.split(",") if name] or list(known.usable)
     if strange := [name for name in names if name not in known.usable and name not in known.refused]:
         raise ValueError(f"no such projection: {', '.join(strange)}; there are {', '.join(known.usable)}")
     return {
-        name: ProjectorContainer(settings=settings, projection=known.usable[name], controls=controls, stop=stop)
+        name: ProjectorContainer(
+            settings=settings,
+            projection=known.usable[name],
+            controls=controls,
+            stop=stop,
+            transactions=transactions,
+        )
         for name in names
         if name in known.usable
     }
@@ -370,14 +398,16 @@ class ProjectorsContainer(containers.DeclarativeContainer):
 
     settings = providers.Dependency(instance_of=ProjectorSettings)
     stop = providers.Singleton(threading.Event)
+    registry = providers.Singleton(new_registry)
     known = providers.Singleton(found)
+    transactions = providers.Singleton(Transactions, providers.Singleton(TransactionFigures, registry))
     controls = providers.Singleton(
         PostgresControls,
         providers.Singleton(Database, settings.provided.postgres_url, name="daybook controls"),
         poll_ms=settings.provided.control_poll_ms,
         stop=stop,
     )
-    parts = providers.Singleton(_of_each, settings, known, controls, stop)
+    parts = providers.Singleton(_of_each, settings, known, controls, stop, transactions)
     refused = providers.Singleton(_refused, settings, known)
     figures = providers.Singleton(_figures_of_each, parts, refused)
     figures_of_parts = providers.Singleton(_figures_of_each, parts, providers.Object({}))
@@ -416,7 +446,7 @@ class ProjectorsContainer(containers.DeclarativeContainer):
         keys=keys,
         health=health,
         registry=providers.Singleton(
-            _registry, providers.Singleton(FiguresCollector, figures, part="projector", docs=PROJECTOR)
+            _with, registry, providers.Singleton(FiguresCollector, figures, part="projector", docs=PROJECTOR)
         ),
         operations=operations,
         parking=providers.Singleton(

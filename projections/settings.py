@@ -32,6 +32,10 @@ class RelaySettings(ProcessSettings, frozen=True, kw_only=True):
     retry_max_ms: RetryMaxMs = 10_000
     kafka_partitions: Annotated[int, Meta(ge=1, description="Partitions of the topic where the relay makes it")] = 6
     kafka_replicas: Annotated[int, Meta(ge=1, description="Replicas of the topic where the relay makes it")] = 1
+    kafka_stall_ms: Annotated[
+        Milliseconds,
+        Meta(description="Longest that Kafka may take for its next delivery report; then the batch begins again"),
+    ] = 30_000
     batch_events_max: Annotated[int, Meta(ge=1, le=100_000, description="Most events published at once")] = 5_000
     round_ms: Annotated[
         int, Meta(ge=0, description="Shortest time between batches, so that a busy log makes larger ones")

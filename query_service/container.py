@@ -17,7 +17,7 @@ from query_service.infrastructure import statements
 from query_service.infrastructure.appended_listener import AppendedListener
 from query_service.infrastructure.cached_books import CachedBooks, connect_cache
 from query_service.infrastructure.figures import QueryFigures
-from query_service.infrastructure.postgres_books import PostgresBooks, connection_url
+from query_service.infrastructure.postgres_books import PostgresBooks
 from query_service.infrastructure.replicas import Replica, ReplicatedBooks
 from query_service.infrastructure.visible_listener import VisibleListener
 from query_service.presentation.across_routes import Across
@@ -31,11 +31,13 @@ from query_service.presentation.statement_routes import Statements
 from query_service.presentation.streams import Streams
 from query_service.presentation.transaction_routes import Transactions
 from query_service.settings import QuerySettings
+from shared_kernel.breaker import Breaker, BreakerBounds, BreakerFigures
 from shared_kernel.health import Health
 from shared_kernel.http import Lifespan, create_app
 from shared_kernel.http_edge import Edge
 from shared_kernel.keys import Keys, open_keys
 from shared_kernel.metrics import new_registry
+from shared_kernel.postgres import conninfo
 from shared_kernel.security import TokenVerifier
 
 TITLE = "Daybook queries"
@@ -44,6 +46,9 @@ DESCRIPTION = """The read side: what the books say, and as of which position.
 Every answer says `as_of` and carries the same position in the header `Daybook-Position`. Give a query the
 `Daybook-Position` that a command answered with, and the answer knows that command: it waits up to `Prefer: wait=` seconds
 for it. Lists come in pages that hold still while others post: give `next_cursor` as `cursor`."""
+
+# Chosen: an answer that is waited for in vain costs every query its time-out, and the books are there without the cache.
+CACHE_BREAKER = BreakerBounds(failures_in_row=2, probes_max=1)
 
 ROUTES: Sequence[ControllerRouterHandler] = (
     Ledgers,
@@ -76,9 +81,12 @@ def _app(
     log: LogReader,
     exports: Exports,
     streams: Streams,
+    breakers: Sequence[Breaker],
 ) -> Edge:
     health.register("postgres", books.check_database)
     health.register("books", books.check_live)
+    for breaker in breakers:
+        health.note(f"{breaker.dependency}_breaker", breaker.tell)
     health.when_stopping(streams.stop)
     figures.watch_streams(lambda: streams.running)
     return create_app(
@@ -115,7 +123,7 @@ def _replicas(settings: QuerySettings, known: statements.Statements, figures: Qu
                 server=name,
                 attempts_max=2,  # another generation may have become live; all else is the primary's to mend
             ),
-            url=connection_url(url, settings.postgres_connect_ms),
+            conninfo=conninfo(url, name="daybook query", connect_ms=settings.postgres_connect_ms),
             figures=figures,
             check_ms=settings.postgres_replica_check_ms,
             lag_ms_max=settings.postgres_replica_lag_ms_max,
@@ -126,7 +134,11 @@ def _replicas(settings: QuerySettings, known: statements.Statements, figures: Qu
 
 
 def _cached(
-    settings: QuerySettings, replicated: ReplicatedBooks, visible: VisibleListener, figures: QueryFigures
+    settings: QuerySettings,
+    replicated: ReplicatedBooks,
+    visible: VisibleListener,
+    figures: QueryFigures,
+    breaker: Breaker,
 ) -> CachedBooks | None:
     if not settings.cache_url:
         return None
@@ -140,6 +152,7 @@ def _cached(
         bytes_max=settings.cache_bytes_max,
         entry_bytes_max=settings.cache_entry_bytes_max,
         timeout_ms=settings.cache_timeout_ms,
+        breaker=breaker,
     )
 
 
@@ -174,6 +187,9 @@ class Container(containers.DeclarativeContainer):
     registry = providers.Singleton(new_registry)
     health = providers.Singleton(Health)
     figures = providers.Singleton(QueryFigures, registry)
+    breaker_figures = providers.Singleton(BreakerFigures, registry)
+    postgres_breaker = providers.Singleton(Breaker, "postgres", figures=breaker_figures)
+    cache_breaker = providers.Singleton(Breaker, "cache", bounds=CACHE_BREAKER, figures=breaker_figures)
     keys = providers.Singleton(open_keys, settings)
     verifier = providers.Singleton(
         TokenVerifier,
@@ -193,20 +209,27 @@ class Container(containers.DeclarativeContainer):
         pool_wait_ms=settings.provided.postgres_pool_wait_ms,
         connect_ms=settings.provided.postgres_connect_ms,
         statement_ms=settings.provided.postgres_statement_ms,
+        breaker=postgres_breaker,
     )
     replicated = providers.Singleton(
         ReplicatedBooks, books, providers.Callable(_replicas, settings, all_statements, figures), figures
     )
+    listening_at = providers.Callable(
+        conninfo,
+        settings.provided.postgres_url,
+        name="daybook query listener",
+        connect_ms=settings.provided.postgres_connect_ms,
+    )
     visible = providers.Singleton(
         VisibleListener,
-        providers.Callable(connection_url, settings.provided.postgres_url, settings.provided.postgres_connect_ms),
+        listening_at,
         figures,
     )
     appended = providers.Singleton(
         AppendedListener,
-        providers.Callable(connection_url, settings.provided.postgres_url, settings.provided.postgres_connect_ms),
+        listening_at,
     )
-    cached = providers.Singleton(_cached, settings, replicated, visible, figures)
+    cached = providers.Singleton(_cached, settings, replicated, visible, figures, cache_breaker)
     handler = providers.Singleton(
         QueryHandler,
         providers.Callable(_first, cached, replicated),
@@ -258,4 +281,5 @@ class Container(containers.DeclarativeContainer):
         log=log,
         exports=exports,
         streams=streams,
+        breakers=providers.List(postgres_breaker, cache_breaker),
     )

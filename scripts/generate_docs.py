@@ -23,9 +23,11 @@ from daybook.monitor.infrastructure.figures import MonitorFigures
 from projections.application.figures import Figures, RelayFigures
 from projections.presentation.figures import PROJECTOR, RELAY, FiguresCollector
 from query_service.infrastructure.figures import QueryFigures
+from shared_kernel.breaker import BreakerFigures
 from shared_kernel.http_edge import HttpMetrics
 from shared_kernel.problems import PROBLEMS
 from shared_kernel.settings import STACK_NAMES, ProcessSettings, SettingDoc, describe
+from shared_kernel.transactions import TransactionFigures
 
 ROOT = Path(__file__).parents[1]
 SETTINGS_FILE = ROOT / "docs" / "settings.md"
@@ -151,13 +153,19 @@ def metrics_document() -> str:
 
 def figures_of_processes() -> dict[str, list[Metric]]:
     """The metric families that each process shows of its own, none of them with a value."""
-    command, query, clock, monitor, projector = (CollectorRegistry() for _ in range(5))
+    command, query, clock, monitor, relay, projector = (CollectorRegistry() for _ in range(6))
     for registry in (command, query, monitor, projector):
         HttpMetrics(registry)
     CommandMetrics(registry=command).watch(lambda: 0)
     CommandMetrics(registry=clock)
     PrometheusClock(clock)
     MonitorFigures(monitor)
+    relay.register(FiguresCollector(RelayFigures(), part="relay", docs=RELAY))
+    projector.register(FiguresCollector({"books": Figures()}, part="projector", docs=PROJECTOR))
+    for registry in (command, relay, projector, clock, monitor):
+        TransactionFigures(registry)
+    for registry in (command, query, relay):
+        BreakerFigures(registry)
     figures = QueryFigures(query)
     figures.watch_waiting(lambda: 0)
     figures.watch_streams(lambda: 0)
@@ -165,11 +173,8 @@ def figures_of_processes() -> dict[str, list[Metric]]:
     return {
         "command": list(command.collect()),
         "query": list(query.collect()),
-        "relay": list(FiguresCollector(RelayFigures(), part="relay", docs=RELAY).collect()),
-        "projector": [
-            *FiguresCollector({"books": Figures()}, part="projector", docs=PROJECTOR).collect(),
-            *projector.collect(),
-        ],
+        "relay": list(relay.collect()),
+        "projector": list(projector.collect()),
         "clock": list(clock.collect()),
         "monitor": list(monitor.collect()),
     }

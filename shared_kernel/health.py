@@ -50,11 +50,16 @@ class Health:
     def __init__(self, check_seconds_max: float = CHECK_SECONDS_MAX) -> None:
         self._check_seconds_max = check_seconds_max
         self._checks: dict[str, Check] = {}
+        self._notes: dict[str, Callable[[], str | None]] = {}
         self._at_stop: list[Callable[[], None]] = []
 
     def register(self, name: str, check: Check) -> None:
         """`check` counts from now on; one of the same name is replaced."""
         self._checks[name] = check
+
+    def note(self, name: str, tell: Callable[[], str | None]) -> None:
+        """What `tell` says is shown beside the checks, and never stands in the way: the process has another way to go on."""
+        self._notes[name] = tell
 
     def stop(self) -> None:
         """Never ready again, so that load balancers turn away while requests in flight finish."""
@@ -74,6 +79,9 @@ class Health:
             name: CheckResult(ok=detail is None, detail=UNSET if detail is None else detail)
             for name, detail in zip(names, found, strict=True)
         }
+        for name, tell in self._notes.items():
+            told = tell()
+            checks[name] = CheckResult(ok=True, detail=UNSET if told is None else told)
         return Readiness(status="not_ready" if any(found) else "ready", checks=checks)
 
     async def _run(self, check: Check) -> str | None:

@@ -23,6 +23,7 @@ from shared_kernel.http_edge import Edge, HttpMetrics
 from shared_kernel.http_errors import on_daybook_error, on_exception, on_http_exception
 from shared_kernel.json_text import invalid
 from shared_kernel.metrics import CONTENT_TYPE, render
+from shared_kernel.rates import Rates
 from shared_kernel.security import TokenVerifier
 from shared_kernel.settings import HttpSettings
 
@@ -71,6 +72,10 @@ def create_app(
         metrics=HttpMetrics(registry),
         body_bytes_max=settings.http_body_bytes_max,
         body_seconds_max=settings.http_body_seconds_max,
+        requests_max=settings.http_requests_max,
+        rates=Rates(settings.http_requests_per_second_max, burst=settings.http_requests_burst_max)
+        if settings.http_requests_per_second_max
+        else None,
     )
 
 

@@ -13,6 +13,7 @@ import msgspec
 from shared_kernel.security import Principal
 
 SCOPE_KEY = "daybook"
+SURPLUS_KEY = "daybook.surplus"  # in the scope of requests that came on one connection too many
 BODY_KEY = "daybook.body"
 """In the ASGI scope: the whole body, where it came before anybody asked for it, or once the edge has read it."""
 _CORRELATION_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")

@@ -1,12 +1,13 @@
 """The outermost part of both HTTP processes: a plain ASGI wrapper that every request passes before Litestar sees it.
 
-In this order: correlation id, address, token, media type, size, body. Afterwards: amounts as strings where they are asked for,
+Too many at once are turned away first. Then in this order: correlation id, address, token, the subject's rate, media type, size, body. Afterwards: amounts as strings where they are asked for,
 headers, one log line, metrics. It knows no route and no rule. Pure ASGI, because it runs for every posted transaction (about
 15 µs in all, measured).
 """
 
 import asyncio
 import re
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -16,11 +17,12 @@ from msgspec import json
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shared_kernel import amounts, logs
-from shared_kernel.errors import DaybookError, Rejection
-from shared_kernel.http_context import BODY_KEY, SCOPE_KEY, RequestContext, read_context
-from shared_kernel.http_errors import PROBLEM_TYPE, log_error, problem_answer
+from shared_kernel.errors import Contention, DaybookError, Rejection
+from shared_kernel.http_context import BODY_KEY, SCOPE_KEY, SURPLUS_KEY, RequestContext, read_context
+from shared_kernel.http_errors import PROBLEM_TYPE, ProblemAnswer, log_error, problem_answer
 from shared_kernel.json_text import invalid
 from shared_kernel.metrics import LATENCY_BUCKETS
+from shared_kernel.rates import Rates
 from shared_kernel.security import TokenVerifier
 
 OPEN_PATHS = frozenset(("/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"))  # no token needed
@@ -52,6 +54,10 @@ class HttpMetrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
+        self.shed = Counter(
+            "daybook_http_requests_shed", "Requests turned away unread: too many at once", registry=registry
+        )
+        self.connections = Gauge("daybook_http_connections", "Connections that are open now", registry=registry)
         self.in_flight = Gauge("daybook_http_requests_in_flight", "Requests being answered now", registry=registry)
         # Looking a child up by its labels costs more than counting; there are few of them.
         self._known: dict[tuple[str, str, int], tuple[Any, Any]] = {}
@@ -78,8 +84,14 @@ class Edge:
         metrics: HttpMetrics,
         body_bytes_max: int,
         body_seconds_max: float,
+        requests_max: int,
+        rates: Rates | None,
     ) -> None:
         self.app = app
+        self._requests_max = requests_max
+        self._rates = rates
+        self._overloaded = problem_answer(Contention("overloaded", retry_after_ms=1_000), None)
+        self._overloaded_body = json.encode(self._overloaded.document)
         self.in_flight = 0
         self._verifier = verifier
         self._metrics = metrics
@@ -88,9 +100,16 @@ class Edge:
         self._body_bytes_max = body_bytes_max
         self._body_seconds_max = body_seconds_max
 
+    def watch_connections(self, count: Callable[[], int]) -> None:
+        """From now on it is shown how many connections the server has."""
+        self._metrics.connections.set_function(count)
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI 3: HTTP requests are guarded, the lifespan goes straight through."""
         if scope["type"] == "http":
+            if (self.in_flight >= self._requests_max or SURPLUS_KEY in scope) and scope["path"] not in QUIET_PATHS:
+                await self._shed(scope, send)
+                return
             self.in_flight += 1
             try:
                 await self._answer(scope, receive, send)
@@ -98,6 +117,15 @@ class Edge:
                 self.in_flight -= 1
         else:
             await self.app(scope, receive, send)
+
+    async def _shed(self, scope: Any, send: Send) -> None:
+        """503 at once: no token is looked at, no body read, no line written, or turning away would cost as much as answering."""
+        self._metrics.shed.inc()
+        headers = _headers(self._overloaded, self._overloaded_body)
+        if SURPLUS_KEY in scope:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": self._overloaded.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self._overloaded_body, "more_body": False})
 
     async def _answer(self, scope: Any, receive: Receive, send: Send) -> None:
         started = perf_counter()
@@ -151,6 +179,8 @@ class Edge:
         if path not in OPEN_PATHS and not path.startswith("/docs/"):
             context.principal = self._verifier.verify(headers.get(b"authorization"))
             scope["user"] = context.principal
+            if self._rates is not None:
+                self._rates.take(context.principal.subject)
         if scope["method"] not in BODY_METHODS:
             return receive
         if not _is_json(headers):
@@ -280,7 +310,10 @@ class _Replay:
 async def _send_problem(send: Send, error: DaybookError, context: RequestContext) -> None:
     answer = problem_answer(error, context.trace_id)
     body = json.encode(answer.document)
-    headers = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
-    headers += [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.start", "status": answer.status, "headers": _headers(answer, body)})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _headers(answer: ProblemAnswer, body: bytes) -> list[tuple[bytes, bytes]]:
+    headers = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+    return [*headers, (b"content-type", PROBLEM_TYPE.encode()), (b"content-length", str(len(body)).encode())]

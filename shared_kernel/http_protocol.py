@@ -9,20 +9,31 @@ from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
 
+import uvicorn
 from httptools import parse_url
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from shared_kernel.http_context import BODY_KEY
+from shared_kernel.http_context import BODY_KEY, SURPLUS_KEY
 
 HEADER_BYTES_MAX = 64 * 1024  # chosen: a token of 8 KiB and the rest many times over; held to within one slice
 HEADER_SECONDS_MAX = 10  # chosen: a client that dribbles its head for longer is cut off
 KEEP_ALIVE_SECONDS = 75  # chosen: longer than the 60 s after which common load balancers give an idle connection up
+
+# Chosen: whoever takes less within `send_seconds_max` has stopped reading, or wishes to hold us.
+SEND_BYTES_MIN = 16 * 1024
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _CONTROLS = bytes((*range(9), *range(10, 32), 127))  # all but the tab: RFC 9110 §5.5
 _BODILESS = frozenset((*range(100, 200), 204, 304))
 _SLICE_BYTES = 16 * 1024  # chosen: what is handed to the parser at once; uvloop reads up to 256 KiB
+
+
+class Config(uvicorn.Config):
+    """uvicorn's configuration with the bounds that are ours."""
+
+    connections_max: int
+    send_seconds_max: float
 
 
 class Connection(HttpToolsProtocol):
@@ -36,10 +47,23 @@ class Connection(HttpToolsProtocol):
     _ended = False  # nothing that comes is read any more
     _wait: tuple[RequestResponseCycle | None, bool] | None = None  # the last request, and whether nothing came since
     _waits_since = 0.0
+    _is_surplus = False  # there were as many as there may be: what it asks for is turned away by the application
+    _taken_bytes = 0  # of answers, by the client's system, when it was last looked at and some were left
+    _stalls_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there."""
-        super().connection_made(cast("asyncio.Transport", _OneWriteATurn(transport, self.loop)))
+        """A client is there.
+
+        One too many is heard, so that it can be told why, and so that a health check gets through; of such too there are not
+        more than of the others.
+        """
+        self._writer = _OneWriteATurn(transport, self.loop)
+        super().connection_made(cast("asyncio.Transport", self._writer))
+        connections_max = cast("Config", self.config).connections_max
+        if len(self.connections) > connections_max:
+            self._is_surplus = True
+            if len(self.connections) > 2 * connections_max:
+                self._end(HTTPStatus.SERVICE_UNAVAILABLE)
 
     def data_received(self, data: bytes) -> None:
         """Parses what came; never in larger pieces than a slice, because the parser keeps heads without a bound."""
@@ -79,6 +103,8 @@ class Connection(HttpToolsProtocol):
             "headers": self.headers,
             "state": {},
         }
+        if self._is_surplus:
+            scope[SURPLUS_KEY] = True
         self.headers = []
         ahead = self.cycle
         self.cycle = _Cycle(
@@ -132,8 +158,11 @@ class Connection(HttpToolsProtocol):
         """Closes a connection that has waited for its next request, or for the end of one's head, for too long.
 
         To be called once a second with the loop's time: that costs less than a timer a request, and makes the bounds exact to a
-        second. One that is closing, but whose peer does not read, is cut off.
+        second. One whose peer does not read what it asked for is cut off, and so is one that is closing and cannot end.
         """
+        if self._is_stalled(now):
+            self.transport.abort()
+            return
         cycle = self.cycle
         if not _is_over(cycle):
             return
@@ -145,6 +174,17 @@ class Connection(HttpToolsProtocol):
                 self.transport.abort()
         elif now - self._waits_since >= (KEEP_ALIVE_SECONDS if is_idle else HEADER_SECONDS_MAX):
             self.transport.close()
+
+    def _is_stalled(self, now: float) -> bool:
+        """Part of an answer waits here, and the client has taken next to nothing for too long."""
+        unsent = self._writer.unsent
+        if not unsent:
+            self._stalls_since = None
+            return False
+        taken = self._writer.written - unsent
+        if self._stalls_since is None or taken - self._taken_bytes >= SEND_BYTES_MIN:
+            self._stalls_since, self._taken_bytes = now, taken
+        return now - self._stalls_since >= cast("Config", self.config).send_seconds_max
 
     def _end(self, status: HTTPStatus) -> None:
         """Reads no more; answers what was asked, or with this status if nothing is owed, and closes."""
@@ -226,12 +266,19 @@ class _OneWriteATurn:
     woken by it at the other end: the answers to one batch leave one after the other, not between work for the next.
     """
 
-    __slots__ = ("_loop", "_parts", "_transport")
+    __slots__ = ("_loop", "_parts", "_transport", "written")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._parts: list[bytes] = []
+        self.written = 0
+        """Bytes that were given to the transport so far."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of these that the system has not taken yet, because the client does not."""
+        return self._transport.get_write_buffer_size()
 
     def write(self, data: bytes) -> None:
         """Sent at the end of this turn, or before the connection is closed."""
@@ -254,7 +301,9 @@ class _OneWriteATurn:
     def _send(self) -> None:
         parts, self._parts = self._parts, []
         if parts:
-            self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            self.written += len(data)
+            self._transport.write(data)
 
 
 def _is_over(cycle: RequestResponseCycle | None) -> bool:

@@ -19,7 +19,7 @@ import uvloop
 
 from shared_kernel.health import Health
 from shared_kernel.http_edge import Edge
-from shared_kernel.http_protocol import Connection
+from shared_kernel.http_protocol import Config, Connection
 from shared_kernel.settings import HttpSettings
 
 BACKLOG = 1024  # chosen: connections the system holds before they are accepted
@@ -103,7 +103,7 @@ class _Server(uvicorn.Server):
     def __init__(self, app: Edge, settings: HttpSettings) -> None:
         self._address: dict[str, str | int] = {"host": settings.http_host, "port": settings.http_port}
         self._stopping = asyncio.Event()
-        config = uvicorn.Config(
+        config = Config(
             app,
             http=Connection,
             ws="none",
@@ -118,8 +118,11 @@ class _Server(uvicorn.Server):
             backlog=BACKLOG,
             timeout_graceful_shutdown=settings.http_stop_seconds_max,
         )
+        config.connections_max = settings.http_connections_max
+        config.send_seconds_max = settings.http_send_seconds_max
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each client that does not speak HTTP
         super().__init__(config)
+        app.watch_connections(lambda: len(self.server_state.connections))
 
     def stop(self) -> None:
         """`serve` will return once the requests in flight are answered, or after http_stop_seconds_max."""

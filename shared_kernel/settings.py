@@ -55,6 +55,24 @@ class HttpSettings(ProcessSettings, frozen=True, kw_only=True):
     ] = False
     http_body_bytes_max: Annotated[int, Meta(ge=1024, description="Longest request body taken")] = 1024 * 1024
     http_body_seconds_max: Annotated[int, Meta(ge=1, le=600, description="Longest a body may take to arrive")] = 30
+    http_send_seconds_max: Annotated[
+        int,
+        Meta(ge=1, le=3_600, description="A client that takes next to nothing of its answer for so long is cut off"),
+    ] = 60
+    http_requests_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Requests being answered at once; more are turned away as overloaded")
+    ] = 1_000
+    http_connections_max: Annotated[
+        int,
+        Meta(ge=1, le=100_000, description="Connections at once; of later ones only health checks are answered"),
+    ] = 2_000
+    http_requests_per_second_max: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000, description="Requests a second that each token's subject may send; 0: no limit"),
+    ] = 0
+    http_requests_burst_max: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="So many of them at once, after a while without any")
+    ] = 100
     http_stop_seconds_max: Annotated[
         int, Meta(ge=1, le=600, description="Longest that requests in flight may take after SIGTERM")
     ] = 8

@@ -70,10 +70,15 @@ class Executor:
     def enqueue(self, decide: Decide, command: Command, context: Context) -> "asyncio.Future[Outcome]":
         """As `submit`, for callers with many commands: queued in the order of the calls, without a task for each.
 
-        The future is the command's own: wait for it, never cancel it. `overloaded` and `shutting_down` are raised at once.
+        The future is the command's own: wait for it, never cancel it. `overloaded`, `shutting_down` and `dependency_unavailable`
+        are raised at once.
         """
         if self._is_stopping:
             raise Unavailable("shutting_down")
+        if (
+            away := self._log.unavailable()
+        ) is not None:  # those who wait already go on trying until their time is over
+            raise away
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
         future.add_done_callback(self._settled)
@@ -127,9 +132,10 @@ class Executor:
 
     async def _go_aside(self, work: Coroutine[None, None, T], deadline: float, *, commands: int) -> T:
         """What the work gives; few at a time, begun before the deadline or not at all. It goes on if its caller leaves."""
-        if self._is_stopping or self._aside_commands >= self._bounds.queue_commands_max:
+        away = Unavailable("shutting_down") if self._is_stopping else self._log.unavailable()
+        if away is not None or self._aside_commands >= self._bounds.queue_commands_max:
             work.close()
-            raise Unavailable("shutting_down") if self._is_stopping else Contention("overloaded", retry_after_ms=1_000)
+            raise away or Contention("overloaded", retry_after_ms=1_000)
 
         async def in_turn() -> T:
             async with self._aside:

@@ -33,10 +33,12 @@ class Line:
         commands_max: int,
         batch_commands_max: int,
         batch_entries_max: int,
+        wait_s_max: float,
         lock_after: int,
         metrics: CountsAnswers,
     ) -> None:
         self._commands_max = commands_max
+        self._wait_s_max = wait_s_max
         self._batch_commands_max = batch_commands_max
         self._batch_entries_max = batch_entries_max
         self._lock_after = lock_after
@@ -45,14 +47,20 @@ class Line:
         self._waiting: deque[Ticket] = deque()
         self._wanted = 1
         self._has_wanted = asyncio.Event()
+        self._expiry: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def enter(self, ticket: Ticket) -> None:
-        """The command comes last. Contention `overloaded` where the line is full."""
-        if len(self._waiting) >= self._commands_max:
-            raise Contention("overloaded", retry_after_ms=1_000)
+        """The command comes last. Contention `overloaded` where the line is full, or who is first has waited too long."""
+        if self._waiting:
+            # All may wait equally long, so between two deadlines lies as much time as between two arrivals.
+            waited_s = ticket.deadline - self._waiting[0].deadline
+            if len(self._waiting) >= self._commands_max or waited_s > self._wait_s_max:
+                raise Contention("overloaded", retry_after_ms=1_000)
+        if self._expiry is None:
+            self._expiry = self._loop.call_at(ticket.deadline, self._turn_away)
         ticket.is_queued = True
         self._waiting.append(ticket)
         if len(self._waiting) >= self._wanted:
@@ -94,7 +102,7 @@ class Line:
             self._waiting.popleft()
             ticket.is_queued = False
             if ticket.deadline < now:
-                self.fail(ticket, Unavailable("outcome_unknown" if ticket.is_doubtful else "deadline_passed"))
+                self._fail_overdue(ticket)
                 is_locked = is_locked if batch else self.next_needs_lock
                 continue
             first = batch.setdefault(ticket.key_tag, ticket)
@@ -136,6 +144,20 @@ class Line:
         """Nobody decides here any more: whoever waits hears why."""
         while self._waiting:
             self.fail(self._waiting.popleft(), error)
+
+    def _turn_away(self) -> None:
+        """Who has waited too long hears it now, not when the append ahead is back. One timer for all, so that it costs nothing."""
+        self._expiry = None
+        now = self._loop.time()
+        while self._waiting and self._waiting[0].deadline <= now:
+            ticket = self._waiting.popleft()
+            ticket.is_queued = False
+            self._fail_overdue(ticket)
+        if self._waiting:
+            self._expiry = self._loop.call_at(self._waiting[0].deadline, self._turn_away)
+
+    def _fail_overdue(self, ticket: Ticket) -> None:
+        self.fail(ticket, Unavailable("outcome_unknown" if ticket.is_doubtful else "deadline_passed"))
 
     def _needs_lock(self, ticket: Ticket) -> bool:
         return ticket.needs_lock or ticket.conflicts >= self._lock_after

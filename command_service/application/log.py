@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from shared_kernel.errors import Unavailable
 from shared_kernel.event_log.types import Appended, Decision, Loaded, Page, Snapshot, SnapshotKey, Tail
 
 
@@ -44,6 +45,9 @@ class Log(Protocol):
 
     def borrow(self) -> AbstractAsyncContextManager[LogSession]:
         """A session for the block. After OutcomeUnknown in it the old backend is gone before the error leaves the block."""
+
+    def unavailable(self) -> Unavailable | None:
+        """What new commands are told at once, while nobody is let through to the log. Costs nothing."""
 
     def announce(self, ledger: str) -> None:
         """Wakes whoever waits for new events of the ledger, soon and outside any append."""

@@ -37,6 +37,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     batch_commands_max: int = 256
     batch_entries_max: int = 5_000
     queue_commands_max: int = 10_000
+    queue_wait_s_max: float = 5.0
     tail: Tail = Tail()
     faults_max: int = 40
     conflicts_before_slow_path: int = 2
@@ -96,6 +97,7 @@ class LedgerWriter:
             commands_max=bounds.queue_commands_max,
             batch_commands_max=bounds.batch_commands_max,
             batch_entries_max=bounds.batch_entries_max,
+            wait_s_max=bounds.queue_wait_s_max,
             lock_after=bounds.conflicts_before_slow_path,
             metrics=metrics,
         )
@@ -171,6 +173,8 @@ class LedgerWriter:
         departed_at = self._loop.time()
         async with session.transaction([self.ledger]):
             decided = await self._loader.decide(session, self._cache, batch, is_locked=True)
+            if self._is_overdue(decided):
+                raise Unavailable("deadline_passed")  # undone: who has time left comes again
             self._tell_faults(decided)
             appended = await session.append(
                 self.ledger, seen=self._cache.seen, decisions=decided.decisions(), tail=self._bounds.tail
@@ -236,7 +240,17 @@ class LedgerWriter:
         if not decided.verdicts:
             self._line.put_back(decided.deferred)
             return None
+        if self._is_overdue(
+            decided
+        ):  # the line turns away who is; the others are decided on the states that are here now
+            self._line.put_back([*(verdict.ticket for verdict in decided.verdicts), *decided.deferred])
+            return None
         return self._send(session, decided, seen=self._cache.seen, is_following=False)
+
+    def _is_overdue(self, decided: DecidedBatch) -> bool:
+        """Somebody's time is over: the last moment to say so, for what is sent may be appended."""
+        now = self._loop.time()
+        return any(verdict.ticket.deadline < now for verdict in decided.verdicts)
 
     async def _may_follow(self, ahead: _Flight) -> bool:
         """Enough commands wait while the append ahead is still on its way, and nothing speaks against deciding on what it will do."""

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from command_service.application.clock import READ_MODEL_MISSING, Due
 from shared_kernel.errors import Unavailable
 from shared_kernel.event_log.statements import SESSION_OPTIONS, load_statements
+from shared_kernel.postgres import conninfo
 
 _STATEMENTS: Final = load_statements("command_service.infrastructure", "due.sql")
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
@@ -25,11 +25,12 @@ class PostgresDue:
     """Implements `DueTransactions`. Used by one task at a time; close it when done."""
 
     def __init__(self, url: str, *, page_max: int, connect_timeout_ms: int, statement_timeout_ms: int) -> None:
-        self._conninfo = make_conninfo(
+        self._conninfo = conninfo(
             url,
-            application_name="daybook clock",
-            connect_timeout=max(2, connect_timeout_ms // 1_000),  # libpq counts seconds and takes less than 2 for 2
-            options=f"{SESSION_OPTIONS} -c statement_timeout={statement_timeout_ms} -c timezone=UTC",
+            name="daybook clock",
+            connect_ms=connect_timeout_ms,
+            statement_ms=statement_timeout_ms,
+            options=f"{SESSION_OPTIONS} -c timezone=UTC",
         )
         self._page_max = page_max
         self._connection: psycopg.AsyncConnection[Any] | None = None

@@ -7,6 +7,7 @@ that failed, those that a command would wait for are not even tried for a while.
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol, cast
 
 import structlog
@@ -15,7 +16,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
-REST_S = 1.0  # chosen: a Redis that does not answer costs one command in this time its time-out, no more
+from shared_kernel.breaker import Breaker, BreakerBounds
+
+# Chosen: a Redis that does not answer costs one command in a second its time-out, no more.
+REDIS_BREAKER = BreakerBounds(failures_in_row=1, probes_max=1)
 
 
 class CountsAnswers(Protocol):
@@ -44,28 +48,29 @@ class Call(NamedTuple):
 class RedisLink:
     """One client, shared by all who ask. To be made and used on one event loop."""
 
-    def __init__(self, redis: Redis, *, metrics: CountsAnswers) -> None:
+    def __init__(self, redis: Redis, *, metrics: CountsAnswers, breaker: Breaker | None = None) -> None:
         self._redis = redis
         self._metrics = metrics
-        self._rests_until = float("-inf")
+        self._breaker = breaker or Breaker("redis", bounds=REDIS_BREAKER)
         self.is_up: bool | None = None
         """Whether Redis answered the last time it was asked; None before that."""
 
     @property
     def may_wait(self) -> bool:
-        """False for a while after a call that failed: nothing that a command waits for is to be asked then."""
-        return self._rests_until <= asyncio.get_running_loop().time()
+        """False while the breaker is open: nothing that a command waits for is to be asked then."""
+        return self._breaker.admits()
 
     async def run(self, calls: Sequence[Call], *, timeout_s: float) -> list[Any] | None:
         """What each script answers, all sent in one round trip, in their order; None where Redis does not answer in time."""
         try:
-            async with asyncio.timeout(timeout_s):
-                try:
-                    answers = await self._send(calls)
-                except NoScriptError:  # a new server, or one that forgot; every script may run twice
-                    for script in {call.script for call in calls}:
-                        await self._redis.script_load(script.text)
-                    answers = await self._send(calls)
+            with self._guard():
+                async with asyncio.timeout(timeout_s):
+                    try:
+                        answers = await self._send(calls)
+                    except NoScriptError:  # a new server, or one that forgot; every script may run twice
+                        for script in {call.script for call in calls}:
+                            await self._redis.script_load(script.text)
+                        answers = await self._send(calls)
         except (RedisError, OSError, TimeoutError) as error:
             self._note(error)
             return None
@@ -74,11 +79,15 @@ class RedisLink:
 
     def rest(self) -> None:
         """Redis is slow: for a while nobody waits for it."""
-        self._rests_until = asyncio.get_running_loop().time() + REST_S
+        self._breaker.trip()
 
     async def close(self) -> None:
         """Nothing is asked any more."""
         await self._redis.aclose()
+
+    def _guard(self) -> AbstractContextManager[None]:
+        """What nobody waits for goes out past an open breaker, and says nothing to it: by that, what was lost is given back."""
+        return self._breaker.call(RedisError, OSError, TimeoutError) if self._breaker.admits() else nullcontext()
 
     async def _send(self, calls: Sequence[Call]) -> list[Any]:
         if len(calls) == 1:  # a pipeline of one costs more
@@ -99,8 +108,6 @@ class RedisLink:
                 structlog.get_logger().warning("redis_unavailable", error_class=type(error).__name__)
             elif self.is_up is not None:
                 structlog.get_logger().info("redis_back")
-        if not is_up:
-            self.rest()
         self.is_up = is_up
         self._metrics.redis_answered(is_up)
 

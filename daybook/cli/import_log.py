@@ -22,6 +22,7 @@ from daybook.cli.load import spooled
 from daybook.terminal import CommandFailed, Exit, out, talk
 from shared_kernel import events, tags
 from shared_kernel.checking import Checker, Finding
+from shared_kernel.errors import Unavailable
 from shared_kernel.event_log.types import RecordedEvent
 
 LINE_BYTES_MAX = 64 * 1024 * 1024  # chosen: many times the longest command that is taken
@@ -29,7 +30,10 @@ BATCH_EVENTS_MAX = 2_000
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 FINDINGS_SHOWN_MAX = 20
 TOLD_EVERY_SECONDS = 5.0
+# Chosen: a batch takes a fraction of a second, the checks between two of them a few.
+LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS, IDLE_TIMEOUT_MS = 10_000, 120_000, 300_000
 STATEMENT = "select head from daybook.import_events(%s, %s, %s, %s, %s, %s, %s, %s)"
+WENT_AWAY = "the database went away; run the command again: a ledger that exists then is the imported one"
 LEDGER_EXISTS, IN_THE_FUTURE = "DB006", "DB007"
 
 
@@ -75,6 +79,8 @@ def import_log(
     """
     import psycopg
 
+    from shared_kernel.postgres import conninfo
+
     with ExitStack() as stack:
         path = stack.enter_context(spooled()) if str(file) == "-" else file
         began = time.monotonic()
@@ -84,10 +90,12 @@ def import_log(
                 for _ in reading.batches():
                     pass
             else:
-                with psycopg.connect(_url(data)) as connection:
+                with psycopg.connect(conninfo(_url(data), name="daybook import"), autocommit=True) as connection:
                     _write(connection, ledger, reading)
         except psycopg.Error as error:
             raise _failed(error, ledger) from error
+        except Unavailable as error:  # the answer to the commit was lost
+            raise CommandFailed(WENT_AWAY, Exit.UNAVAILABLE) from error
     summary = Summary(
         ledger=ledger,
         file=str(file),
@@ -203,13 +211,25 @@ class _Reading:
 
 def _write(connection: Any, ledger: str, reading: _Reading) -> None:
     """One transaction: others see the whole ledger or none of it."""
-    for batch in reading.batches():
-        connection.execute(STATEMENT, batch.parameters(ledger))
-    if reading.findings:
-        connection.rollback()
-        return
-    connection.commit()
-    connection.execute("select pg_notify('daybook_appended', %s)", [ledger])  # a hint, and so outside the transaction
+    from psycopg import Rollback
+
+    from shared_kernel.transactions import Terms, Transactions
+
+    terms = Terms(
+        name="import",
+        lock_timeout_ms=LOCK_TIMEOUT_MS,
+        statement_timeout_ms=STATEMENT_TIMEOUT_MS,
+        idle_timeout_ms=IDLE_TIMEOUT_MS,
+        transaction_timeout_ms=0,  # as long as the file is long; it holds up nobody: the ledger is not there yet
+    )
+    with Transactions().transaction(connection, terms):
+        for batch in reading.batches():
+            connection.execute(STATEMENT, batch.parameters(ledger))
+        if reading.findings:
+            raise Rollback
+    if not reading.findings:
+        # A hint, and so outside the transaction.
+        connection.execute("select pg_notify('daybook_appended', %s)", [ledger])
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -243,8 +263,7 @@ def _failed(error: Any, ledger: str) -> CommandFailed:
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return CommandFailed("this role may not import: DAYBOOK_POSTGRES_URL must name daybook_importer", Exit.USAGE)
     if isinstance(error, psycopg.OperationalError):
-        told = "the database went away; run the command again: a ledger that exists then is the imported one"
-        return CommandFailed(told, Exit.UNAVAILABLE)
+        return CommandFailed(WENT_AWAY, Exit.UNAVAILABLE)
     return CommandFailed(f"the database refused the events: {error}")
 
 

@@ -29,6 +29,7 @@ from shared_kernel.http_edge import Edge
 from shared_kernel.keys import Keys, open_keys
 from shared_kernel.metrics import new_registry
 from shared_kernel.security import TokenVerifier
+from shared_kernel.transactions import TransactionFigures, Transactions
 
 TITLE = "Daybook monitor"
 DESCRIPTION = """Who waits for whom, how far everything is behind, and what is wrong.
@@ -130,7 +131,10 @@ class Container(containers.DeclarativeContainer):
         leeway_seconds=settings.provided.jwt_leeway_seconds,
     )
     watched = providers.Singleton(
-        PostgresWatched, settings.provided.postgres_url, timeout_ms=settings.provided.look_timeout_ms
+        PostgresWatched,
+        settings.provided.postgres_url,
+        timeout_ms=settings.provided.look_timeout_ms,
+        transactions=providers.Singleton(Transactions, providers.Singleton(TransactionFigures, registry)),
     )
     lock_table = providers.Singleton(_lock_table, settings)
     bell = providers.Singleton(_bell, settings, figures)

@@ -16,6 +16,8 @@ from daybook.stack.jars import Report
 from daybook.stack.layout import Layout, write_whole
 from daybook.terminal import CommandFailed, Exit, out, talk
 
+RESTORED_MS_MAX = 60_000  # chosen: it changes one row, and waits for whoever reads it
+
 ROLES = ("migrator", "command", "query", "relay", "projector", "importer", "monitor")
 
 
@@ -107,13 +109,15 @@ def restored_command(
     """
     import psycopg
 
+    from shared_kernel.postgres import conninfo
+
     url = optional("DAYBOOK_POSTGRES_URL")
     if not url:
         from daybook.stack.stack_file import read_stack_file
 
         url = read_stack_file(Layout.at(data)).postgres_urls["migrator"]
     try:
-        with psycopg.connect(url, autocommit=True) as connection:
+        with psycopg.connect(conninfo(url, statement_ms=RESTORED_MS_MAX), autocommit=True) as connection:
             connection.execute("set role daybook_owner")
             row = connection.execute("select daybook.restored()::text").fetchone()
     except psycopg.Error as error:

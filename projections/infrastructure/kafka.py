@@ -17,6 +17,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from projections.application.figures import Figures
 from projections.application.ports import PublishFailed
+from shared_kernel.breaker import Breaker
 from shared_kernel.errors import Unavailable
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import canonical_line, decode_metadata, parse_line
@@ -32,11 +33,19 @@ LINGER_MS: Final = 50
 QUIET: Final = {"log_level": 3}  # errors only: each lost connection is otherwise told many times
 
 
+class KafkaGone(PublishFailed):
+    """Kafka took what was given to it and said nothing of it in time, or said that it failed."""
+
+
 class KafkaPublisher:
     """Publishes batches; a batch is done when every delivery report is in. After a failure it begins with a fresh producer."""
 
-    def __init__(self, bootstrap: str, *, topic: str, partitions: int, replicas: int) -> None:
+    def __init__(
+        self, bootstrap: str, *, topic: str, partitions: int, replicas: int, stall_ms: int, breaker: Breaker
+    ) -> None:
         self._bootstrap = bootstrap
+        self._stall_s = stall_ms / 1_000
+        self._breaker = breaker
         self._topic = topic
         self._partitions = partitions
         self._replicas = replicas
@@ -45,7 +54,11 @@ class KafkaPublisher:
         self._delivered = 0
 
     def prepare(self) -> None:
-        """The topic exists and a fresh producer stands ready. Unavailable where Kafka cannot be reached."""
+        """The topic exists and a fresh producer stands ready. Unavailable where Kafka cannot be reached, or is left alone."""
+        with self._breaker.call(Unavailable):
+            self._prepare()
+
+    def _prepare(self) -> None:
         self.close()
         admin = AdminClient({"bootstrap.servers": self._bootstrap, **QUIET})
         try:
@@ -74,6 +87,10 @@ class KafkaPublisher:
         """Every event is stored, in order. PublishFailed otherwise. `meanwhile` is called while it waits, and may raise."""
         if self._producer is None:
             self.prepare()
+        with self._breaker.call(KafkaGone):
+            self._publish(events, incarnation=incarnation, meanwhile=meanwhile)
+
+    def _publish(self, events: Sequence[RecordedEvent], *, incarnation: str, meanwhile: Callable[[], None]) -> None:
         producer, topic = self._producer, self._topic
         if producer is None:
             raise PublishFailed("no_producer")
@@ -95,14 +112,19 @@ class KafkaPublisher:
                     except BufferError:  # the queue is full: let reports come in
                         producer.poll(POLL_S)
                         meanwhile()
+            delivered, moved_at = self._delivered, time.monotonic()
             while self._delivered < len(events) and self._failed is None:
                 producer.flush(POLL_S)  # all that waits leaves now, in one request
                 if time.monotonic() - asked_at > POLL_S:
                     meanwhile()
+                if self._delivered > delivered:
+                    delivered, moved_at = self._delivered, time.monotonic()
+                elif time.monotonic() - moved_at > self._stall_s:
+                    raise KafkaGone("publish_failed", reason="no_delivery_reports")
         except KafkaException as error:
-            raise PublishFailed("publish_failed", reason=error.args[0].name()) from None
+            raise KafkaGone("publish_failed", reason=error.args[0].name()) from None
         if self._failed is not None:
-            raise PublishFailed("publish_failed", reason=self._failed.name())
+            raise KafkaGone("publish_failed", reason=self._failed.name())
 
     def close(self) -> None:
         """Drops what is under way: it was not remembered, so it will be published again."""

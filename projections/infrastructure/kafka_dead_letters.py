@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from projections.application.ports import DeadLetter
-from projections.infrastructure.kafka import MESSAGE_BYTES_MAX, QUIET, headers_of
+from projections.infrastructure.kafka import ADMIN_S_MAX, MESSAGE_BYTES_MAX, QUIET, headers_of
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import canonical_line
 from shared_kernel.words import format_time
@@ -70,7 +70,9 @@ class KafkaDeadLetterTopic:
             self._admin = AdminClient(servers)
             # One partition: letters are few, and read by people. Replicas: as many as the brokers give by default.
             topic = NewTopic(self._topic, num_partitions=1, config={"max.message.bytes": str(MESSAGE_BYTES_MAX)})
-            self._admin.create_topics([topic])  # not waited for: it may be there, or come later
+            self._admin.create_topics(
+                [topic], request_timeout=ADMIN_S_MAX
+            )  # not waited for: it may be there, or come later
             self._producer = Producer(
                 {
                     **servers,

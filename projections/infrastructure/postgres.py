@@ -6,7 +6,7 @@ The other adapters say what to execute; nothing here knows tables.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import psycopg
 from psycopg import Connection
@@ -14,20 +14,26 @@ from psycopg import Connection
 from projections.application.ports import Unwritable
 from shared_kernel.errors import Contention, DaybookError, Unavailable
 from shared_kernel.event_log.statements import SESSION_OPTIONS, load_statements
+from shared_kernel.postgres import conninfo
+from shared_kernel.sqlstates import is_rolled_back
+from shared_kernel.transactions import Terms, Transactions
 
 Row = tuple[Any, ...]
 STATEMENTS: Final = load_statements("projections.infrastructure", "projections.sql")
 
+# Chosen: a batch is written in a fraction of a second; an index over a year of events takes a minute.
+LOCK_TIMEOUT_MS: Final = 5_000
+STATEMENT_TIMEOUT_MS: Final = 120_000
+WHOLE_BUILD_MS: Final = (
+    4 * 3_600_000
+)  # chosen: comparing or indexing all of a large read model, twice its longest statement
+IDLE_TIMEOUT_MS: Final = 30_000
+
 # A read model may lose its last commits in a crash of the server, rows and positions together: the log has them. So its
 # commits need not wait for the disk, which leaves that to the commands.
-_OPTIONS: Final = (
-    f"{SESSION_OPTIONS} -c search_path=pg_catalog -c synchronous_commit=off -c timezone=UTC"
-    " -c lock_timeout=5s -c statement_timeout=120s -c idle_in_transaction_session_timeout=30s"
-)
-CONNECT_S_MAX: Final = 5
+_OPTIONS: Final = f"{SESSION_OPTIONS} -c search_path=pg_catalog -c synchronous_commit=off -c timezone=UTC"
 SILENCE_MS_MAX: Final = 15_000  # chosen: a host that acknowledges nothing for this long is gone
 
-_CONTENTION: Final = frozenset({"40001", "40P01", "55P03", "57014", "25P03"})
 # Data, integrity and program limits (an index row that is too long): the rows are at fault, not the server.
 _UNWRITABLE: Final = ("22", "23", "54")
 
@@ -35,9 +41,10 @@ _UNWRITABLE: Final = ("22", "23", "54")
 class Database:
     """A connection made when needed, in autocommit; `name` is what the server shows of it. Threads take turns."""
 
-    def __init__(self, url: str, *, name: str) -> None:
+    def __init__(self, url: str, *, name: str, transactions: Transactions | None = None) -> None:
         self._url = url
         self._name = name
+        self._transactions = transactions or Transactions()
         self._connection: Connection[Row] | None = None
         self._turn = threading.RLock()
 
@@ -53,6 +60,15 @@ class Database:
                 if self._connection is not None and self._connection.closed:
                     self._connection = None
 
+    @contextmanager
+    def transaction(self, terms: Terms) -> Iterator[Connection[Row]]:
+        """The connection in a transaction that is committed when the block ends; `psycopg.Rollback` undoes it silently.
+
+        Errors as in `session`; `outcome_unknown` where the answer to the commit was lost.
+        """
+        with self.session() as session, self._transactions.transaction(session, terms):
+            yield session
+
     def close(self) -> None:
         """Ends the session."""
         if self._connection is not None:
@@ -62,20 +78,42 @@ class Database:
     def _connected(self) -> Connection[Row]:
         if self._connection is None or self._connection.closed:
             self._connection = psycopg.connect(
-                self._url,
+                conninfo(
+                    self._url,
+                    name=self._name,
+                    silence_ms=SILENCE_MS_MAX,
+                    lock_ms=LOCK_TIMEOUT_MS,
+                    statement_ms=STATEMENT_TIMEOUT_MS,
+                    options=_OPTIONS,
+                ),
                 autocommit=True,
-                options=_OPTIONS,
-                application_name=self._name,
-                connect_timeout=CONNECT_S_MAX,
-                tcp_user_timeout=SILENCE_MS_MAX,
             )
         return self._connection
+
+
+def terms(
+    name: str,
+    *,
+    isolation: Literal["read committed", "repeatable read"] = "read committed",
+    transaction_timeout_ms: int = 2 * STATEMENT_TIMEOUT_MS,
+    holds_others: bool = False,
+) -> Terms:
+    """Transactions of relay and projector differ in what they do and in how long all of it may take."""
+    return Terms(
+        name=name,
+        isolation=isolation,
+        holds_others=holds_others,
+        lock_timeout_ms=LOCK_TIMEOUT_MS,
+        statement_timeout_ms=STATEMENT_TIMEOUT_MS,
+        idle_timeout_ms=IDLE_TIMEOUT_MS,
+        transaction_timeout_ms=transaction_timeout_ms,
+    )
 
 
 def translated(error: psycopg.Error) -> DaybookError:
     """The driver's error in our words; texts stay behind, since they may quote values."""
     sqlstate = error.sqlstate or ""
-    if sqlstate in _CONTENTION:
+    if is_rolled_back(sqlstate):
         return Contention("postgres_contention", reason=sqlstate)
     if sqlstate.startswith(_UNWRITABLE) or (not sqlstate and isinstance(error, psycopg.DataError)):
         return Unwritable("unwritable", reason=sqlstate or type(error).__name__)

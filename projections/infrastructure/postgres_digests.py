@@ -13,16 +13,15 @@ from psycopg import Connection, sql
 
 from projections.application.jobs import Findings, TableDigest, TableFinding
 from projections.domain.projection import Projection, Table
-from projections.infrastructure.postgres import STATEMENTS, Database, Row
+from projections.infrastructure.postgres import STATEMENTS, WHOLE_BUILD_MS, Database, Row, terms
 
+COMPARISON: Final = terms("comparison", isolation="repeatable read", transaction_timeout_ms=WHOLE_BUILD_MS)
 FIRST_ROWS: Final = 5
 FIRST_LEDGERS: Final = 10
 MEETINGS_MAX: Final = 50
 MEETING_WAIT_S: Final = 0.1
 # A whole table is read: no index helps, and it takes as long as it takes; the lease of the job says whether anybody waits for it.
-SNAPSHOT: Final[LiteralString] = (
-    "set transaction isolation level repeatable read; set local enable_seqscan = on; set local statement_timeout = '2h'"
-)
+SNAPSHOT: Final[LiteralString] = "set local enable_seqscan = on; set local statement_timeout = '2h'"
 
 
 class PostgresDigests:
@@ -36,7 +35,7 @@ class PostgresDigests:
         """Two generations, every ledger that either of them has. A ledger that only one has is told as not compared."""
         needs_meeting = any(table.is_replaced and table.until is None for table in self._projection.tables.values())
         for meeting in range(MEETINGS_MAX):
-            with self._database.session() as session, session.transaction():
+            with self._database.transaction(COMPARISON) as session:
                 session.execute(SNAPSHOT)
                 places = {number: _positions(session, self._projection.name, number) for number in (ours, theirs)}
                 if needs_meeting and places[ours] != places[theirs] and meeting < MEETINGS_MAX - 1:

@@ -13,12 +13,13 @@ from psycopg import Connection, sql
 
 from projections.application.ports import ForeignGeneration, Generation, Unusable
 from projections.domain.projection import Projection
-from projections.infrastructure.postgres import STATEMENTS, Database, Row
+from projections.infrastructure.postgres import STATEMENTS, Database, Row, terms
 from shared_kernel.errors import Corruption, Rejection
 
 # Chosen: "book", so that it meets no other advisory lock; the second key is the projection's name.
 _LOCK_CHANGES: Final = 0x626F6F6B
 _LOCK_BUILD: Final = 0x626F6F6C
+_CHANGE: Final = terms("generation_change", holds_others=True)  # a swap holds the live side until the other is level
 # Connection, transaction, resources, locks, intervention, the system: whatever SQL it was, it may succeed the next time.
 _PASSING: Final = ("08", "40", "53", "55", "57", "58", "XX")
 
@@ -104,7 +105,7 @@ class PostgresGenerations:
     @contextmanager
     def changes(self) -> Iterator[Connection[Row]]:
         """A transaction in which nobody else changes what generations there are."""
-        with self._database.session() as session, session.transaction():
+        with self._database.transaction(_CHANGE) as session:
             session.execute("select pg_advisory_xact_lock(%s, %s)", [_LOCK_CHANGES, self._key])
             yield session
 

@@ -8,10 +8,11 @@ import msgspec
 
 from projections.application.jobs import Findings, Job, JobFigures, JobState, Outcome
 from projections.application.rebuild import Progress
-from projections.infrastructure.postgres import Database, Row
+from projections.infrastructure.postgres import Database, Row, terms
 from shared_kernel.event_log.statements import load_statements
 
 STATEMENTS: Final = load_statements("projections.infrastructure", "jobs.sql")
+_SCHEDULE: Final = terms("schedule")
 SCHEDULE_LOCK: Final = 0x626F6F6E73636864  # chosen: beside those of the generations
 NOTHING: Final = Outcome()
 
@@ -32,7 +33,7 @@ class PostgresJobs:
     def schedule(self, projections: Sequence[str], every: timedelta) -> int:
         """What was not reconciled for so long is to be; answers how many jobs that made."""
         of = {"projections": list(projections), "every": every, "key": SCHEDULE_LOCK}
-        with self._database.session() as session, session.transaction():
+        with self._database.transaction(_SCHEDULE) as session:
             session.execute(STATEMENTS["hold_schedule"], of)
             return session.execute(STATEMENTS["schedule_reconciliations"], of).rowcount
 

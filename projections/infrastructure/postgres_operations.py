@@ -27,12 +27,13 @@ from projections.application.operations import (
 )
 from projections.domain.projection import Projection
 from projections.infrastructure import postgres_jobs
-from projections.infrastructure.postgres import Database, Row
+from projections.infrastructure.postgres import Database, Row, terms
 from projections.infrastructure.postgres_builds import PostgresBuilds
 from projections.infrastructure.postgres_jobs import PostgresJobs, job_of
 from projections.infrastructure.postgres_trail import STATEMENTS, actions, note
 from shared_kernel.errors import Rejection
 
+_CONTROL: Final = terms("control")
 SAMPLE_S: Final = 1.0  # chosen: a busy projector rests up to a quarter of a second between two batches
 
 
@@ -144,7 +145,7 @@ class PostgresOperations:
 
     def _control(self, name: str, action: Literal["pause", "resume"], asker: Asker) -> ProjectionSummary:
         of = {"projection": name, "actor": asker.subject, "reason": asker.reason}
-        with self._database.session() as session, session.transaction():
+        with self._database.transaction(_CONTROL) as session:
             self._check(session, name)
             if session.execute(STATEMENTS[action], of).rowcount:
                 note(session, asker, action, projection=name)

@@ -8,12 +8,13 @@ from typing import Final
 from psycopg import Connection
 
 from projections.application.parking import Inspection, Letter, Skip, StandingLedger
-from projections.infrastructure.postgres import Database, Row
+from projections.infrastructure.postgres import Database, Row, terms
 from shared_kernel.errors import Rejection
 from shared_kernel.event_log.statements import load_statements
 
 STATEMENTS: Final = load_statements("projections.infrastructure", "parking.sql")
 INSPECTED_MAX: Final = 100  # chosen: the newest letters and skips of a ledger that anybody reads
+_CHANGE: Final = terms("parking")
 
 
 def note_action(
@@ -126,7 +127,7 @@ class PostgresParking:
 
     @contextmanager
     def _changing(self, projection: str, ledger: str | None) -> Iterator[Connection[Row]]:
-        with self._database.session() as session, session.transaction():
+        with self._database.transaction(_CHANGE) as session:
             _check(session, projection, ledger)
             yield session
             session.execute(STATEMENTS["tell_control"], {"projection": projection})

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from psycopg import Connection, Rollback, sql
 
@@ -16,8 +16,10 @@ from projections.application.ports import Batch, ForeignGeneration, Generation, 
 from projections.domain.projection import Key, Projection, Value
 from projections.domain.projection import Row as ModelRow
 from projections.infrastructure.copy_text import OPTIONS, copy_text
-from projections.infrastructure.postgres import STATEMENTS, Database, Row
+from projections.infrastructure.postgres import STATEMENTS, Database, Row, terms
 from shared_kernel.words import format_time
+
+_WRITE: Final = terms("read_model_write")
 
 
 class PostgresReadModel:
@@ -68,7 +70,7 @@ class PostgresReadModel:
 
     def write(self, batch: Batch) -> bool:
         """Writes all of it or nothing; a ledger that passes its fault is rid of it. False: somebody else was there first."""
-        with self._database.session() as session, session.transaction():
+        with self._database.transaction(_WRITE) as session:
             if not self._move(session, batch):
                 raise Rollback
             for table, rows in batch.rows.items():

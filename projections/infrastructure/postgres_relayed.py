@@ -2,9 +2,16 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Final
+
+from psycopg import Rollback
 
 from projections.application.ports import Lag, Move
-from projections.infrastructure.postgres import STATEMENTS, Database
+from projections.infrastructure.postgres import STATEMENTS, Database, terms
+from shared_kernel.transactions import again
+
+_POSITIONS: Final = terms("relay_positions")
+_ADVANCE: Final = terms("relay_advance")
 
 
 class PostgresRelayed:
@@ -37,7 +44,7 @@ class PostgresRelayed:
         Consumers drop the other incarnation's messages, read or unread, so what they had of it is no start.
         """
         of = {"epoch": epoch, "incarnation": incarnation}
-        with self._database.session() as session, session.transaction():
+        with self._database.transaction(_POSITIONS) as session:
             if session.execute(STATEMENTS["hold_lease"], of).fetchone() is not None:
                 session.execute(STATEMENTS["forget_other_incarnations"], of)
             rows = session.execute(STATEMENTS["relay_positions"]).fetchall()
@@ -58,12 +65,17 @@ class PostgresRelayed:
             "previous": [move.previous for move in moves],
             "reached": [move.position for move in moves],
         }
-        with self._database.session() as session, session.transaction() as transaction:
-            if session.execute(STATEMENTS["hold_lease"], of).fetchone() is None:
-                return False
-            if any(move.previous == 0 for move in moves):
-                session.execute(STATEMENTS["begin_relay_positions"], of)
-            if session.execute(STATEMENTS["move_relay_positions"], of).rowcount == len(moves):
-                return True
-            transaction.force_rollback = True
-        return False
+        begins_some = any(move.previous == 0 for move in moves)
+
+        def advance() -> bool:
+            with self._database.transaction(_ADVANCE) as session:
+                if session.execute(STATEMENTS["hold_lease"], of).fetchone() is None:
+                    return False
+                if begins_some:
+                    session.execute(STATEMENTS["begin_relay_positions"], of)
+                if session.execute(STATEMENTS["move_relay_positions"], of).rowcount == len(moves):
+                    return True
+                raise Rollback
+            return False
+
+        return again(advance)  # or the relay would step down for a lock that somebody held for a moment

@@ -16,14 +16,17 @@ from projections.application.ports import Generation
 from projections.application.rebuild import Progress, Rebuild, Speed
 from projections.domain.projection import Projection, Table
 from projections.infrastructure.child_processes import ChildProcesses
-from projections.infrastructure.postgres import STATEMENTS, Database, Row
-from projections.infrastructure.postgres_digests import SNAPSHOT, PostgresDigests
+from projections.infrastructure.postgres import STATEMENTS, WHOLE_BUILD_MS, Database, Row, terms
+from projections.infrastructure.postgres_digests import COMPARISON, SNAPSHOT, PostgresDigests
 from projections.infrastructure.postgres_generations import PostgresGenerations, make_indexes, make_schema
 from projections.infrastructure.postgres_log import PostgresLog
 from projections.infrastructure.postgres_read_model import PostgresReadModel
 from projections.infrastructure.postgres_trail import STATEMENTS as TRAIL
 from shared_kernel.errors import Contention, Corruption, Rejection
 
+_REPAIR: Final = terms("repair", transaction_timeout_ms=WHOLE_BUILD_MS, holds_others=True)
+_INDEXES: Final = terms("indexes", transaction_timeout_ms=WHOLE_BUILD_MS)
+_SCRATCH: Final = terms("scratch_build")
 GROUP_EVENTS_MAX: Final = 100_000  # chosen: some hundred megabytes beside the live side while they are compared
 FIRST_DIFFERENCES: Final = 50
 SHARED_EVENTS_MIN: Final = 20_000  # measured: below that the start of processes costs more than they save
@@ -209,7 +212,7 @@ class _Work:
         """In one transaction, and only if afterwards the digests are equal."""
         of = {"projection": self._projection.name, "generation": self._generation.number, "ledger": ledger}
         schemas = (self._generation.schema_name, scratch.schema_name)
-        with self._plain.session() as session, session.transaction():
+        with self._plain.transaction(_REPAIR) as session:
             session.execute("set local statement_timeout = '2h'")
             held = session.execute(STATEMENTS["hold_position"], of).fetchone()
             now = {} if held is None else {ledger: int(held[0])}
@@ -231,7 +234,7 @@ class _Work:
 
     def _compared(self, scratch: Generation, positions: Mapping[str, int]) -> Findings:
         schemas = (self._generation.schema_name, scratch.schema_name)
-        with self._plain.session() as session, session.transaction():
+        with self._plain.transaction(COMPARISON) as session:
             session.execute(SNAPSHOT)
             return self._digests.compare_schemas(session, *schemas, positions=positions)
 
@@ -250,20 +253,20 @@ class _Work:
         scratch = msgspec.structs.replace(self._generation, number=-self._job.id, schema_name=schema)
         of = {"projection": self._projection.name, "generation": scratch.number}
         drop = sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema))
-        with self._plain.session() as session, session.transaction():
+        with self._plain.transaction(_SCRATCH) as session:
             session.execute(drop)
             session.execute(STATEMENTS["forget_generation"], of)
             make_schema(session, self._projection, schema, with_indexes=False)
         try:
             yield scratch
         finally:
-            with self._plain.session() as session, session.transaction():
+            with self._plain.transaction(_SCRATCH) as session:
                 session.execute(drop)
                 session.execute(STATEMENTS["forget_generation"], of)
 
     def _make_keys(self, generation: Generation) -> None:
         """Keys and indexes are there: made at once where they were not, so that a crash leaves all or none."""
-        with self._keys.session() as session, session.transaction():
+        with self._keys.transaction(_INDEXES) as session:
             of = {"schema": generation.schema_name}
             if session.execute(STATEMENTS["has_keys"], of).fetchone() == (True,):
                 return

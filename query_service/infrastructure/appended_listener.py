@@ -43,8 +43,8 @@ class _Growth:
 class AppendedListener:
     """Who follows which ledger, and the connection that tells. `open` starts listening, `close` ends it."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
         self._followed: dict[str, set[_Growth]] = {}
         self._task: asyncio.Task[None] | None = None
         self.listening = asyncio.Event()
@@ -83,7 +83,7 @@ class AppendedListener:
     async def _listen(self) -> None:
         while True:
             try:
-                async with await AsyncConnection.connect(self._url, autocommit=True) as connection:
+                async with await AsyncConnection.connect(self._conninfo, autocommit=True) as connection:
                     await connection.execute(f"listen {APPENDED_CHANNEL}".encode())
                     self.listening.set()
                     self.wake_all()

@@ -24,10 +24,10 @@ from query_service.application.query_handler import Books, Question, RowT, Snaps
 from query_service.application.questions import BALANCES
 from query_service.infrastructure.conditions import compiled
 from query_service.infrastructure.figures import QueryFigures
+from shared_kernel.breaker import Breaker
 
 KEY_PREFIX: Final = "daybook:query:"
 BELIEVED_S: Final = 1.0  # chosen: so soon another generation, or a restored log, is found to answer
-RETRY_S: Final = 1.0  # chosen: how long Redis is left alone after a fault
 LIVE_QUESTIONS: Final = frozenset((BALANCES.statement,))
 _NOT_NAMING: Final = frozenset(("wanted",))
 
@@ -70,6 +70,7 @@ class CachedBooks:
         bytes_max: int,
         entry_bytes_max: int,
         timeout_ms: int,
+        breaker: Breaker,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._books = books
@@ -81,7 +82,7 @@ class CachedBooks:
         self._entry_bytes_max = entry_bytes_max
         self._timeout_s = timeout_ms / 1000
         self._now = now
-        self._left_alone_until = 0.0
+        self._breaker = breaker
         self._beliefs: dict[tuple[bool, bool], _Belief] = {}
         self._decoders: dict[type, Callable[[bytes], tuple[Stamp, list[Any]]]] = {}
 
@@ -157,15 +158,15 @@ class CachedBooks:
 
     async def _ask(self, asking: Any) -> Any:
         """Redis's answer; None at once while it is left alone, and soon if it does not answer."""
-        if self._now() < self._left_alone_until:
+        if not self._breaker.admits():
             asking.close()
             return None
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await asking
+            with self._breaker.call(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(self._timeout_s):
+                    return await asking
         except (RedisError, OSError, TimeoutError) as error:
-            self._left_alone_until = self._now() + RETRY_S
-            _log.warning("cache_unavailable", error_class=type(error).__name__)
+            _log.info("cache_unavailable", error_class=type(error).__name__)
             return None
 
 

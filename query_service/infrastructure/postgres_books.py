@@ -12,7 +12,6 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import Loader
-from psycopg.conninfo import make_conninfo
 from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -20,18 +19,19 @@ from query_service.application.query_handler import Question, RowT, Snapshot, St
 from query_service.infrastructure.conditions import compiled
 from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.statements import Statements
+from shared_kernel.breaker import Breaker
 from shared_kernel.errors import Unavailable
+from shared_kernel.postgres import conninfo
 
 STAMP_COLUMNS: Final = 13
 PREPARED_MAX: Final = 150  # chosen: every statement that is asked often, beside some filters
 ATTEMPTS_MAX: Final = 4  # chosen: a connection that the server closed and a generation's change may meet; twice each
-_DEAD_PEER_MS: Final = 10_000  # chosen: unacknowledged data for this long means that the server is gone
 
 # Plans must not depend on when statistics arrive (design §12): every statement here goes by an index, made for nested loops.
 _SESSION: Final = """
 set default_transaction_read_only = on; set plan_cache_mode = force_generic_plan; set jit = off;
 set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off;
-set timezone = 'UTC'; set application_name = 'daybook query';
+set timezone = 'UTC';
 """
 
 
@@ -51,8 +51,11 @@ class PostgresBooks:
         statement_ms: int,
         server: str = "primary",
         attempts_max: int = ATTEMPTS_MAX,
+        breaker: Breaker | None = None,
     ) -> None:
         self._attempts_max = attempts_max
+        self._breaker = breaker or Breaker(server)
+        self._failed_before = 0
         self._statements = statements
         self._figures = figures
         self._schemas = ""
@@ -68,7 +71,7 @@ class PostgresBooks:
             connection.prepared_max = PREPARED_MAX
 
         self.pool = AsyncConnectionPool(
-            connection_url(url, connect_ms),
+            conninfo(url, name="daybook query", connect_ms=connect_ms),
             kwargs={"autocommit": True},
             min_size=1,
             max_size=connections_max,
@@ -102,14 +105,10 @@ class PostgresBooks:
     async def _fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
         for _ in range(self._attempts_max):
             try:
-                async with self.pool.connection() as connection:
-                    snapshot = await self._look(connection, question, parameters)
+                with self._breaker.call(psycopg.OperationalError):
+                    snapshot = await self._attempt(question, parameters)
             except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
                 self._schemas = ""  # that generation was dropped
-            except psycopg.errors.QueryCanceled as error:
-                raise Unavailable(
-                    "dependency_unavailable", dependency="postgres", reason="statement_timeout"
-                ) from error
             except PoolTimeout as error:
                 raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_connection") from error
             except psycopg.OperationalError:
@@ -120,6 +119,23 @@ class PostgresBooks:
                 if snapshot is not None:
                     return snapshot
         raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_answer")
+
+    async def _attempt(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT] | None:
+        """As `_look`. Raises OperationalError only where the server is at fault: it cannot be reached, or is lost on the way."""
+        try:
+            async with self.pool.connection() as connection:
+                self._failed_before = self._failed_connections()
+                return await self._look(connection, question, parameters)
+        except psycopg.errors.QueryCanceled as error:
+            raise Unavailable("dependency_unavailable", dependency="postgres", reason="statement_timeout") from error
+        except PoolTimeout as error:
+            if self._failed_connections() > self._failed_before:  # since there was one the last time
+                raise
+            # It is busy, not away: an open breaker would leave it idle.
+            raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_connection") from error
+
+    def _failed_connections(self) -> int:
+        return self.pool.get_stats().get("connections_errors", 0)
 
     async def check_database(self) -> str | None:
         """For readiness: None if Postgres answers."""
@@ -169,18 +185,6 @@ class PostgresBooks:
             await connection.execute(self._statements.text("live", self._schemas or "none").encode())
         ).fetchone()
         return None if row is None else cast("str", row[0])
-
-
-def connection_url(url: str, connect_ms: int) -> str:
-    """The URL with the bounds that a dead server needs: on connecting and on silence."""
-    return make_conninfo(
-        url,
-        connect_timeout=max(2, connect_ms // 1000),  # libpq counts seconds and takes less than 2 for 2
-        tcp_user_timeout=_DEAD_PEER_MS,
-        keepalives_idle=10,
-        keepalives_interval=5,
-        keepalives_count=3,
-    )
 
 
 def session(statement_ms: int) -> bytes:

@@ -33,13 +33,13 @@ class Replica:
     """One replica and what its last health check said. `open` begins checking, `close` ends it."""
 
     def __init__(
-        self, name: str, books: PostgresBooks, *, url: str, figures: QueryFigures, check_ms: int, lag_ms_max: int
+        self, name: str, books: PostgresBooks, *, conninfo: str, figures: QueryFigures, check_ms: int, lag_ms_max: int
     ) -> None:
         self.name = name
         self.books = books
         self.gone = asyncio.Event()
         self.gone.set()
-        self._url = url
+        self._conninfo = conninfo
         self._figures = figures
         self._check_ms = check_ms
         self._lag_ms_max = lag_ms_max
@@ -78,7 +78,7 @@ class Replica:
                 try:
                     async with asyncio.timeout(self._check_ms / 1000):
                         if connection is None or connection.closed:
-                            connection = await AsyncConnection.connect(self._url, autocommit=True)
+                            connection = await AsyncConnection.connect(self._conninfo, autocommit=True)
                         row = await (await connection.execute(_LOOK)).fetchone()
                 except (psycopg.Error, TimeoutError) as error:
                     fault = type(error).__name__

@@ -50,8 +50,8 @@ class _Arrival:
 class VisibleListener:
     """Who waits for what, and the connection that tells. `open` starts listening, `close` ends it."""
 
-    def __init__(self, url: str, figures: QueryFigures) -> None:
-        self._url = url
+    def __init__(self, conninfo: str, figures: QueryFigures) -> None:
+        self._conninfo = conninfo
         self._expected: dict[str, set[_Arrival]] = {}
         self._task: asyncio.Task[None] | None = None
         self._newest: dict[str, int] = {}
@@ -114,7 +114,7 @@ class VisibleListener:
     async def _listen(self) -> None:
         while True:
             try:
-                async with await AsyncConnection.connect(self._url, autocommit=True) as connection:
+                async with await AsyncConnection.connect(self._conninfo, autocommit=True) as connection:
                     await connection.execute(f"listen {CHANNEL}".encode())
                     self.listening.set()
                     while True:

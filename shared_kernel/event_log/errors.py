@@ -6,14 +6,12 @@ The question that matters after a failure is "was it applied?": `OutcomeUnknown`
 from typing import Final
 
 from shared_kernel.errors import Contention, Corruption, DaybookError, Rejection, Unavailable
+from shared_kernel.sqlstates import is_rolled_back
 
 # SQLSTATEs raised by our own functions (migrations/0001_event_log.sql).
 INCARNATION_CHANGED: Final = "DB001"
 LEDGER_NOT_FOUND: Final = "DB002"
 POSITION_BEYOND_HEAD: Final = "DB003"
-
-# Serialization failure, deadlock, lock timeout, cancelled statement: the transaction is gone and may be repeated.
-_ROLLED_BACK: Final = frozenset({"40001", "40P01", "55P03", "57014"})
 
 
 class LedgerNotFound(Rejection):
@@ -80,7 +78,7 @@ def from_sqlstate(sqlstate: str) -> DaybookError:
         return IncarnationChanged()
     if sqlstate == POSITION_BEYOND_HEAD:
         return PositionBeyondHead()
-    if sqlstate in _ROLLED_BACK or sqlstate.startswith("53"):
+    if is_rolled_back(sqlstate):
         return RolledBack(sqlstate)
     if sqlstate in {"25006", "57P03"}:  # a read-only server: a standby, or a primary that was demoted
         return LogUnavailable("read_only")

@@ -19,9 +19,12 @@ from shared_kernel.event_log import binary, calls
 from shared_kernel.event_log.errors import IncarnationChanged, LogFault, LogUnavailable, RolledBack
 from shared_kernel.event_log.pipeline import Parameters, Pipeline
 from shared_kernel.event_log.types import Appended, Decision, Loaded, Page, RecordedEvent, Snapshot, SnapshotKey, Tail
+from shared_kernel.postgres import conninfo
+from shared_kernel.transactions import Terms, Transactions
 
 _SESSION: Final = b"session"
 _BEGIN: Final = b"begin"
+_BOUND: Final = b"bound"
 _COMMIT: Final = b"commit"
 _ROLLBACK: Final = b"rollback"
 _APPEND: Final = b"append"
@@ -34,7 +37,6 @@ _NOTIFY: Final = b"notify"
 _T, _I8, _T_A, _I4_A, _I8_A = binary.TEXT, binary.INT8, binary.TEXT_ARRAY, binary.INT4_ARRAY, binary.INT8_ARRAY
 _I4 = binary.INT4
 _STATEMENTS: Final = {
-    _BEGIN: ("begin isolation level read committed", ()),
     _COMMIT: ("commit", ()),
     _ROLLBACK: ("rollback", ()),
     _APPEND: (
@@ -74,11 +76,36 @@ _SESSION_STATEMENT: Final = {_SESSION: (calls.START_SESSION, (_T, _T, _T))}
 _REPLY_MARGIN_MS: Final = 2_000
 
 
+_WHOLE_SLOW_PATH: Final = 3  # chosen: locking, loading and appending may each take what one statement may, nearly
+
+
+def slow_path(lock_timeout_ms: int, statement_timeout_ms: int) -> Terms:
+    """The transaction under the heads' locks: while it lasts nobody else appends to its ledgers, so it may not idle."""
+    return Terms(
+        name="slow_path",
+        lock_timeout_ms=lock_timeout_ms,
+        statement_timeout_ms=statement_timeout_ms,
+        idle_timeout_ms=statement_timeout_ms,
+        transaction_timeout_ms=statement_timeout_ms * _WHOLE_SLOW_PATH,
+    )
+
+
 class LogConnection:
     """One connection to the log. Calls may overlap only where they are for the same ledger; they run in order."""
 
-    def __init__(self, pipeline: Pipeline, *, incarnation: UUID, backend_pid: int, backend_start: str) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        incarnation: UUID,
+        backend_pid: int,
+        backend_start: str,
+        terms: Terms,
+        transactions: Transactions,
+    ) -> None:
         self._pipeline = pipeline
+        self._terms = terms
+        self._transactions = transactions
         self._in_transaction = False
         self._chain = f"{uuid4()}/"
         self._appends = 0  # sent on this connection so far; with it, a token that no other append has
@@ -95,6 +122,7 @@ class LogConnection:
         connect_timeout_ms: int = 5_000,
         lock_timeout_ms: int = 2_000,
         statement_timeout_ms: int = 10_000,
+        transactions: Transactions | None = None,
     ) -> "LogConnection":
         """A connection that is ready to append. `incarnation` None: whichever the log has now is the expected one.
 
@@ -113,12 +141,15 @@ class LogConnection:
                 raise LogFault("incomplete_session")
             if incarnation is not None and UUID(found.decode()) != incarnation:
                 raise IncarnationChanged
-            await pipeline.prepare(_STATEMENTS)
+            terms = slow_path(lock_timeout_ms, statement_timeout_ms)
+            await pipeline.prepare(_STATEMENTS | _opening(terms, pipeline.server_version))
         except BaseException:
             pipeline.close()
             raise
         return cls(
             pipeline,
+            terms=terms,
+            transactions=transactions or Transactions(),
             incarnation=UUID(found.decode()),
             backend_pid=int(pid),
             backend_start=started_at.decode(),
@@ -237,17 +268,18 @@ class LogConnection:
         log, clock = structlog.get_logger(), asyncio.get_running_loop().time
         asked_at = held_since = clock()
         try:
-            await self._pipeline.execute((_BEGIN, ()), (_LOCK_HEADS, locks), is_write=False)
-            held_since = clock()
-            log.debug("heads_locked", ledgers=heads, wait_ms=round((held_since - asked_at) * 1_000, 3))
-            yield
-        except BaseException:
-            await self._roll_back()
-            raise
-        else:
-            (result,) = await self._pipeline.execute((_COMMIT, ()), is_write=True)
-            if result.command_status != b"COMMIT":  # a statement failed before, and the block went on regardless
-                raise RolledBack("25P02")
+            with self._transactions.watched(self._terms):
+                try:
+                    await self._pipeline.execute((_BEGIN, ()), (_BOUND, ()), (_LOCK_HEADS, locks), is_write=False)
+                    held_since = clock()
+                    log.debug("heads_locked", ledgers=heads, wait_ms=round((held_since - asked_at) * 1_000, 3))
+                    yield
+                except BaseException:
+                    await self._roll_back()
+                    raise
+                (result,) = await self._pipeline.execute((_COMMIT, ()), is_write=True)
+                if result.command_status != b"COMMIT":  # a statement failed before, and the block went on regardless
+                    raise RolledBack("25P02")
         finally:
             self._in_transaction = False
             log.debug("heads_released", ledgers=heads, held_ms=round((clock() - held_since) * 1_000, 3))
@@ -310,7 +342,7 @@ async def end_backend(url: str, pid: int, backend_start: str, *, wait_ms: int = 
     """
     try:
         async with asyncio.timeout(wait_ms / 1_000 * 2):
-            connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+            connection = await psycopg.AsyncConnection.connect(conninfo(url, statement_ms=2 * wait_ms), autocommit=True)
             async with connection:
                 cursor = psycopg.AsyncRawCursor(connection)
                 await cursor.execute(calls.TERMINATE_BACKEND, [pid, backend_start, wait_ms])
@@ -318,6 +350,13 @@ async def end_backend(url: str, pid: int, backend_start: str, *, wait_ms: int = 
                 return cursor.rowcount == 0
     except (psycopg.Error, TimeoutError):
         raise LogUnavailable("end_backend_failed") from None
+
+
+def _opening(terms: Terms, server_version: int) -> dict[bytes, tuple[str, tuple[int, ...]]]:
+    """How a transaction of these terms begins, as prepared statements that go out with its first question."""
+    settings = terms.settings(server_version).items()
+    bounds = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings)
+    return {_BEGIN: (f"begin isolation level {terms.isolation}", ()), _BOUND: (f"select {bounds}", ())}
 
 
 def _row(ledger: str, result: pq.abc.PGresult, row: int) -> RecordedEvent:

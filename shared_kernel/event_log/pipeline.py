@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 
 from shared_kernel.event_log import errors
 from shared_kernel.event_log.errors import LogUnavailable, OutcomeUnknown
+from shared_kernel.postgres import conninfo
 
 Results = list[pq.abc.PGresult]
 Parameters = Sequence[bytes | None]
@@ -57,10 +58,10 @@ class Pipeline:
     @classmethod
     async def connect(cls, url: str, *, connect_timeout_ms: int, reply_timeout_ms: int) -> "Pipeline":
         """A connection to a server that takes writes. Raises `LogUnavailable` if there is none in time."""
-        conninfo = make_conninfo(
-            url, client_encoding="UTF8", application_name="daybook", target_session_attrs="read-write"
+        bounded = make_conninfo(
+            conninfo(url, connect_ms=connect_timeout_ms), client_encoding="UTF8", target_session_attrs="read-write"
         )
-        pgconn = pq.PGconn.connect_start(conninfo.encode())
+        pgconn = pq.PGconn.connect_start(bounded.encode())
         try:
             async with asyncio.timeout(connect_timeout_ms / 1_000):
                 while (status := pgconn.connect_poll()) != pq.PollingStatus.OK:
@@ -74,6 +75,11 @@ class Pipeline:
             if isinstance(error, TimeoutError):
                 raise LogUnavailable("connect_timeout") from None
             raise
+
+    @property
+    def server_version(self) -> int:
+        """As libpq says it: 180006 is 18.6."""
+        return self._pgconn.server_version
 
     @property
     def is_open(self) -> bool:

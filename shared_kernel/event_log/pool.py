@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 from uuid import UUID
 
-from shared_kernel.errors import Contention, DaybookError
+from shared_kernel.breaker import Breaker
+from shared_kernel.errors import Contention, DaybookError, Unavailable
 from shared_kernel.event_log.calls import APPENDED_CHANNEL
 from shared_kernel.event_log.errors import LogUnavailable, OutcomeUnknown
 from shared_kernel.event_log.fast import LogConnection, end_backend
+from shared_kernel.transactions import Transactions
 
 # Chosen: NOTIFY serialises commits across the server and wakes every listener, so one serves all appends of so long; no less
 # than the shortest rest of a relay (`round_ms`), which would not listen sooner.
@@ -34,8 +36,12 @@ class LogPool:
         connect_timeout_ms: int = 5_000,
         lock_timeout_ms: int = 2_000,
         statement_timeout_ms: int = 10_000,
+        transactions: Transactions | None = None,
+        breaker: Breaker | None = None,
     ) -> None:
         self._url = url
+        self._breaker = breaker or Breaker("postgres")
+        self._transactions = transactions or Transactions()
         self._borrow_timeout_s = borrow_timeout_ms / 1_000
         self._timeouts = {
             "connect_timeout_ms": connect_timeout_ms,
@@ -59,25 +65,36 @@ class LogPool:
         """A connection for this block alone.
 
         An `OutcomeUnknown` leaves the block only when the old backend was ended, or could not be in time: see its
-        `is_settled`. Raises `Contention("pool_exhausted")` if none came free in time, and what `LogConnection.connect` raises.
+        `is_settled`. Raises `Contention("pool_exhausted")` if none came free in time, what `LogConnection.connect` raises, and
+        `dependency_unavailable` at once while the breaker is open.
         """
         try:
             async with asyncio.timeout(self._borrow_timeout_s):
                 await self._free.acquire()
         except TimeoutError:
             raise Contention("pool_exhausted") from None
+        lost: LogConnection | None = None
         try:
-            connection = await self._take()
-            try:
-                yield connection
-            except OutcomeUnknown as unknown:
-                connection.close()
-                unknown.is_settled = await self._end_backend(connection)
-                raise
-            finally:
-                self._give_back(connection)
+            with self._breaker.call(LogUnavailable, OutcomeUnknown):
+                connection = await self._take()
+                try:
+                    yield connection
+                except OutcomeUnknown:
+                    connection.close()
+                    lost = connection
+                    raise
+                finally:
+                    self._give_back(connection)
+        except OutcomeUnknown as unknown:
+            if lost is not None:  # only now, when the breaker has heard of it: this may take long
+                unknown.is_settled = await self._end_backend(lost)
+            raise
         finally:
             self._free.release()
+
+    def unavailable(self) -> Unavailable | None:
+        """What to tell whoever comes now, while the breaker lets nobody through."""
+        return None if self._breaker.admits() else self._breaker.unavailable()
 
     def announce(self, ledger: str) -> None:
         """Whoever waits for events of `ledger` is woken, at once or with those of a few milliseconds, outside any append.
@@ -102,7 +119,9 @@ class LogPool:
             if connection.is_usable:
                 return connection
             connection.close()
-        connection = await LogConnection.connect(self._url, incarnation=self._incarnation, **self._timeouts)
+        connection = await LogConnection.connect(
+            self._url, incarnation=self._incarnation, transactions=self._transactions, **self._timeouts
+        )
         self._incarnation = connection.incarnation
         return connection
 
@@ -117,7 +136,8 @@ class LogPool:
         with suppress(TimeoutError):
             async with asyncio.timeout(END_BACKEND_S):
                 while True:
-                    with suppress(LogUnavailable):  # the server restarts: ask again
+                    # The server restarts: ask again. Its answers count, for nobody else may be asking.
+                    with suppress(Unavailable), self._breaker.call(LogUnavailable):
                         if await end_backend(self._url, connection.backend_pid, connection.backend_start):
                             return True
                     await asyncio.sleep(END_BACKEND_RETRY_S)

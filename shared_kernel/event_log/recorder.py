@@ -29,10 +29,14 @@ from shared_kernel.errors import DaybookError
 from shared_kernel.event_log import calls
 from shared_kernel.event_log.errors import LogUnavailable, OutcomeUnknown, from_sqlstate
 from shared_kernel.event_log.types import Appended, Decision, NewEvent, RecordedEvent, Tail
+from shared_kernel.postgres import conninfo
 
 PAGE_EVENTS_MAX: Final = 500
 # Chosen: the net under LISTEN, and so the longest that a stopped subscription still blocks.
 POLL_S: Final = 0.5
+# Chosen: it waits for no answer that anybody waits for, and takes in whole logs.
+STATEMENT_MS_MAX: Final = 120_000
+LOCK_MS_MAX: Final = 10_000
 _NO_TAIL: Final = Tail(events_max=0, bytes_max=0)
 
 _Row = tuple[Any, ...]
@@ -174,7 +178,9 @@ class PostgresLedgerRecorder(DCBRecorder):
         with self._turn:
             try:
                 if self._connection is None or self._connection.closed:
-                    self._connection = psycopg.connect(self.url, autocommit=True)
+                    self._connection = psycopg.connect(
+                        conninfo(self.url, statement_ms=STATEMENT_MS_MAX, lock_ms=LOCK_MS_MAX), autocommit=True
+                    )
                 cursor = psycopg.RawCursor(self._connection)
                 return cursor.execute(statement.encode(), parameters).fetchall()
             except psycopg.Error as error:
@@ -236,7 +242,7 @@ class LedgerSubscription(DCBSubscription[PostgresLedgerRecorder]):
         super().__init__(recorder=recorder, query=query, after=after)
         self._page: list[DCBSequencedEvent] = []
         self._waiting = threading.Lock()
-        self._listener = psycopg.connect(recorder.url, autocommit=True)
+        self._listener = psycopg.connect(conninfo(recorder.url), autocommit=True)
         self._listener.execute(f"listen {calls.APPENDED_CHANNEL}".encode())
 
     def __next__(self) -> DCBSequencedEvent:

@@ -9,6 +9,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from typing import Final
 
@@ -16,6 +17,8 @@ import psycopg
 from psycopg import sql
 
 from shared_kernel.errors import Corruption
+from shared_kernel.postgres import conninfo
+from shared_kernel.transactions import Terms, Transactions, again
 
 LOGIN_ROLES: Final = (
     "daybook_migrator",
@@ -31,6 +34,15 @@ ADVISORY_LOCK: Final = 0x646179626F6F6B
 # Chosen: a migration waits this long for another migrator, and its statements this long for a table's lock.
 MIGRATOR_WAIT_MS: Final = 120_000
 LOCK_WAIT_MS: Final = 10_000
+# Chosen: an index over every event of a large log is the longest statement, and nobody waits for it.
+MIGRATION_TERMS: Final = Terms(
+    name="migration",
+    lock_timeout_ms=LOCK_WAIT_MS,
+    statement_timeout_ms=6 * 3_600_000,
+    idle_timeout_ms=60_000,
+    transaction_timeout_ms=6 * 3_600_000,
+)
+ROLES_MS_MAX: Final = 60_000  # chosen: roles and grants are a few rows
 ROLE_ATTEMPTS_MAX: Final = 20
 ROLE_RETRY_S: Final = 0.05
 
@@ -51,7 +63,9 @@ def ensure_roles(admin_url: str, password: str) -> None:
     databases may meet: Postgres then fails one of them with "tuple concurrently updated" or a duplicate, and it
     tries again.
     """
-    with psycopg.connect(admin_url, autocommit=True) as connection:
+    with psycopg.connect(
+        conninfo(admin_url, statement_ms=ROLES_MS_MAX, lock_ms=LOCK_WAIT_MS), autocommit=True
+    ) as connection:
         for attempt in range(1, ROLE_ATTEMPTS_MAX + 1):
             try:
                 _make_roles(connection, password)
@@ -70,18 +84,23 @@ def migrate(migrator_url: str, report: Callable[[str], None]) -> list[str]:
     `migration_out_of_order` and the file's name, and then nothing was applied.
     """
     applied_now: list[str] = []
-    with psycopg.connect(migrator_url, autocommit=True) as connection:
+    with psycopg.connect(conninfo(migrator_url), autocommit=True) as connection:
         connection.execute("select set_config('lock_timeout', %s, false)", [f"{MIGRATOR_WAIT_MS}ms"])
         connection.execute("select pg_advisory_lock(%s)", [ADVISORY_LOCK])
         connection.execute("select set_config('lock_timeout', %s, false)", [f"{LOCK_WAIT_MS}ms"])
         connection.execute("set role daybook_owner")
         connection.execute(_MIGRATIONS_TABLE)
-        for name, text in _pending(connection):
-            with connection.transaction():
+        transactions = Transactions()
+
+        def apply(name: str, text: str) -> None:
+            with transactions.transaction(connection, MIGRATION_TERMS):
                 connection.execute(text)
                 connection.execute(
                     "insert into daybook.migrations (name, checksum) values (%s, %s)", [name, _checksum(text)]
                 )
+
+        for name, text in _pending(connection):
+            again(partial(apply, name, text))
             report(f"applied {name}")
             applied_now.append(name)
     return applied_now

@@ -6,18 +6,22 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from joserfc.jwk import ECKey
 
+from shared_kernel.http_protocol import SEND_BYTES_MIN
 from tests.services import free_port
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
 SECONDS_MAX = 30
+LARGE_BYTES = 64 * 1024 * 1024  # of an answer that no system's buffers hold
 
 # A process like ours: its one route waits until the test lets it go on.
 PROGRAM = """
@@ -48,6 +52,10 @@ async def wait() -> str:
     print("let go", flush=True)
     return "answered"
 
+@get("/docs/large", include_in_schema=False, media_type="text/plain")
+async def large() -> bytes:
+    return b"x" * int(os.environ["LARGE_BYTES"])
+
 @asynccontextmanager
 async def lifespan(app):
     if os.environ.get("FAIL"):
@@ -58,7 +66,7 @@ async def lifespan(app):
 
 health = Health()
 app = create_app(
-    title="t", description="d", route_handlers=[wait], lifespan=[lifespan], health=health, registry=new_registry(),
+    title="t", description="d", route_handlers=[wait, large], lifespan=[lifespan], health=health, registry=new_registry(),
     verifier=TokenVerifier(FileKeys(Path(settings.jwt_keys_file)), issuer="i", audience="a"), settings=settings,
 )
 serve_or_exit(app, settings, health)
@@ -67,6 +75,7 @@ writer.close()
 
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+LARGE = b"GET /docs/large HTTP/1.1\r\nHost: x\r\n\r\n"
 WAIT = b"GET /docs/wait HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -86,7 +95,7 @@ class Served:
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
             cwd=ROOT,
-            env={"PATH": os.environ["PATH"], "GATE": str(self.gate)}
+            env={"PATH": os.environ["PATH"], "GATE": str(self.gate), "LARGE_BYTES": str(LARGE_BYTES)}
             | {f"DAYBOOK_{name}": value for name, value in settings.items()}
             | environ,
             stdout=subprocess.PIPE,
@@ -109,6 +118,11 @@ class Served:
     def get(self, path: str) -> httpx.Response:
         with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=SECONDS_MAX) as client:
             return client.get(path)
+
+    def figure(self, name: str) -> float:
+        """What /metrics says of a name without labels."""
+        [line] = [line for line in self.get("/metrics").text.splitlines() if line.startswith(f"{name} ")]
+        return float(line.split()[1])
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS_MAX)
@@ -270,6 +284,49 @@ def test_an_idle_connection_is_closed_in_time_and_a_busy_one_is_not(tmp_path: Pa
         assert read_until_closed(idle).startswith(b"HTTP/1.1 200")
         served.gate.touch()
         assert read_answer(busy, b"answered").startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off_and_a_slow_one_is_not(
+    tmp_path: Path, started: list[Served]
+) -> None:
+    served = start(tmp_path, started, DAYBOOK_HTTP_SEND_SECONDS_MAX="2")
+    with served.connect() as stuck, served.connect() as slow:
+        for connection in (stuck, slow):
+            connection.sendall(LARGE)
+        stuck.recv(1)
+        while served.figure("daybook_http_connections") != 2:  # the slow one and this look
+            part = slow.recv(8 * SEND_BYTES_MIN, socket.MSG_WAITALL)  # and never stops for long
+            assert part
+        assert len(slow.recv(1024 * 1024, socket.MSG_WAITALL)) == 1024 * 1024  # it is still being answered
+        assert bytes_until_it_ends(stuck) < LARGE_BYTES
+
+
+def bytes_until_it_ends(connection: socket.socket) -> int:
+    """How many still come, whether it ends in peace or not."""
+    received = 0
+    with suppress(ConnectionResetError):
+        while part := connection.recv(1024 * 1024):
+            received += len(part)
+    return received
+
+
+def test_a_storm_of_connections_is_shed_and_health_is_still_told(tmp_path: Path, started: list[Served]) -> None:
+    served = start(tmp_path, started, DAYBOOK_HTTP_CONNECTIONS_MAX="60", DAYBOOK_HTTP_REQUESTS_MAX="20")
+    with ExitStack() as opened:
+        storm = [opened.enter_context(served.connect()) for _ in range(100)]
+        for connection in storm:
+            connection.sendall(WAIT)
+        shed = 0
+        while shed < 80:  # 40 of the first 60, and all of the others
+            shed = served.figure("daybook_http_requests_shed_total")
+        assert served.get("/health/live").status_code == 200
+        served.gate.touch()
+        answers = [connection.recv(65_536) for connection in storm]  # each was written at once
+        assert Counter(answer.split()[1] for answer in answers) == {b"200": 20, b"503": 80}
+        assert sum(b"connection: close" in answer.lower() for answer in answers) == 40
+        storm[0].sendall(WAIT)
+        assert read_answer(storm[0], b"answered").startswith(b"HTTP/1.1 200")
+    assert served.get("/docs/wait").status_code == 200
 
 
 def test_trailers_are_no_headers(served: Served) -> None:

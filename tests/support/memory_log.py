@@ -62,6 +62,9 @@ class MemoryLog:
     async def borrow(self) -> AsyncIterator["MemorySession"]:
         yield MemorySession(self)
 
+    def unavailable(self) -> None:
+        """It is there, or says so when asked."""
+
     def announce(self, ledger: str) -> None:
         self.announced.append(ledger)
 

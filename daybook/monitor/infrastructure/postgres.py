@@ -21,6 +21,7 @@ from daybook.monitor.domain.cancelling import Step
 from daybook.monitor.domain.looks import Chain, Lag, Lock, Look, Session, Standing
 from shared_kernel.errors import Unavailable
 from shared_kernel.event_log.statements import SESSION_OPTIONS, load_statements
+from shared_kernel.transactions import Terms, Transactions
 
 STATEMENTS: Final = load_statements("daybook.monitor.infrastructure", "monitor.sql")
 _TURN: Final = 0x6D6F6E69746F72  # chosen: "monitor" as a number, so that it meets nobody else's advisory locks
@@ -115,7 +116,8 @@ class Turn:
     async def signal(self, chain: Chain, step: Step) -> Action:
         """The session at the root is told to stop; `failed` if that is not allowed or it is gone."""
         try:
-            async with self._connection.transaction():
+            # A savepoint on purpose: what this role may not do must not undo the look.
+            async with self._connection.transaction("signal"):
                 rows = await self._rows(step, pid=chain.root.pid, began_at=chain.root.began_at)
         except psycopg.errors.InsufficientPrivilege:
             return "failed"
@@ -141,7 +143,15 @@ class Turn:
 class PostgresWatched:
     """Implements `Watched` and `Records`. Every step is bounded by `timeout_ms`; what fails is Unavailable, and the next call connects anew."""
 
-    def __init__(self, url: str, *, timeout_ms: int) -> None:
+    def __init__(self, url: str, *, timeout_ms: int, transactions: Transactions | None = None) -> None:
+        self._transactions = transactions or Transactions()
+        self._terms = Terms(
+            name="look",
+            lock_timeout_ms=timeout_ms,
+            statement_timeout_ms=timeout_ms,
+            idle_timeout_ms=timeout_ms,
+            transaction_timeout_ms=timeout_ms,
+        )
         self._conninfo = make_conninfo(
             url,
             application_name="daybook monitor",
@@ -164,7 +174,7 @@ class PostgresWatched:
     @asynccontextmanager
     async def turn(self, after_ms: int) -> AsyncIterator[Turn | None]:
         """A look that is written when the block ends well; None where another monitor looks, or has looked meanwhile."""
-        async with self._connected() as connection, connection.transaction():
+        async with self._connected() as connection, self._transactions.transaction_of(connection, self._terms):
             taken = await (await connection.execute(STATEMENTS["take_turn"], {"key": _TURN})).fetchone()
             due = await (await connection.execute(STATEMENTS["is_due"], {"seconds": after_ms / 1_000})).fetchone()
             yield Turn(connection) if taken == due == (True,) else None

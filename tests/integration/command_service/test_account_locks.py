@@ -262,7 +262,7 @@ async def test_without_redis_nobody_is_blocked_and_it_is_left_alone_for_a_while(
             assert not (await worker.take((A,))).blocked
             assert not worker.link.may_wait
             assert not (await worker.take((A,))).blocked
-        assert [line["event"] for line in lines] == ["redis_unavailable"]
+        assert [line["event"] for line in lines] == ["breaker", "redis_unavailable"]
 
 
 async def test_a_redis_that_stands_still_costs_one_time_out_and_is_used_again_when_it_goes_on(redis_url: str) -> None:

@@ -85,7 +85,11 @@ async def fail(name: FromPath[str]) -> None:
 
 
 def make_app(
-    tmp_path: Path, swagger_dir: Path | None = None, health: Health | None = None, body_seconds_max: float = 10.0
+    tmp_path: Path,
+    swagger_dir: Path | None = None,
+    health: Health | None = None,
+    body_seconds_max: float = 10.0,
+    **more: int,
 ) -> Edge:
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"keys": [KEY.as_dict(private=False)]}))
@@ -98,6 +102,7 @@ def make_app(
         jwt_audience="a",
         jwt_keys_file=str(keys),
         swagger_dir=str(swagger_dir) if swagger_dir else None,
+        **more,  # type: ignore[arg-type]
     )
     return create_app(
         title="Daybook <test>",
@@ -196,7 +201,7 @@ async def test_the_wrong_role_is_403_and_another_tenants_ledger_404(app: Edge) -
         (b'{"entries": [{"amount": "1"}]}', "$.entries[0].amount"),
         (b'{"entries": [{}]}', "$.entries[0].amount"),
         (b'{"entries": [], "extra": 1}', "$.extra"),
-        (b'{"entries": [], "entries": []}', "$"),
+        (b'{"entries": [], "entries": []}', "$.entries"),
         (b"{", "$"),
         (b"\xff", "$"),
         (b"", "$"),
@@ -363,6 +368,48 @@ async def test_a_body_that_does_not_come_is_408(tmp_path: Path) -> None:
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
+
+
+async def test_one_request_too_many_is_turned_away_at_once_and_health_is_not(tmp_path: Path) -> None:
+    app = make_app(tmp_path, http_requests_max=1)
+    release = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await release.wait()
+        return {"type": "http.request", "body": GOOD, "more_body": False}
+
+    answers: list[Any] = []
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    headers = [(b"authorization", f"Bearer {token()}".encode()), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": THINGS, "query_string": b"", "headers": headers}
+    first = asyncio.create_task(app(scope, receive, send))
+    await asyncio.sleep(0)
+    assert app.in_flight == 1
+    async with client_of(app, None) as client:  # nobody looks at its token
+        refused = await client.post(THINGS, content=GOOD, headers=JSON)
+        assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "overloaded", "1")
+        assert (await client.get("/health/live")).status_code == 200
+        figures = (await client.get("/metrics")).text
+        assert "daybook_http_requests_shed_total 1.0" in figures
+    first.cancel()
+    await first
+    assert app.in_flight == 0
+    async with client_of(app, token()) as client:
+        assert (await client.post(THINGS, content=GOOD, headers=JSON)).status_code == 201
+
+
+async def test_who_asks_too_often_is_429_and_others_are_not(tmp_path: Path) -> None:
+    app = make_app(tmp_path, http_requests_per_second_max=1, http_requests_burst_max=2)
+    async with client_of(app, token()) as alice, client_of(app, token(sub="bob")) as bob:
+        statuses = [(await alice.get("/v1/things")).status_code for _ in range(3)]
+        assert statuses == [200, 200, 429]
+        refused = await alice.post(THINGS, content=GOOD, headers=JSON)
+        problem(refused, 429, "rate_limited")
+        assert refused.headers["retry-after"] == "1"
+        assert (await bob.get("/v1/things")).status_code == 200
 
 
 async def test_a_client_that_leaves_is_no_error(app: Edge) -> None:

@@ -1,0 +1,237 @@
+"""`python -m bench overload`: what is still done, and how fast the rest is told so, when three times as much comes as can be done.
+
+An open loop: requests leave when they are due, whether answers come or not, as clients who know nothing of each other send them.
+The peak that they are measured by is that of the closed loop just before.
+"""
+
+import asyncio
+import gc
+import os
+import platform
+import secrets
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+from urllib.parse import urlsplit
+
+import msgspec
+import uvloop
+
+from bench import workloads
+from bench.generator import ANSWER_SECONDS_MAX, Workload, measure, percentile
+from bench.yardstick import Server, server
+from daybook.client import Client, find_target
+from daybook.terminal import CommandFailed, Exit, out, talk
+
+RESULTS = Path(__file__).parent / "results"
+PEAK_CONNECTIONS = 64
+OPEN_CONNECTIONS = (
+    1_500  # chosen: above the requests that a process answers at once, below the connections that it takes
+)
+TIMES = 3.0
+GOODPUT_MIN = 0.8  # the faults issue
+TOLD_MS_MAX = 50.0  # the same
+TICK_SECONDS = 0.002
+
+
+class Overload(msgspec.Struct, frozen=True, kw_only=True):
+    """Rates are requests a second; `late` are those that were due while no connection was free: the generator's own bound."""
+
+    measured_at: str
+    cores: int
+    python: str
+    postgres: Server
+    peak: float
+    offered: float
+    sent: float
+    goodput: float
+    shed: float
+    late: int
+    others: dict[str, int]
+    done_p50_ms: float
+    done_p99_ms: float
+    told_p50_ms: float
+    told_p99_ms: float
+    generator_cpu: float
+
+    @property
+    def share(self) -> float:
+        """Of the peak that is still done."""
+        return self.goodput / self.peak
+
+
+class _Stack(msgspec.Struct, frozen=True):
+    postgres_url: str
+
+
+def overload(*, data: Path = Path(".data"), name: str = "overload", window: float = 10.0) -> int:
+    """Measure what is done of three times too much, and how soon the rest is told.
+
+    Parameters
+    ----------
+    data
+        The data folder of a running stack.
+    name
+        What the result files are called, after the date.
+    window
+        Seconds of each window.
+    """
+    report = uvloop.run(_measure(data, window))
+    table = to_markdown(report)
+    stem = RESULTS / f"{report.measured_at[:10]}-{name}"
+    RESULTS.mkdir(exist_ok=True)
+    stem.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    stem.with_suffix(".md").write_text(table)
+    out().print(table, markup=False)
+    return Exit.DONE if report.share >= GOODPUT_MIN else Exit.FAULT
+
+
+async def _measure(folder: Path, window: float) -> Overload:
+    target = find_target(data=folder, command_url=None, query_url=None, token=None)
+    stack = msgspec.json.decode((folder / "stack.json").read_bytes(), type=_Stack)
+    ledger, token, host = f"bench-{secrets.token_hex(4)}", target.token("writer"), urlsplit(target.command_url).netloc
+    with closing(Client(target.command_url, token)) as client:
+        workloads.open_ledger(client, ledger)
+    peak = await measure(
+        target.command_url,
+        workloads.singles(host, token, ledger, secrets.token_hex(4)),
+        connections=PEAK_CONNECTIONS,
+        window_seconds=window,
+    )
+    talk().print(f"peak: {peak.rate:,.0f}/s at {PEAK_CONNECTIONS} connections")
+    workload = workloads.singles(host, token, ledger, secrets.token_hex(4))
+    crowd = _Crowd(workload)
+    await crowd.open(target.command_url)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        cpu = time.process_time()
+        await crowd.send(peak.rate * TIMES, window)
+        cpu = time.process_time() - cpu
+    finally:
+        gc.enable()
+        crowd.close()
+    done, told = crowd.latencies.pop(b"201", []), crowd.latencies.pop(b"503", [])
+    if not done:
+        raise CommandFailed("nothing was done", Exit.FAULT)
+    return Overload(
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+        python=platform.python_version(),
+        postgres=server(stack.postgres_url),
+        peak=peak.rate,
+        offered=round(peak.rate * TIMES, 1),
+        sent=round(crowd.sent / window, 1),
+        goodput=round(len(done) / window, 1),
+        shed=round(len(told) / window, 1),
+        late=crowd.late,
+        others={status.decode(): len(found) for status, found in crowd.latencies.items()},
+        done_p50_ms=round(percentile(done, 50), 1),
+        done_p99_ms=round(percentile(done, 99), 1),
+        told_p50_ms=round(percentile(told, 50), 1) if told else 0.0,
+        told_p99_ms=round(percentile(told, 99), 1) if told else 0.0,
+        generator_cpu=round(cpu / window, 2),
+    )
+
+
+def to_markdown(report: Overload) -> str:
+    """The table, and beneath it what was measured on what."""
+    return "\n".join(
+        [
+            f"# Overload, {report.measured_at}",
+            "",
+            "| | requests/s | p50 ms | p99 ms |",
+            "|---|---:|---:|---:|",
+            f"| peak, {PEAK_CONNECTIONS} connections, closed loop | {report.peak:,.0f} | | |",
+            f"| offered, open loop | {report.offered:,.0f} | | |",
+            f"| sent | {report.sent:,.0f} | | |",
+            f"| done (201) | {report.goodput:,.0f} | {report.done_p50_ms:.1f} | {report.done_p99_ms:.1f} |",
+            f"| turned away (503) | {report.shed:,.0f} | {report.told_p50_ms:.1f} | {report.told_p99_ms:.1f} |",
+            "",
+            f"Done: **{report.share:.0%}** of the peak; at least {GOODPUT_MIN:.0%} is wanted, and that the rest is told within "
+            f"{TOLD_MS_MAX:.0f} ms. {report.late:,} requests were due while none of {OPEN_CONNECTIONS:,} connections was free, and "
+            f"were not sent. Other answers: {report.others or 'none'}. The generator took {report.generator_cpu:.2f} cores of the same "
+            "machine.",
+            "",
+            f"Postgres {report.postgres.version}, fsync {report.postgres.fsync}; {report.cores} cores for generator, servers and all "
+            f"processes; Python {report.python}.",
+            "",
+        ]
+    )
+
+
+class _Crowd:
+    """Clients who know nothing of each other: each connection is one of them, and sends when a request is due."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._make = workload.make
+        self._opened: list[asyncio.Transport] = []
+        self.idle: list[_Client] = []
+        self.latencies: dict[bytes, list[float]] = {}
+        self.sent = 0
+        self.late = 0
+
+    async def open(self, url: str) -> None:
+        """All are connected."""
+        parts = urlsplit(url)
+        loop = asyncio.get_running_loop()
+        for _ in range(OPEN_CONNECTIONS):
+            transport, _ = await loop.create_connection(
+                lambda: _Client(self), parts.hostname or "127.0.0.1", parts.port or 80
+            )
+            self._opened.append(transport)
+
+    async def send(self, rate: float, seconds: float) -> None:
+        """So many requests a second leave, and those that were sent are answered."""
+        began = time.perf_counter()
+        due = 0
+        while (elapsed := time.perf_counter() - began) < seconds:
+            now_due = int(rate * elapsed)
+            for _ in range(now_due - due):
+                if self.idle:
+                    self.idle.pop().send(self._make())
+                    self.sent += 1
+                else:
+                    self.late += 1
+            due = now_due
+            await asyncio.sleep(TICK_SECONDS)
+        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+            while len(self.idle) < len(self._opened) and sum(map(len, self.latencies.values())) < self.sent:
+                await asyncio.sleep(TICK_SECONDS)
+
+    def close(self) -> None:
+        """Nobody is connected."""
+        for transport in self._opened:
+            transport.close()
+
+
+class _Client(asyncio.Protocol):
+    """One request in flight at most."""
+
+    def __init__(self, crowd: _Crowd) -> None:
+        self._crowd = crowd
+        self._sent_at = 0.0
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._crowd.idle.append(self)
+
+    def send(self, request: bytes) -> None:
+        self._sent_at = time.perf_counter()
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, found, body = self._buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        length = head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]
+        if len(body) < int(length or 0):
+            return
+        self._crowd.latencies.setdefault(head[9:12], []).append(time.perf_counter() - self._sent_at)
+        self._buffer = b""
+        self._crowd.idle.append(self)

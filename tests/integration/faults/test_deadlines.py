@@ -1,0 +1,93 @@
+"""A command's time is over while somebody holds the ledger's row: told in time where nothing is sent, waited for where something is."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from tests.integration.command_service.conftest import Caller, workers
+from tests.integration.event_log.words import until_blocked
+from tests.services import Database, Servers
+
+ENTRIES = [
+    {"account": "cash", "direction": "debit", "amount": 7, "asset": "CZK/2"},
+    {"account": "till", "direction": "credit", "amount": 7, "asset": "CZK/2"},
+]
+TIME_S = 1
+SOON_S = 10  # generous: three times what a busy machine needs to tell it
+
+
+@pytest.fixture
+def psql(database: Database) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """Somebody at a terminal."""
+    with psycopg.connect(database.admin_url, autocommit=True) as connection:
+        yield connection
+
+
+async def test_the_append_that_is_sent_is_waited_for_and_what_waits_behind_it_is_turned_away(
+    database: Database, stack: Servers, tmp_path: Path, psql: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    async with workers(database, stack, tmp_path) as start:
+        caller: Caller = await start(
+            command_seconds_max=TIME_S, log_lock_timeout_ms=60_000, log_statement_timeout_ms=60_000
+        )
+        ledger = await caller.open_ledger()
+
+        def post(key: str) -> "asyncio.Task[object]":
+            return asyncio.create_task(caller.post(f"/{ledger}/transactions", {"entries": ENTRIES}, key=key))
+
+        with psycopg.connect(database.admin_url) as holder:
+            holder.execute("select from daybook.ledgers where ledger = %s for update", [ledger])
+            sent = post("sent")
+            await until_blocked(psql, await _appender(psql, holder.info.backend_pid))
+            began = time.monotonic()
+            turned_away = await post("behind")
+            assert TIME_S * 0.9 <= time.monotonic() - began < SOON_S
+            assert (turned_away.status_code, turned_away.json()["code"]) == (503, "deadline_passed")  # type: ignore[attr-defined]
+            assert not sent.done()  # as late as the other, but it may come to be
+        done = await sent
+        assert done.status_code == 201  # type: ignore[attr-defined]
+        found = await caller.get(f"/{ledger}/commands/behind")
+        assert (found.status_code, found.json()["code"]) == (404, "command_not_found")
+        kinds = [
+            row[0]
+            for row in psql.execute("select type from daybook.events where ledger = %s order by position", [ledger])
+        ]
+        assert kinds.count("TransactionPosted.v1") == 1
+
+
+async def _appender(psql: psycopg.Connection[tuple[object, ...]], holder: int) -> int:
+    """The backend that waits for the holder."""
+    async with asyncio.timeout(SOON_S):
+        while True:
+            for (pid,) in psql.execute(
+                "select pid from pg_stat_activity where %s = any(pg_blocking_pids(pid))", [holder]
+            ):
+                return int(str(pid))
+            await asyncio.sleep(0.01)
+
+
+async def test_a_command_that_outlives_its_time_in_doubt_is_told_so(
+    database: Database, stack: Servers, tmp_path: Path, psql: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    async with workers(database, stack, tmp_path) as start:
+        caller: Caller = await start(
+            command_seconds_max=TIME_S, log_lock_timeout_ms=60_000, log_statement_timeout_ms=60_000
+        )
+        ledger, key = await caller.open_ledger(), uuid4().hex
+        with psycopg.connect(database.admin_url) as holder:
+            holder.execute("select from daybook.ledgers where ledger = %s for update", [ledger])
+            sent = asyncio.create_task(caller.post(f"/{ledger}/transactions", {"entries": ENTRIES}, key=key))
+            pid = await _appender(psql, holder.info.backend_pid)
+            await asyncio.sleep(TIME_S)  # its time is over while it waits for the row: not to be waited for otherwise
+            psql.execute("select pg_terminate_backend(%s, 10000)", [pid])
+            answer = await sent
+        # The backend was seen gone and the log looked at: what is told is the truth, and the key says the same afterwards.
+        told = (answer.status_code, answer.json()["code"])
+        assert told in {(503, "deadline_passed"), (503, "outcome_unknown")}
+        assert (await caller.get(f"/{ledger}/commands/{key}")).status_code == 404
+        assert (await caller.post(f"/{ledger}/transactions", {"entries": ENTRIES}, key=key)).status_code == 201

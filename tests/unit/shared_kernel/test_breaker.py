@@ -1,0 +1,209 @@
+"""The breaker under a clock of its own: when it opens, what passes then, and how it closes again."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from shared_kernel.breaker import Breaker, BreakerBounds, BreakerFigures, State
+from shared_kernel.errors import Refusal, Unavailable
+
+BOUNDS = BreakerBounds(
+    window_ms=10_000, calls_min=10, failures_percent=50, failures_in_row=4, open_ms=1_000, probes_max=2
+)
+
+
+class Clock:
+    """Time that only a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def breaker(clock: Clock, registry: CollectorRegistry) -> Breaker:
+    return Breaker("redis", bounds=BOUNDS, figures=BreakerFigures(registry), monotonic=clock)
+
+
+def answer(breaker: Breaker) -> None:
+    """One call that is answered."""
+    with breaker.call(OSError):
+        pass
+
+
+def fail(breaker: Breaker) -> None:
+    """One call that is not."""
+    with suppress(OSError), breaker.call(OSError):
+        raise OSError
+
+
+def opened(breaker: Breaker) -> Breaker:
+    """The breaker after a row of failures."""
+    for _ in range(BOUNDS.failures_in_row):
+        fail(breaker)
+    assert breaker.state is State.OPEN
+    return breaker
+
+
+def test_a_row_of_failures_opens_it_and_one_fewer_does_not(breaker: Breaker) -> None:
+    for _ in range(BOUNDS.failures_in_row - 1):
+        fail(breaker)
+    answer(breaker)
+    for _ in range(BOUNDS.failures_in_row - 1):
+        fail(breaker)
+    assert breaker.state is State.CLOSED
+    fail(breaker)
+    assert breaker.state is State.OPEN
+
+
+def test_half_of_many_calls_open_it_though_never_many_in_a_row(breaker: Breaker) -> None:
+    for _ in range(BOUNDS.calls_min // 2 - 1):
+        answer(breaker)
+        fail(breaker)
+    answer(breaker)
+    assert breaker.state is State.CLOSED  # nine calls say nothing yet
+    fail(breaker)
+    assert breaker.state is State.OPEN
+
+
+def test_what_left_the_window_is_forgotten(breaker: Breaker, clock: Clock) -> None:
+    for _ in range(BOUNDS.calls_min * 2):
+        answer(breaker)
+    clock.now += 11
+    for _ in range(BOUNDS.calls_min // 2):
+        answer(breaker)
+        fail(breaker)
+    assert breaker.state is State.OPEN  # of the last ten seconds half failed, of all calls a sixth
+
+
+def test_within_the_window_good_calls_count_against_the_rate(breaker: Breaker, clock: Clock) -> None:
+    for _ in range(BOUNDS.calls_min * 2):
+        answer(breaker)
+    clock.now += 8
+    for _ in range(BOUNDS.calls_min // 2):
+        answer(breaker)
+        fail(breaker)
+    assert breaker.state is State.CLOSED
+
+
+def test_while_it_is_open_nothing_passes(breaker: Breaker, clock: Clock, registry: CollectorRegistry) -> None:
+    opened(breaker)
+    clock.now += 0.999
+    assert not breaker.admits()
+    with pytest.raises(Unavailable) as refused, breaker.call(OSError):
+        pytest.fail("passed")
+    assert (refused.value.code, refused.value.fields) == (
+        "dependency_unavailable",
+        {"dependency": "redis", "reason": "breaker_open"},
+    )
+    assert registry.get_sample_value("daybook_breaker_refused_total", {"dependency": "redis"}) == 1
+
+
+def test_it_is_open_when_the_caller_says_so(breaker: Breaker, clock: Clock) -> None:
+    answer(breaker)
+    breaker.trip()
+    assert breaker.state is State.OPEN
+    clock.now += 1
+    assert breaker.state is State.HALF_OPEN
+
+
+def test_half_open_it_lets_a_few_probes_through_at_a_time(breaker: Breaker, clock: Clock) -> None:
+    opened(breaker)
+    clock.now += 1
+    assert breaker.state is State.HALF_OPEN
+    with breaker.call(OSError), breaker.call(OSError):
+        assert not breaker.admits()
+        with pytest.raises(Unavailable), breaker.call(OSError):
+            pytest.fail("a third probe passed")
+    assert breaker.state is State.CLOSED
+
+
+def test_one_answered_probe_is_not_enough_and_one_failed_opens_it_anew(breaker: Breaker, clock: Clock) -> None:
+    opened(breaker)
+    clock.now += 1
+    answer(breaker)
+    assert breaker.state is State.HALF_OPEN
+    fail(breaker)
+    assert breaker.state is State.OPEN
+    clock.now += 0.5
+    assert not breaker.admits()
+    clock.now += 0.5
+    answer(breaker)
+    answer(breaker)
+    assert breaker.state is State.CLOSED
+
+
+def test_a_probe_that_is_answered_after_another_failed_changes_nothing(breaker: Breaker, clock: Clock) -> None:
+    opened(breaker)
+    clock.now += 1
+    late = breaker.call(OSError)
+    late.__enter__()
+    fail(breaker)
+    assert breaker.state is State.OPEN
+    clock.now += 1
+    with breaker.call(OSError), breaker.call(OSError):
+        late.__exit__(None, None, None)
+        assert not breaker.admits()  # both probes of this round are under way
+    assert breaker.state is State.CLOSED
+
+
+def test_after_closing_the_old_failures_do_not_count(breaker: Breaker, clock: Clock) -> None:
+    opened(breaker)
+    clock.now += 1
+    answer(breaker)
+    answer(breaker)
+    for _ in range(BOUNDS.failures_in_row - 1):
+        fail(breaker)
+    assert breaker.state is State.CLOSED
+
+
+def test_refusals_are_answers(breaker: Breaker) -> None:
+    for _ in range(BOUNDS.calls_min * 2):
+        with suppress(Refusal), breaker.call(OSError):
+            raise Refusal("insufficient_funds")
+    assert breaker.state is State.CLOSED
+
+
+def test_cancelled_calls_count_neither_way_and_give_their_probe_back(breaker: Breaker, clock: Clock) -> None:
+    for _ in range(BOUNDS.calls_min * 2):
+        with suppress(asyncio.CancelledError), breaker.call(OSError):
+            raise asyncio.CancelledError
+    assert breaker.state is State.CLOSED
+    opened(breaker)
+    clock.now += 1
+    for _ in range(BOUNDS.probes_max + 1):
+        with suppress(asyncio.CancelledError), breaker.call(OSError):
+            raise asyncio.CancelledError
+    assert breaker.state is State.HALF_OPEN
+    assert breaker.admits()
+
+
+def test_its_state_is_shown(breaker: Breaker, clock: Clock, registry: CollectorRegistry) -> None:
+    def shown() -> tuple[float | None, str | None]:
+        return registry.get_sample_value("daybook_breaker_state", {"dependency": "redis"}), breaker.tell()
+
+    assert shown() == (0, None)
+    opened(breaker)
+    assert shown() == (2, "breaker open")
+    clock.now += 1
+    assert shown() == (1, "breaker half_open")
+    answer(breaker)
+    answer(breaker)
+    assert shown() == (0, None)
+    for state in ("open", "half_open", "closed"):
+        labels = {"dependency": "redis", "state": state}
+        assert registry.get_sample_value("daybook_breaker_transitions_total", labels) == 1
