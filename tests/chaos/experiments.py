@@ -117,11 +117,12 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     findings: list[str]
     recovered: dict[str, float]
     seconds: float
+    load: float
 
 
 def run(stand: Stand, name: str, seed: int, *, is_full: bool, at: str, commit: str) -> Result:
     """One run, judged; the stand is whole again afterwards, or the run has failed."""
-    begun = time.monotonic()
+    begun, busy = time.monotonic(), os.getloadavg()[0]
     experiment = Run(stand, name, seed, is_full=is_full)
     findings: list[str] = []
     try:
@@ -152,6 +153,7 @@ def run(stand: Stand, name: str, seed: int, *, is_full: bool, at: str, commit: s
         findings=findings,
         recovered={what: round(seconds, 2) for what, seconds in experiment.recovered.items()},
         seconds=round(time.monotonic() - begun, 1),
+        load=round(busy, 1),
     )
 
 

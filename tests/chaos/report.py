@@ -15,7 +15,8 @@ every position, debits equal to credits; every acknowledged command in the log e
 answered as the first time; every read model equal to the fold of the log. Clients repeat under the same key what is not answered.
 
 Recovery is counted from the end of the harm (of a kill: from the kill, restart included), in seconds: median, and the longest.
-One machine, with everything on it; the times say how it behaves, not how fast it is.
+Everything ran on one machine: the times say that it recovers, not how fast it could. `load` is how many tasks of that machine wanted a
+processor at once when the runs began, at most (`-`: not written down).
 """
 
 
@@ -29,8 +30,8 @@ def document(results: Sequence[Result]) -> str:
                 rows.append(_row(name, known.fault, runs, is_full=is_full))
     parts = [
         HEAD,
-        "| | harm | runs | seeds | passed | commands, of which repeated | recovery, s |",
-        "|---|---|---|---|---|---|---|",
+        "| | harm | runs | seeds | passed | commands, of which repeated | load | recovery, s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     parts += rows
     untried = [name for name, _ in _by_number() if not any(each.experiment == name for each in results)]
@@ -59,8 +60,10 @@ def _row(name: str, fault: str, runs: Sequence[Result], *, is_full: bool) -> str
     passed = sum(not each.findings for each in runs)
     commands, repeated = sum(each.commands for each in runs), sum(each.repeated for each in runs)
     size = " (full)" if is_full else ""
-    span = f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
-    return f"| {name}{size} | {fault} | {len(runs)} | {span} | {passed} | {commands:,}, {repeated:,} | {recovered} |"
+    is_row = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
+    span = f"{seeds[0]}-{seeds[-1]}" if is_row else ", ".join(map(str, seeds))
+    load = f"{busiest:.0f}" if (busiest := max(each.load for each in runs)) else "-"
+    return f"| {name}{size} | {fault} | {len(runs)} | {span} | {passed} | {commands:,}, {repeated:,} | {load} | {recovered} |"
 
 
 def _failures(results: Sequence[Result]) -> list[str]:
