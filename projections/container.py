@@ -299,6 +299,7 @@ class JobContainer(containers.DeclarativeContainer):
                 batch_bytes_max=settings.provided.batch_bytes_max,
                 ledgers_max=settings.provided.batch_ledgers_max,
                 rows_max=settings.provided.rebuild_rows_max,
+                parked_max=settings.provided.parked_ledgers_max,
             ),
             children=providers.Singleton(ChildProcesses),
             processes_max=settings.provided.rebuild_processes_max,

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import msgspec
 
 from projections.application.fold import RowCache, fold
-from projections.application.ports import Batch, Log, Move, ReadModel
+from projections.application.ports import Batch, Log, Move, ReadModel, TooManyParked
 from projections.domain.projection import Key, Projection, Row
 from shared_kernel.errors import Contention
 from shared_kernel.event_log.types import RecordedEvent
@@ -20,12 +20,13 @@ THROTTLED_BATCHES = 4  # chosen: batches a second of a throttled build, so that 
 
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
-    """How much at once, and how fast at most."""
+    """How much at once, how fast at most, and how many ledgers may be parked on the way."""
 
     batch_events_max: int
     batch_bytes_max: int
     ledgers_max: int
     rows_max: int
+    parked_max: int
     events_per_second_max: int | None = None
 
     def no_faster(self, events_per_second_max: int) -> "Speed":
@@ -86,14 +87,20 @@ class Rebuild:
         self._cache = RowCache(projection.tables, speed.rows_max)
         self._positions: dict[str, int] = {}
         self._standing: set[str] = set()
+        self._parked = 0
         self._has_keys = False
         self._writing: Future[bool] | None = None
 
     def run(self) -> None:
-        """Everything that is in the log is applied, up to a last batch, or `stop` is set. Contention: somebody else writes it."""
+        """Everything that is in the log is applied, up to a last batch, or `stop` is set. Contention: somebody else writes it.
+
+        TooManyParked: so many ledgers cannot go on that it is not their fault.
+        """
         self._positions = self._model.positions()
         self._cache.clear(is_complete=not any(map(self._is_mine, self._positions)))
-        self._standing = {each.ledger for each in self._model.standing()}
+        standing = self._model.standing()
+        self._standing = {each.ledger for each in standing}
+        self._parked = sum(each.is_parked for each in standing)
         with ThreadPoolExecutor(1, "reading") as reader, ThreadPoolExecutor(1, "writing") as writer:
             while not self._stop.is_set():
                 behind = {
@@ -140,9 +147,16 @@ class Rebuild:
         self._cache.keep(folded.known)
         self._standing.update(folded.faults)
         self._settle()
-        faults = list(folded.faults.values())
+        final = [fault for fault in folded.faults.values() if fault.is_final]
+        passing = [fault for fault in folded.faults.values() if not fault.is_final]
+        room = self._speed.parked_max + 1 - self._parked  # what is beyond it would only fill the disk
+        faults = final[: max(room, 0)] + passing
         batch = Batch(moves=moves, rows=folded.rows, faults=faults, skipped=folded.skipped)
         self._writing = writer.submit(self._model.write, batch)
+        self._parked += len(final)
+        if self._parked > self._speed.parked_max:
+            self._settle()
+            raise TooManyParked("too_many_parked", count=self._parked, limit=self._speed.parked_max)
         for move in moves:
             self._positions[move.ledger] = move.position
         self._progress.add(sum(move.position - move.previous for move in moves))

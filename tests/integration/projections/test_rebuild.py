@@ -11,7 +11,7 @@ import pytest
 
 from projections.application.jobs import Findings, Job, JobKind
 from projections.application.operations import Asker
-from projections.application.ports import Batch
+from projections.application.ports import Batch, TooManyParked
 from projections.application.rebuild import Progress, Rebuild, Speed
 from projections.domain.projection import Projection, Read, Rows, State
 from projections.infrastructure.child_processes import ChildProcesses
@@ -24,12 +24,12 @@ from projections.infrastructure.workshop import Workshop
 from shared_kernel.errors import Rejection
 from shared_kernel.event_log.types import RecordedEvent
 from tests.integration.projections.conftest import BOOKS, PERIODS, Kit
-from tests.support.histories import transfer
+from tests.support.histories import opened, transfer
 from tests.support.lives import books
 from tests.support.plain_books import read_log
 
 ASKER = Asker(subject="ann", reason="ticket 7")
-SPEED = Speed(batch_events_max=40, batch_bytes_max=1_000_000, ledgers_max=100, rows_max=50)
+SPEED = Speed(batch_events_max=40, batch_bytes_max=1_000_000, ledgers_max=100, rows_max=50, parked_max=2)
 
 
 class Operator:
@@ -225,6 +225,46 @@ def test_a_rebuild_beside_writers_holds_what_they_wrote(kit: Kit) -> None:
     operator.follow()
     assert operator.verify().passed()
     kit.assert_complete("books_2")
+
+
+def failing_at(position: int, *ledgers: str) -> Projection:
+    """The books, which these ledgers' event at a position is poison for."""
+
+    def project(read: Read, state: State) -> Rows:
+        if read.recorded.ledger in ledgers and read.recorded.position == position:
+            raise ZeroDivisionError
+        return BOOKS.project(read, state)
+
+    return msgspec.structs.replace(BOOKS, project=project)
+
+
+def test_a_rebuild_leaves_out_what_operators_skipped_until_the_ledger_is_repaired(kit: Kit) -> None:
+    kit.append("a", [opened("a"), *(transfer(f"t{number}", 5) for number in range(6))])
+    broken = Operator(kit, failing_at(4, "a"))
+    broken.follow()
+    kit.parking().skip("books", "a", position=4, actor="olga", reason="ticket 7")
+    broken.follow()
+    broken.rebuild()
+    assert broken.verify().passed()
+    lacking = "select generation, state, position from projections.standstills order by 1"
+    assert kit.rows(lacking) == [(1, "skipped", 4), (2, "skipped", 4)]
+    mended = Operator(kit)
+    assert mended.look_after("repair", "a").has_passed
+    assert kit.rows(lacking) == [(2, "skipped", 4)]
+    assert kit.rows("select lifted_at is null from projections.skips") == [(False,)]
+    kit.assert_complete()
+
+
+def test_a_rebuild_in_which_too_many_ledgers_cannot_go_on_ends_and_writes_no_more_of_them_than_it_takes(
+    kit: Kit,
+) -> None:
+    ledgers = [f"l{number}" for number in range(9)]
+    for ledger in ledgers:
+        kit.append(ledger, [opened(ledger), transfer("t", 5)])
+    Operator(kit).follow()
+    with pytest.raises(TooManyParked):
+        Operator(kit, failing_at(2, *ledgers)).rebuild()
+    assert kit.rows("select count(*) from projections.dead_letters") == [(SPEED.parked_max + 1,)]
 
 
 def test_a_throttled_rebuild_keeps_to_its_rate(kit: Kit) -> None:
