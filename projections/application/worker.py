@@ -4,7 +4,7 @@ Owns what is in memory: positions, the last rows of busy subjects, ledgers that 
 applied; they are set by compare-and-set in the transaction of the rows. It must never leave out an event that no operator told it to.
 
 A fault that passes (a deadlock, a time-out) is tried again, then its batch is split until the ledger that cannot go on is alone: that
-one waits and goes on by itself, like one whose event this software is too old for. A fault that repeats itself parks its ledger (ADR 0013).
+one waits and goes on by itself, like one whose event this software is too old for. A fault that repeats itself parks its ledger (ADR 0015).
 """
 
 import heapq
