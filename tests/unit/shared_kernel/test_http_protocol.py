@@ -4,11 +4,10 @@ import asyncio
 from typing import Any
 
 import pytest
-import uvicorn
 from uvicorn.server import ServerState
 
 from shared_kernel.http_context import BODY_KEY
-from shared_kernel.http_protocol import Connection
+from shared_kernel.http_protocol import Config, Connection
 
 Messages = list[dict[str, Any]]
 GET = b"GET /a%20b?c HTTP/1.1\r\nhost: here\r\n\r\n"
@@ -61,7 +60,8 @@ async def answered(request: bytes, *answer: dict[str, Any], later: bytes = b"") 
 
     state = ServerState()
     state.default_headers = [(b"date", b"today")]
-    config = uvicorn.Config(app, interface="asgi3", lifespan="off", log_config=None, access_log=False)
+    config = Config(app, interface="asgi3", lifespan="off", log_config=None, access_log=False)
+    config.connections_max, config.send_seconds_max = 10, 10.0
     wire = Wire()
     connection = Connection(config, state, {}, asyncio.get_running_loop())
     connection.connection_made(wire)
