@@ -50,12 +50,23 @@ KEY = Parameter(
     description="Makes repeating safe, for ever: the same key and body give the first answer again, the same key and another"
     " body 409 `idempotency_key_reused`. Without one the server makes one, and a repetition is a second command.",
 )
-_READ_SIDE_ONLY = {"position_beyond_head", "ledger_not_parked"}
+_OF_OTHER_PROCESSES = {
+    "position_beyond_head",
+    "ledger_not_parked",
+    "ledger_stands_still",
+    "rebuild_running",
+    "not_verified",
+    "generation_behind",
+    "generation_building",
+    "generation_live",
+    "nothing_to_roll_back",
+    "log_restored",
+}
 
 
 def _codes(status: int) -> str:
     return ", ".join(
-        f"`{code}`" for code, known in PROBLEMS.items() if known.status == status and code not in _READ_SIDE_ONLY
+        f"`{code}`" for code, known in PROBLEMS.items() if known.status == status and code not in _OF_OTHER_PROCESSES
     )
 
 
