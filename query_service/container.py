@@ -48,6 +48,8 @@ Every answer says `as_of` and carries the same position in the header `Daybook-P
 for it. Lists come in pages that hold still while others post: give `next_cursor` as `cursor`."""
 
 # Chosen: an answer that is waited for in vain costs every query its time-out, and the books are there without the cache.
+# Beyond what one loss of all pooled connections brings in a row, which says nothing of the server: the next attempt will.
+FAILURES_BEYOND_POOL = 5
 CACHE_BREAKER = BreakerBounds(failures_in_row=2, probes_max=1)
 
 ROUTES: Sequence[ControllerRouterHandler] = (
@@ -62,6 +64,10 @@ ROUTES: Sequence[ControllerRouterHandler] = (
     *EXPORT_ROUTES,
     Graph,
 )
+
+
+def _postgres_bounds(connections_max: int) -> BreakerBounds:
+    return BreakerBounds(failures_in_row=connections_max + FAILURES_BEYOND_POOL)
 
 
 def _app(
@@ -188,7 +194,12 @@ class Container(containers.DeclarativeContainer):
     health = providers.Singleton(Health)
     figures = providers.Singleton(QueryFigures, registry)
     breaker_figures = providers.Singleton(BreakerFigures, registry)
-    postgres_breaker = providers.Singleton(Breaker, "postgres", figures=breaker_figures)
+    postgres_breaker = providers.Singleton(
+        Breaker,
+        "postgres",
+        bounds=providers.Callable(_postgres_bounds, settings.provided.postgres_connections_max),
+        figures=breaker_figures,
+    )
     cache_breaker = providers.Singleton(Breaker, "cache", bounds=CACHE_BREAKER, figures=breaker_figures)
     keys = providers.Singleton(open_keys, settings)
     verifier = providers.Singleton(

@@ -164,7 +164,7 @@ def figures_of_processes() -> dict[str, list[Metric]]:
     projector.register(FiguresCollector({"books": Figures()}, part="projector", docs=PROJECTOR))
     for registry in (command, relay, projector, clock, monitor):
         TransactionFigures(registry)
-    for registry in (command, query, relay):
+    for registry in (command, query, relay, clock):
         BreakerFigures(registry)
     figures = QueryFigures(query)
     figures.watch_waiting(lambda: 0)

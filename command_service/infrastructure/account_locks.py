@@ -250,17 +250,18 @@ class AccountLocks:
                 trace_id=first.trace_id,
                 held_ms=round(held_s * 1_000, 3),
             )
-        names = []
-        for name in grip.taken:
+        names, ended = [], {}
+        for name, wanted in grip.taken.items():
             held = mine.held.get(name)
             if held is None:
                 continue  # lost, and told
+            ended[name] = wanted
             held.users -= 1
             if held.users == 0:
                 del mine.held[name]
                 names.append(name)
         self._metrics.account_locks("released", len(names))
-        self._tell("released", grip.ledger, {name: grip.taken[name] for name in names}, held_s=held_s)
+        self._tell("released", grip.ledger, ended, held_s=held_s)  # by this batch, whoever else of ours holds one still
         self._return_soon(grip.ledger, mine, names, position or 0)
 
     async def start(self) -> None:

@@ -179,9 +179,10 @@ async def test_a_replica_that_dies_costs_no_errors(
             await asyncio.sleep(0.005)
         getattr(mortal, how)()
         await is_up(client, False)
-        answers = Answers(client)
-        while answers()["primary"] < 50:
-            await asyncio.sleep(0.005)
+        for _ in range(2):  # those on their way when it was seen to be down may have been answered by it still
+            answers = Answers(client)
+            while answers()["primary"] < 50:
+                await asyncio.sleep(0.005)
         dead.set()
         await asyncio.gather(*asking)  # any status but 200 has failed there
         assert set(found) == {12}
