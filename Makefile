@@ -29,7 +29,7 @@ down: $(INSTALLED) ## stop a stack that runs elsewhere on this machine
 test: $(INSTALLED) ## all tests, on real servers that are started for them
 	$(BIN)/pytest -n $(WORKERS) --durations 10 -m "not chaos"
 
-chaos: $(INSTALLED) ## do harm to a whole Daybook; EXPERIMENT=X9 SEED=7 RUNS=20 FULL=1, or SHORT=1 for what CI runs
+chaos: $(INSTALLED) ## do harm to a whole Daybook; EXPERIMENT=X9 SEED=7 RUNS=20 FULL=1, or SHORT=1 for a few minutes of it
 ifdef SHORT
 	$(BIN)/pytest -q tests/chaos
 else
