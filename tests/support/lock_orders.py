@@ -37,7 +37,8 @@ class LockOrders:
         A writer does one batch at a time; what goes beside it (atomic batches) runs under the correlation id of its request.
         """
         event, ledger = line.get("event"), line.get("ledger")
-        holder = f"{process}/{line.get('correlation_id') or ledger}"
+        # A writer's own transaction has no request; it locks one head, its ledger's.
+        holder = f"{process}/{line.get('correlation_id') or ledger or ' '.join(line.get('ledgers', ()))}"
         if event == "account_lock":
             lock = f"redis {ledger} {line['lock']}"
             if line["status"] == "taken":
