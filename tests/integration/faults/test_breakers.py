@@ -85,7 +85,8 @@ async def test_commands_and_queries_are_told_at_once_while_postgres_is_away_and_
     await asyncio.to_thread(own.stop)
     waiting = asyncio.create_task(caller.post(f"/{ledger}/transactions", {"entries": ENTRIES}, key="before"))
     await until(lambda: writing.state is not State.CLOSED)
-    await until(lambda: reading.state is not State.CLOSED, lambda: client.get(read, role="auditor"))
+    many = [lambda: client.get(read, role="auditor")] * 8  # at once, so that the outage is short
+    await until(lambda: reading.state is not State.CLOSED, lambda: asyncio.gather(*(ask() for ask in many)))
     for ask in (
         lambda: caller.post(f"/{ledger}/transactions", {"entries": ENTRIES}),
         lambda: client.get(read, role="auditor"),
@@ -102,8 +103,8 @@ async def test_commands_and_queries_are_told_at_once_while_postgres_is_away_and_
     assert ready.json()["checks"]["postgres_breaker"]["detail"].startswith("breaker ")
 
     await asyncio.to_thread(own.start)
-    answer = await waiting  # it was there before the outage was known: done, or told in its time that it was not
-    assert answer.status_code in (201, 503), answer.text
+    answer = await waiting  # it was there before the outage was known: done, once
+    assert answer.status_code == 201, answer.text
     await until(lambda: writing.state is State.CLOSED, lambda: caller.get(f"/{ledger}/commands/before"))
     again = await caller.post(f"/{ledger}/transactions", {"entries": ENTRIES}, key="before")
     assert again.status_code == 201, again.text
