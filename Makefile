@@ -1,6 +1,7 @@
 # Everything a person does in this repository. `make` alone lists it.
 
-PYTHON ?= python3
+# The first Python on PATH, unless another there is clearly faster: it says which, and make PYTHON=... decides otherwise.
+PYTHON ?= $(shell python3 scripts/find_python.py)
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= .data
@@ -79,13 +80,15 @@ clean: ## remove what was made, but not the data
 	@test ! -e $(DATA) || echo "the books in $(DATA) are still there"
 
 $(INSTALLED): requirements-dev.lock
+	$(eval PYTHON := $(PYTHON))
+	@test -n "$(PYTHON)"
 	@$(PYTHON) -c 'import sys; sys.exit("Daybook needs Python 3.11 or later: make PYTHON=...") if sys.version_info < (3, 11) else None'
-	@echo "installing what Daybook needs into $(VENV)"
+	@echo "installing what Daybook needs into $(VENV), with $(PYTHON)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 $(VENV)/lock-tools: | $(INSTALLED)
-	$(PYTHON) -m venv $@
+	$(BIN)/python -m venv $@
 	$@/bin/pip install --quiet uv
