@@ -33,7 +33,9 @@ print(min(times), sys._base_executable)
 
 def main() -> None:
     """Prints a path; nothing, with a reason on the standard error, where there is no Python for Daybook."""
-    found: dict[str, tuple[float, str]] = {}  # by the real file, which may have many names: its least time, and its first name
+    found: dict[
+        str, tuple[float, str]
+    ] = {}  # by the real file, which may have many names: its least time, and its first name
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         for name in VERSIONS:
             if os.access(program := Path(folder, name), os.X_OK):
