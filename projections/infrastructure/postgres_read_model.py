@@ -65,7 +65,7 @@ class PostgresReadModel:
                 parts = [list(part) for part in zip(*asked, strict=True)][1:]
                 rows = session.execute(self._last_rows[table], parts, prepare=False).fetchall()
                 for number, *values in rows:
-                    found[asked[number - 1]] = tuple(map(_as_projected, values))
+                    found[asked[number - 1]] = tuple(map(as_projected, values))
         return found
 
     def write(self, batch: Batch) -> bool:
@@ -206,7 +206,7 @@ class PostgresReadModel:
         return True
 
 
-def _as_projected(value: Any) -> Value:
+def as_projected(value: Any) -> Value:
     """A value as the projection made it: whole numbers and times as text."""
     if isinstance(value, Decimal):
         return int(value)

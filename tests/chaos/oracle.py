@@ -7,11 +7,14 @@ model equal to the fold of the log (tests/support/plain_books.py, which shares n
 
 import json
 import random
+from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC
 from typing import Any
 
 import psycopg
 
+from projections.infrastructure.postgres_read_model import as_projected
 from projections.infrastructure.shipped import shipped
 from shared_kernel.checking import Checker
 from shared_kernel.event_log.types import RecordedEvent
@@ -104,19 +107,25 @@ def _read_models(admin: "psycopg.Connection[Any]", events: dict[str, list[Record
         rows = admin.execute(
             f"select {columns} from {schemas['books']}.{table} where ledger = any(%s)".encode(), [ledgers]
         ).fetchall()
-        held = sorted((comparable(table, row) for row in rows), key=repr)
-        if held != expected[table]:
-            differing = len({repr(row) for row in held} ^ {repr(row) for row in expected[table]})
-            found.append(f"books.{table} differs from the fold of the log in {differing} rows")
+        found += _differing(f"books.{table}", (comparable(table, row) for row in rows), expected[table])
     for name in FOLDED:
         projection = shipped()[name]
-        for table, rows in written(projection, project_in_batches(projection, [events])).items():
-            count = admin.execute(
-                f"select count(*) from {schemas[name]}.{table} where ledger = any(%s)".encode(), [ledgers]
-            ).fetchone()
-            if count != (len(rows),):
-                found.append(f"{name}.{table} has {count} rows and the fold of the log {len(rows)}")
+        for table, folded in written(projection, project_in_batches(projection, [events])).items():
+            columns = ", ".join(projection.tables[table].columns)
+            rows = admin.execute(
+                f"select {columns} from {schemas[name]}.{table} where ledger = any(%s)".encode(), [ledgers]
+            ).fetchall()
+            found += _differing(f"{name}.{table}", (tuple(map(as_projected, row)) for row in rows), folded)
     return found
+
+
+def _differing(table: str, held: Iterable[tuple[Any, ...]], folded: Iterable[tuple[Any, ...]]) -> list[str]:
+    """A finding where the table does not hold these rows and no others, each as often."""
+    ours, theirs = Counter(map(repr, held)), Counter(map(repr, folded))
+    if ours == theirs:
+        return []
+    more, less = (ours - theirs).total(), (theirs - ours).total()
+    return [f"{table} differs from the fold of the log: {more} rows of its own, {less} missing"]
 
 
 def _repeated(load: Load, rng: random.Random) -> list[str]:
