@@ -303,6 +303,7 @@ class JobContainer(containers.DeclarativeContainer):
             ),
             children=providers.Singleton(ChildProcesses),
             processes_max=settings.provided.rebuild_processes_max,
+            shared_events_min=settings.provided.rebuild_shared_events_min,
         ),
         lease_ms=settings.provided.job_lease_ms,
         report_ms=settings.provided.job_report_ms,

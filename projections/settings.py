@@ -104,6 +104,13 @@ class ProjectorSettings(HttpSettings, frozen=True, kw_only=True):
     rebuild_processes_max: Annotated[
         int, Meta(ge=1, le=64, description="Processes that share the ledgers of a rebuild")
     ] = 2
+    rebuild_shared_events_min: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Fewer events are rebuilt by one process: starting another costs more than it saves (measured)",
+        ),
+    ] = 20_000
     rebuild_batch_events_max: Annotated[
         int, Meta(ge=1, le=100_000, description="Most events that a rebuild writes at once")
     ] = 3_000

@@ -30,12 +30,13 @@ TEXT_LENGTH_MAX = 500
 # The fields that lines may have. Add a name here when its values can never be a secret, a body or free text of a client.
 FIELDS = frozenset(
     """
-    address attempt attempts behind batch batches bytes cause check checks code command commands conflicts correlation_id count
-    database dependency detail elapsed_ms epoch error error_class event event_type events exception failed from_position generation
-    group groups head held_ms holder host incarnation interval_ms kind lag ledger ledgers level limit lock locks logger method ms name
-    offset operation owner partition path pid port position positions process projection query reason refused retries
-    retry_after_ms role route rows schema signal since state status subject timestamp to_position topic trace_id
-    transaction_id url version wait_ms worker
+    address against attempt attempts batch batches behind bytes cause check checks code command commands conflicts
+    correlation_id count database dependency detail differences elapsed_ms epoch error error_class event event_type
+    events exception failed from_position generation group groups head held_ms holder host incarnation interval_ms job
+    kind lag ledger ledgers level limit lock locks logger method ms name offset operation outcome owner partition path
+    paused pid port position positions process projection query reason refused replica retries retry_after_ms role
+    route rows schema signal since state status subject tables_differed timestamp to_position topic trace_id
+    transaction transaction_id url version wait_ms worker
     """.split()  # noqa: SIM905 - as a list it would be eighty lines
 )
 

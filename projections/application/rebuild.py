@@ -16,6 +16,9 @@ from projections.domain.projection import Key, Projection, Row
 from shared_kernel.errors import Contention
 from shared_kernel.event_log.types import RecordedEvent
 
+BATCHES_IN_HAND = 3  # of a process: one is read while one is folded while one is written
+REPEATED_SHARE_MAX = 20  # a crash repeats no more than one event in so many ...
+BATCH_EVENTS_MIN = 20  # ... but of builds that take a second in all: chosen, smaller batches cost more than they save
 THROTTLED_BATCHES = 4  # chosen: batches a second of a throttled build, so that it neither bursts nor crawls
 
 
@@ -32,6 +35,11 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
     def no_faster(self, events_per_second_max: int) -> "Speed":
         """The same, throttled."""
         return msgspec.structs.replace(self, events_per_second_max=events_per_second_max)
+
+    def bounded_for(self, events: int, *, processes: int) -> "Speed":
+        """The same, in batches so small that what so many processes have in hand at a crash is a twentieth of all at most."""
+        events_max = max(events // (REPEATED_SHARE_MAX * BATCHES_IN_HAND * processes), BATCH_EVENTS_MIN)
+        return msgspec.structs.replace(self, batch_events_max=min(self.batch_events_max, events_max))
 
 
 class Progress:

@@ -82,6 +82,10 @@ update projections.generations set state = %(state)s where projection = %(projec
 update projections.generations set state = %(state)s
 where projection = %(projection)s and generation = %(generation)s and state = 'building'
 
+-- name: hold_keys
+-- The first key: one more than those of the generations' own locks.
+select pg_advisory_xact_lock(1651470189, hashtext(%(schema)s))
+
 -- name: has_keys
 select exists (
   select from pg_constraint c

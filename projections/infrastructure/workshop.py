@@ -29,7 +29,6 @@ _INDEXES: Final = terms("indexes", transaction_timeout_ms=WHOLE_BUILD_MS)
 _SCRATCH: Final = terms("scratch_build")
 GROUP_EVENTS_MAX: Final = 100_000  # chosen: some hundred megabytes beside the live side while they are compared
 FIRST_DIFFERENCES: Final = 50
-SHARED_EVENTS_MIN: Final = 20_000  # measured: below that the start of processes costs more than they save
 SHARE_LOOK_S: Final = 0.25
 
 
@@ -44,19 +43,21 @@ class Workshop:
         speed: Speed,
         children: ChildProcesses,
         processes_max: int = 1,
+        shared_events_min: int = 1,
     ) -> None:
         self._url = url
         self._projections = projections
         self._speed = speed
         self._children = children
         self._processes_max = processes_max
+        self._shared_events_min = shared_events_min
 
     def work(self, job: Job, owner: str, progress: Progress, stop: threading.Event) -> Outcome:
         """The job is done, or `stop` was set. Rejection: it cannot be done."""
         with self._begun(job, progress, stop) as work:
             match job.kind:
                 case "rebuild":
-                    return work.rebuild(owner, self._children, self._processes_max)
+                    return work.rebuild(owner, self._children, self._processes_max, self._shared_events_min)
                 case "verify":
                     return work.verify()
                 case "reconcile":
@@ -69,7 +70,7 @@ class Workshop:
         fastest = None if job.events_per_second_max is None else max(job.events_per_second_max // of, 1)
         shared = msgspec.structs.replace(job, events_per_second_max=fastest)
         with self._begun(shared, Progress(), stop) as work:
-            work.builder(is_mine=functools.partial(_falls_to, number - 1, of)).run()
+            work.build_share(number, of)
 
     @contextmanager
     def _begun(self, job: Job, progress: Progress, stop: threading.Event) -> Iterator["_Work"]:
@@ -107,16 +108,19 @@ class _Work:
         for database in (self._log, self._writing, self._looking, self._keys, self._plain):
             database.close()
 
-    def rebuild(self, owner: str, children: ChildProcesses, processes_max: int) -> Outcome:
+    def rebuild(self, owner: str, children: ChildProcesses, processes_max: int, shared_events_min: int) -> Outcome:
         """The generation is whole."""
         looking = self._model(self._generation, self._plain)
-        done = sum(looking.positions().values())
-        lags = looking.lags()
-        left = sum(lag.head - lag.position for lag in lags)
+        done, left, ledgers = self._size(looking)
         self._progress.begin(done=done, total=done + left)
-        processes = min(processes_max, len(lags))
-        if processes > 1 and left >= SHARED_EVENTS_MIN:
+        processes = min(processes_max, ledgers)
+        if processes > 1 and left >= shared_events_min:
+            if (
+                done
+            ):  # then rows are asked for that no memory holds; two that made keys at once would be in each other's way
+                self._make_keys(self._generation)
             self._share_out(owner, children, processes, looking)
+        self._speed = self._speed.bounded_for(done + left, processes=1)
         self.builder().run()
         if not self._stop.is_set():
             self._make_keys(self._generation)
@@ -126,6 +130,12 @@ class _Work:
                 session.execute(TRAIL["tell_control"], of)
             self._logger.info("generation_built", generation=self._generation.number)
         return Outcome()
+
+    def build_share(self, number: int, of: int) -> None:
+        """The ledgers that fall to the process of this number are built, up to a last batch."""
+        done, left, _ = self._size(self._model(self._generation, self._plain))
+        self._speed = self._speed.bounded_for(done + left, processes=of)
+        self.builder(is_mine=functools.partial(_falls_to, number - 1, of)).run()
 
     def verify(self) -> Outcome:
         """The generation is compared with the one that was live when that was asked for."""
@@ -192,6 +202,12 @@ class _Work:
             progress=self._progress,
             stop=self._stop,
         )
+
+    def _size(self, model: PostgresReadModel) -> tuple[int, int, int]:
+        """Events applied, events left, and in how many ledgers."""
+        done = sum(model.positions().values())
+        lags = model.lags()
+        return done, sum(lag.head - lag.position for lag in lags), len(lags)
 
     def _share_out(self, owner: str, children: ChildProcesses, processes: int, looking: PostgresReadModel) -> None:
         """Several processes build, each its ledgers; how far they are is read from the positions that they write."""
@@ -268,9 +284,10 @@ class _Work:
         """Keys and indexes are there: made at once where they were not, so that a crash leaves all or none."""
         with self._keys.transaction(_INDEXES) as session:
             of = {"schema": generation.schema_name}
+            session.execute("set local lock_timeout = '2h'; set local statement_timeout = '2h'")
+            session.execute(STATEMENTS["hold_keys"], of)  # one of several processes makes them, the others find them
             if session.execute(STATEMENTS["has_keys"], of).fetchone() == (True,):
                 return
-            session.execute("set local statement_timeout = '2h'")
             session.execute("set local maintenance_work_mem = '256MB'")
             make_indexes(session, self._projection, generation.schema_name)
 

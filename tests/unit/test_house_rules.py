@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from shared_kernel.logs import FIELDS
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("shared_kernel", "command_service", "query_service", "projections", "daybook")
 PSYCOPG = {"psycopg", "psycopg.AsyncConnection", "psycopg.Connection", "AsyncConnection", "Connection"}
@@ -162,3 +164,30 @@ def test_the_rule_about_time_outs_would_be_broken_by_each_kind_of_client() -> No
         "sqlite3.connect(path)",
     ):
         assert not offences_with_time("m.py", text), text
+
+
+def fields_withheld(name: str, text: str) -> list[str]:
+    """What a module says in its log and nobody would see, because the allow-list does not have the field."""
+    return [
+        f"{name}:{node.lineno} logs {keyword.arg}"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and _is_log_call(node.func)
+        for keyword in node.keywords
+        if keyword.arg not in FIELDS | {None, "exc_info"}
+    ]
+
+
+def _is_log_call(called: ast.expr) -> bool:
+    if isinstance(called, ast.Name):
+        return called.id == "say"  # the level chosen before
+    is_level = isinstance(called, ast.Attribute) and called.attr in {"debug", "info", "warning", "error", "bind"}
+    return is_level and "log" in ast.unparse(called.value).lower()  # type: ignore[attr-defined]
+
+
+def test_no_line_of_a_log_has_a_field_that_is_withheld() -> None:
+    assert [offence for name, text in sources() for offence in fields_withheld(name, text)] == []
+
+
+def test_the_rule_about_fields_would_be_broken_by_each_way_to_log_one() -> None:
+    for text in ("self._logger.info('e', secret=1)", "log.bind(secret=1)", "say('e', secret=1)"):
+        assert fields_withheld("m.py", text) == ["m.py:1 logs secret"]

@@ -5,6 +5,7 @@ import random
 import secrets
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from tests.integration.projections.conftest import Kit, until
 from tests.integration.projections.processes import Process, Processes
 from tests.services import Database, Servers
-from tests.support.histories import transfer
+from tests.support.histories import opened, transfer
 from tests.support.lives import books
 
 pytestmark = pytest.mark.long
@@ -50,10 +51,22 @@ def finished(process: Process, job: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def children(process: Process) -> list[int]:
-    """The processes that it started."""
-    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
-    return [int(pid) for task in tasks for pid in task.read_text().split()]
+def children(of: Process | int) -> list[int]:
+    """The processes that it started and that still run."""
+    pid = of if isinstance(of, int) else of.pid
+    found: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            found += map(int, task.read_text().split())
+    return [each for each in found if not has_ended(each)]
+
+
+def has_ended(pid: int) -> bool:
+    """True of one that nobody has buried yet, too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_a_rebuild_over_http_while_others_write_and_readers_never_go_back(kit: Kit, processes: Processes) -> None:
@@ -91,43 +104,90 @@ def test_a_rebuild_over_http_while_others_write_and_readers_never_go_back(kit: K
     assert process.stop() == 0
 
 
-def test_a_rebuild_that_is_killed_ten_times_goes_on_where_it_was(kit: Kit, processes: Processes) -> None:
-    for number in range(4):
-        kit.append(f"l:{number}", list(books(f"l:{number}", 400)))
-    quick = QUICK | {"DAYBOOK_REBUILD_BATCH_EVENTS_MAX": "10", "DAYBOOK_REBUILD_ROWS_MAX": "100"}
-    process = processes.start("projector", **quick).started()
+def read_from_log(kit: Kit) -> int:
+    """How many events Postgres has handed out since it was made, whoever asked, the killed ones included."""
+    until(lambda: not kit.rows("select from pg_stat_activity where application_name like 'daybook rebuild%%'"))
+    kit.admin.execute("select pg_stat_clear_snapshot()")
+    table = "select seq_tup_read + idx_tup_fetch from pg_stat_user_tables where relid = 'daybook.events'::regclass"
+    return int(kit.rows(table)[0][0])
+
+
+def test_a_rebuild_by_two_processes_that_are_killed_ten_times_repeats_less_than_a_twentieth(
+    kit: Kit, processes: Processes
+) -> None:
+    life = list(books("any", 1_600))
+    for number in range(6):
+        kit.append(f"l:{number}", [opened(f"l:{number}"), *life[1:]])
+    total = sum(dict(kit.rows("select ledger, position from daybook.ledgers")).values())
+    begun_with = read_from_log(kit)
+    small = {"DAYBOOK_REBUILD_BATCH_EVENTS_MAX": "8", "DAYBOOK_REBUILD_SHARED_EVENTS_MIN": "7000"}
+    process = processes.start("projector", **QUICK, **small).started()
     until(lambda: is_at_head(kit))
+    until(lambda: read_from_log(kit) >= begun_with + total)  # what the live side read is counted by now
+    seen_before = read_from_log(kit)
     chance = random.Random(6)
-    total = 4 * 401
-    job = asked(process, "rebuild", events_per_second_max=800)
-    reached = 0
+    job = asked(process, "rebuild")
+    reached, was_shared = 0, False
     for kill in range(KILLS):
-        target = max(reached + 1, int(total * (kill + chance.random()) / (KILLS + 2)))
+        target = max(reached + 1, int(total * (kill + chance.random()) / (KILLS + 1)))
         until(lambda target=target: sum(kit.positions(2).values()) >= target and children(process))
-        for pid in children(process):
-            os.kill(pid, signal.SIGKILL)
+        family = [pid for child in children(process) for pid in (child, *children(child))]
+        was_shared = was_shared or len(family) == 3
+        os.kill(chance.choice(family), signal.SIGKILL)
         now = sum(kit.positions(2).values())
         assert now >= reached  # what was written stays
         reached = now
     built = finished(process, job)
     assert built["state"] == "done", built
+    assert was_shared
+    repeated = read_from_log(kit) - seen_before - total
+    print(f"{total} events, of which {repeated} were read again")
+    assert 0 < repeated <= total * 0.05
     until(lambda: is_at_head(kit, 2))
     kit.assert_complete("books_2")
     assert finished(process, asked(process, "verify"))["has_passed"] is True
 
 
-def test_another_projector_goes_on_with_the_rebuild_of_one_that_was_killed(kit: Kit, processes: Processes) -> None:
+def test_of_two_projectors_one_has_the_rebuild_and_the_other_goes_on_with_it_when_that_is_killed(
+    kit: Kit, processes: Processes
+) -> None:
     kit.append("bank", list(books("bank", 300)))
-    first = processes.start("projector", **QUICK).started()
+    both = [processes.start("projector", **QUICK).started() for _ in range(2)]
     until(lambda: is_at_head(kit))
-    job = asked(first, "rebuild", events_per_second_max=150)
+    job = asked(both[0], "rebuild", events_per_second_max=150)
     until(lambda: sum(kit.positions(2).values()) > 50)
+    [first] = [process for process in both if children(process)]
+    [second] = [process for process in both if process is not first]
     [child] = children(first)
     first.kill()
-    until(lambda: not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z")
+    until(lambda: has_ended(child))
     reached = sum(kit.positions(2).values())
     assert reached < 301
-    second = processes.start("projector", **QUICK).started()
     built = finished(second, job)
     assert (built["state"], built["events_total"]) == ("done", 301)
     kit.assert_complete("books_2")
+    assert finished(second, asked(second, "verify"))["has_passed"] is True
+
+
+def test_two_processes_share_a_rebuild_each_with_its_ledgers_and_rows_that_memory_does_not_hold(
+    kit: Kit, processes: Processes
+) -> None:
+    life = list(books("any", 900))
+    for number in range(8):
+        kit.append(f"l:{number}", [opened(f"l:{number}"), *life[1:]])
+    small = {"DAYBOOK_REBUILD_ROWS_MAX": "100", "DAYBOOK_REBUILD_SHARED_EVENTS_MIN": "1000"}
+    process = processes.start("projector", **QUICK, **small).started()
+    until(lambda: is_at_head(kit))
+    job = asked(process, "rebuild")
+    families: set[int] = set()
+
+    def is_over() -> bool:
+        families.update(len(children(child)) for child in children(process))
+        return bool(process.ask("GET", f"/projections/books/jobs/{job['id']}")[1]["state"] == "done")
+
+    until(is_over)
+    assert 2 in families
+    until(lambda: is_at_head(kit, 2))
+    kit.assert_complete("books_2")
+    assert finished(process, asked(process, "verify"))["has_passed"] is True
+    assert not process.says("share_interrupted")
