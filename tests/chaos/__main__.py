@@ -11,8 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from tests.chaos.experiments import EXPERIMENTS, Result, Skipped, run
+from tests.chaos.experiments import EXPERIMENTS
 from tests.chaos.report import DOCUMENT, document
+from tests.chaos.running import Result, Skipped, run
 from tests.chaos.stand import standing
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def main() -> int:
                 name, seed = wanted.pop(0)
                 now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
                 try:
-                    result = run(stand, name, seed, is_full=arguments.full, at=now, commit=commit)
+                    result = run(stand, name, EXPERIMENTS[name], seed, is_full=arguments.full, at=now, commit=commit)
                 except Skipped as reason:
                     print(f"{name:<4} skipped: {reason}", flush=True)
                     continue

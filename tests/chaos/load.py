@@ -8,6 +8,7 @@ import json
 import random
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -56,7 +57,7 @@ class Load:
 
     def start(self) -> None:
         """The ledgers are open, their accounts have funds, and clients post."""
-        self._prepare()
+        self._prepare(self.ledgers)
         for thread in self._threads:
             thread.start()
 
@@ -74,6 +75,36 @@ class Load:
     def send_also_to(self, url: str) -> None:
         """From now on some attempts go to this command process."""
         self._places.append(_place(url))
+
+    def send_no_more_to(self, url: str) -> None:
+        """From now on no attempt goes to this process."""
+        self._places.remove(_place(url))
+
+    def post(self, path: str, body: object, key: str) -> tuple[int, bytes]:
+        """The answer to another command, asked until it is there: of a process that has gone, or will not say, again."""
+        until = time.monotonic() + GIVE_UP_S
+        while time.monotonic() < until:
+            connection = http.client.HTTPConnection(*self._places[0], timeout=ANSWER_S_MAX)
+            try:
+                status, text, _ = self._send(connection, path, json.dumps(body), key)
+                if status not in (429, 503):
+                    return status, text
+            except (OSError, http.client.HTTPException):
+                pass
+            finally:
+                connection.close()
+            time.sleep(0.1)
+        raise AssertionError(f"{key} was never answered")
+
+    def try_at(self, url: str, path: str, body: object, key: str) -> tuple[int, bytes] | None:
+        """The answer to one attempt at this process; None where it gives none."""
+        connection = http.client.HTTPConnection(*_place(url), timeout=ANSWER_S_MAX)
+        try:
+            return self._send(connection, path, json.dumps(body), key)[:2]
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
 
     def status_at(self, url: str) -> int:
         """What another command process says to this load's token."""
@@ -95,10 +126,17 @@ class Load:
         """What was sent under the key."""
         return self._bodies[known.key]
 
-    def _prepare(self) -> None:
+    def open_more(self, count: int) -> list[str]:
+        """So many more ledgers, which the oracle looks at too; nobody writes to them but to give their accounts funds."""
+        more = [f"chaos:{self._name}:more-{len(self.ledgers) + number}" for number in range(count)]
+        self._prepare(more)
+        self.ledgers += more
+        return more
+
+    def _prepare(self, ledgers: Sequence[str]) -> None:
         connection = http.client.HTTPConnection(*self._places[0], timeout=ANSWER_S_MAX)
         limits = {"pattern": "users:*", "normal_balance": "credit", "limits": {ASSET: {"minimum": 0}}}
-        for ledger in self.ledgers:
+        for ledger in ledgers:
             opened = {"ledger": ledger, "accounts": "on-first-use", "defaults": [limits]}
             status, text, _ = self._send(connection, "/v1/ledgers", json.dumps(opened), f"open-{ledger}")
             assert status == 201, text
@@ -110,9 +148,8 @@ class Load:
     def _write(self, number: int, seed: float) -> None:
         rng = random.Random(seed)
         connections: Connections = {}
-        ledger = self.ledgers[
-            number % len(self.ledgers)
-        ]  # its own: a ledger that stands still holds up no writer of another
+        # Its own: a ledger that stands still holds up no writer of another.
+        ledger = self.ledgers[number % len(self.ledgers)]
         sent = 0
         while not self._stop.is_set():
             sent += 1

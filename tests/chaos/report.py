@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from tests.chaos.experiments import EXPERIMENTS, Experiment, Result
+from tests.chaos.experiments import EXPERIMENTS
+from tests.chaos.running import Experiment, Result
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 HEAD = """# Reliability

@@ -14,10 +14,10 @@ import threading
 import time
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -29,18 +29,29 @@ from daybook.stack.stack_file import StackFile, read_stack_file, read_state
 from tests.services import daybook, free_port
 from tests.support.proxy import ThreadedProxy, proxied_in_thread
 
+ROOT = Path(__file__).parents[2]
 SERVERS = ("postgres", "redis", "kafka")
 PROCESSES = ("command", "query", "relay", "projector", "clock", "monitor")
 START_WITHIN_S = 240
 STOP_WITHIN_S = 120
 PATIENCE_S = 90.0  # three times the longest recovery seen
-# Short leases and looks, so that what an hour would show is shown in seconds; everything else as it is shipped.
+# Short leases and looks, and small numbers, so that what an hour would show is shown in seconds; all else as it is shipped.
+PARKED_MAX = 20
 QUICK = {
     "DAYBOOK_LEASE_MS": "2000",
     "DAYBOOK_LOG_LEVEL": "info",
     "DAYBOOK_LOOK_MS": "500",
+    "DAYBOOK_PARKED_LEDGERS_MAX": str(PARKED_MAX),
+    "DAYBOOK_REBUILD_BATCH_EVENTS_MAX": "50",
     "DAYBOOK_TRANSACTION_MS_MAX": "1000",
 }
+
+
+class More(NamedTuple):
+    """A process started besides."""
+
+    url: str
+    child: "subprocess.Popen[bytes]"
 
 
 class Stand:
@@ -127,6 +138,10 @@ class Stand:
             lines = page.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
+    def log_bytes(self, part: str) -> int:
+        """How long its log is."""
+        return self._layout(part).log(part).stat().st_size
+
     def environment(self, part: str) -> dict[str, str]:
         """What the process was started with."""
         raw = Path(f"/proc/{self.pid(part)}/environ").read_bytes().decode()
@@ -140,20 +155,28 @@ class Stand:
         _up(self._processes, PROCESSES, self._outer)
         self.stack = read_stack_file(self._processes)
 
-    def start_more(self, part: str, **settings: str) -> str:
-        """Another process of the same kind, with the same environment but for its port. Answers its URL, once it is ready."""
+    def start_more(self, part: str, *, under: Sequence[str] = (), log: Path | None = None, **settings: str) -> "More":
+        """Another process of the same kind, with the same environment but for its port, once it is ready.
+
+        `under`: a module of ours and its arguments, which runs the process's own. `log`: where it writes, if not beside the others.
+        """
         environment, port = self.environment(part), free_port()
         for name in ("DAYBOOK_HTTP_PORT", "DAYBOOK_HEALTH_PORT"):
             if name in environment:
                 environment[name] = str(port)
-        log = self._processes.root / "logs" / f"{part}-more.log"
-        with log.open("ab") as out:
-            argv = [sys.executable, "-P", "-m", *ARGUMENTS[part]]
+        if under:
+            environment["PYTHONPATH"] = str(ROOT)
+        with (log or self._processes.root / "logs" / f"{part}-more.log").open("ab") as out:
+            argv = [sys.executable, "-P", "-m", *under, *ARGUMENTS[part]]
             child = subprocess.Popen(argv, env=environment | settings, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        more = More(f"http://{LOOPBACK}:{port}", child)
         self._more.append(child)
-        url = f"http://{LOOPBACK}:{port}"
-        self.until(lambda: health_fault(f"{url}/health/ready") is None, f"the second {part} is not ready")
-        return url
+        self.until(
+            lambda: more.child.poll() is not None or health_fault(f"{more.url}/health/ready") is None,
+            f"the second {part} is not ready",
+        )
+        assert child.poll() is None, f"the second {part} has ended: {child.returncode}"
+        return more
 
     def end_more(self) -> None:
         """Processes started besides are over."""

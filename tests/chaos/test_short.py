@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.chaos.experiments import EXPERIMENTS, run
+from tests.chaos.experiments import EXPERIMENTS
 from tests.chaos.load import Load
 from tests.chaos.oracle import check
+from tests.chaos.running import run
 from tests.chaos.stand import Stand, standing
 
 SEED = 1
@@ -26,7 +27,7 @@ def stand() -> Iterator[Stand]:
 
 @pytest.mark.parametrize("name", SHORT)
 def test_the_books_hold_after(name: str, stand: Stand, tell: Callable[[str], None]) -> None:
-    result = run(stand, name, SEED, is_full=False, at="", commit="")
+    result = run(stand, name, EXPERIMENTS[name], SEED, is_full=False, at="", commit="")
     times = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in result.recovered.items())
     tell(f"{name}: {'; '.join(result.did)}: {result.commands} commands; recovered: {times}")
     assert result.findings == []

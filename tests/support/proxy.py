@@ -11,6 +11,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
+SENT_AGAIN_S = 0.2  # Linux: how long TCP waits at least before it sends again (RFC 6298 says a second); it doubles
+SENT_MAX = 5  # chosen: Linux sends 16 times, which lasts a quarter of an hour
+
 Rule = Callable[[bytes], bytes | None]
 """Takes a frame's type and answers what to send before it; None: cut the wire instead of passing it on."""
 
@@ -20,6 +23,7 @@ class Proxy:
 
     `rule` looks at each frame of Postgres, on wires of the role `rule_for` only where that is set. `is_silent`: nothing comes back,
     as on a half-open connection. `is_refusing`: new connections end at once. `delay_s`: called for each piece, how late it comes.
+    `is_lost`: called for each time a piece is sent, True if it gets lost: TCP then sends it again, ever later, and in the end gives up.
     """
 
     def __init__(self, host: str, port: int, *, is_postgres: bool = True) -> None:
@@ -33,6 +37,7 @@ class Proxy:
         self.is_silent = False
         self.is_refusing = False
         self.delay_s: Callable[[], float] | None = None
+        self.is_lost: Callable[[], bool] | None = None
         self.cuts = 0
 
     async def accept(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
@@ -69,7 +74,9 @@ class Proxy:
     async def _up(self, from_client: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
         try:
             while sent := await from_client.read(65_536):
-                await self._late()
+                if not await self._arrives():
+                    await _swallow(from_client)
+                    break
                 to_server.write(sent)
                 await to_server.drain()
         except ConnectionError:
@@ -92,14 +99,22 @@ class Proxy:
                 return
             if self.is_silent:
                 continue
-            if not self._is_postgres or piece[:1] == b"Z":  # once an answer, not once a frame
-                await self._late()
+            is_whole = not self._is_postgres or piece[:1] == b"Z"  # once an answer, not once a frame
+            if is_whole and not await self._arrives():
+                await _swallow(from_server)
+                return
             to_client.write(before + piece)
             await to_client.drain()
 
-    async def _late(self) -> None:
+    async def _arrives(self) -> bool:
+        """Returns when a piece has arrived. False: the wire is dead, and neither side will ever hear so."""
         if self.delay_s is not None:
             await asyncio.sleep(self.delay_s())
+        for attempt in range(SENT_MAX):
+            if self.is_lost is None or not self.is_lost():
+                return True
+            await asyncio.sleep(SENT_AGAIN_S * 2**attempt)
+        return False
 
     async def stop(self) -> None:
         """Cuts every wire."""
@@ -107,6 +122,12 @@ class Proxy:
             task.cancel()
         self.cut()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _swallow(reader: asyncio.StreamReader) -> None:
+    """Until its other side has gone, nothing that it says is heard."""
+    while await reader.read(65_536):
+        pass
 
 
 @asynccontextmanager
@@ -138,7 +159,7 @@ class ThreadedProxy:
         self._loop = loop
 
     def set(self, **attributes: object) -> None:
-        """`rule`, `rule_for`, `is_silent`, `is_refusing`, `delay_s`."""
+        """`rule`, `rule_for`, `is_silent`, `is_refusing`, `delay_s`, `is_lost`."""
 
         def work() -> None:
             for name, value in attributes.items():

@@ -1,0 +1,86 @@
+"""Harm to what lies between the processes: to Redis, which holds the locks, and to the wires."""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+
+import redis
+
+from tests.chaos.running import Run
+from tests.chaos.stand import Stand
+
+LOST = 0.1  # chosen: ten times what a bad line loses
+
+
+def redis_gone(run: Run) -> None:
+    before = len(run.load.acknowledged)
+    client = redis.Redis.from_url(run.stand.redis_url)
+    acts: Mapping[str, Callable[[], object]] = {
+        "killed": lambda: run.stand.kill("redis"),
+        "flushed": lambda: run.stand.until(lambda: _flushed(client), "Redis does not answer"),
+        "frozen": lambda: _frozen_for(run.stand, "redis", 30 if run.is_full else 3),
+        "silent": lambda: _silent_for(run.stand, 3),
+    }
+    for name in run.rng.sample(list(acts), len(acts)):
+        acts[name]()
+        run.did.append(name)
+        run.some_time(1)
+    client.close()
+    answered = run.load.acknowledged[before:]
+    first = sum(known.attempts == 1 for known in answered) / max(1, len(answered))
+    assert first >= 0.99, f"only {first:.1%} of {len(answered)} commands were answered at the first attempt"
+    run.commands_again()
+    run.caught_up()
+
+
+def network_slow(run: Run) -> None:
+    rng = random.Random(run.rng.random())
+    seconds = 30 if run.is_full else 3
+    bad: dict[str, dict[str, object]] = {
+        "every answer of Postgres 100 to 300 ms late": {"delay_s": lambda: 0.1 + 0.2 * rng.random()},
+        f"{LOST:.0%} of what is sent to and from Postgres lost": {"is_lost": lambda: rng.random() < LOST},
+    }
+    for told, how in bad.items():
+        run.stand.postgres.set(**how)
+        run.did.append(told)
+        try:
+            run.more_commands(5)
+            run.some_time(seconds)
+        finally:
+            run.stand.postgres.set(**dict.fromkeys(how))
+        run.commands_again()
+    run.stand.postgres.set(is_silent=True)
+    run.did.append("Postgres silent on open connections")
+    try:
+        for part in ("command", "query"):
+            run.stand.until(
+                lambda part=part: not run.stand.is_ready(part),  # type: ignore[misc]
+                f"the {part} process calls itself ready",
+                within_s=30,
+            )
+    finally:
+        run.stand.postgres.set(is_silent=False)
+        run.stand.postgres.cut()
+    run.commands_again()
+    with run.recovery("ready"):
+        run.stand.ready_again()
+    run.caught_up()
+
+
+def _frozen_for(stand: Stand, part: str, seconds: float) -> None:
+    with stand.frozen(part):
+        time.sleep(seconds)
+
+
+def _silent_for(stand: Stand, seconds: float) -> None:
+    stand.redis.set(is_silent=True)
+    time.sleep(seconds)
+    stand.redis.set(is_silent=False)
+    stand.redis.cut()
+
+
+def _flushed(client: "redis.Redis") -> bool:
+    try:
+        return bool(client.flushall())
+    except redis.RedisError:
+        return False

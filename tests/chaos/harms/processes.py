@@ -1,0 +1,134 @@
+"""Harm to Daybook's own processes: killed, frozen, doubled, with clocks of their own."""
+
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from shared_kernel import lock_table
+from tests.chaos.fail_points import OF_ATOMIC_BATCHES, OF_SINGLES, POINTS
+from tests.chaos.load import ASSET
+from tests.chaos.running import Run, Skipped, heads_of, published
+from tests.chaos.stand import More
+
+DOOMED_TOGETHER = 6  # chosen: so many more processes start on two cores in a few seconds
+
+
+def command_killed(run: Run) -> None:
+    for _ in range(2):  # a supervisor gives up after five crashes in a minute
+        run.some_time(1.5)
+        run.stand.kill("command")
+        run.did.append("SIGKILL")
+        run.commands_again()
+    points = run.rng.sample(POINTS, len(POINTS))
+    for at in range(0, len(points), DOOMED_TOGETHER):
+        _die_at(run, points[at : at + DOOMED_TOGETHER])
+    run.did.append(f"another command process killed at each of {len(POINTS)} named points")
+    run.caught_up()
+
+
+def _die_at(run: Run, points: Sequence[str]) -> None:
+    """A process that comes to its point ends there; what it was asked is done once, and nobody waits for what it held."""
+    doomed = {}
+    for point in points:
+        under = ("tests.chaos.fail_points", point, str(run.rng.randint(1, 5)))
+        doomed[point] = run.stand.start_more("command", under=under, DAYBOOK_LOCKS="always")
+    for point, process in doomed.items():
+        if point in OF_SINGLES:
+            run.load.send_also_to(process.url)
+    cut_off = {point: _batches(run, process, point) for point, process in doomed.items() if point in OF_ATOMIC_BATCHES}
+    for point, process in doomed.items():
+        run.stand.until(lambda process=process: process.child.poll() is not None, f"no process came to {point}")  # type: ignore[misc]
+        assert process.child.returncode == -signal.SIGKILL, f"at {point} it ended with {process.child.returncode}"
+        if point in OF_SINGLES:
+            run.load.send_no_more_to(process.url)
+    for point, key in cut_off.items():
+        first, again = (run.load.post("/v1/batches", _batch(run), key) for _ in range(2))
+        told = [(status, text.replace(b',"replay":true', b"")) for status, text in (first, again)]
+        assert told[0] == told[1], f"the batch cut off at {point} was answered {first} and {again}"
+        assert first[0] == 200, f"the batch cut off at {point} was answered {first}"
+    dead = [process.child.pid for process in doomed.values()]
+    with run.recovery("locks"), redis.Redis.from_url(run.stand.redis_url, decode_responses=True) as client:
+        run.stand.until(lambda: not _held_by(client, dead), "a dead process holds locks")
+
+
+def _batches(run: Run, doomed: More, point: str) -> str:
+    """Sends batches across ledgers until the process is gone; answers the key of the last, which nobody answered."""
+    for number in range(100):
+        key = f"{run.load.ledgers[0]}:{point.replace(' ', '-')}:{number}"
+        answer = run.load.try_at(doomed.url, "/v1/batches", _batch(run), key)
+        if answer is None:
+            return key
+        assert answer[0] in (200, 409, 503), f"a batch was answered {answer}"
+    raise AssertionError(f"a hundred batches, and the process never came to {point}")
+
+
+def _batch(run: Run) -> dict[str, Any]:
+    """One transaction in each ledger, each of which is possible at any time."""
+    sides = (("debit", "world"), ("credit", "bank"))
+    entries = [{"account": account, "direction": side, "amount": 1, "asset": ASSET} for side, account in sides]
+    return {
+        "commands": [
+            {"ledger": ledger, "type": "post_transaction", "data": {"entries": entries}} for ledger in run.load.ledgers
+        ]
+    }
+
+
+def _held_by(client: "redis.Redis", pids: Sequence[int]) -> list[str]:
+    """The locks that these processes of this machine hold."""
+    found = []
+    for key in client.scan_iter(match=lock_table.PATTERN, count=1_000):
+        place = lock_table.read_key(key)
+        if place is not None and place.name != lock_table.WRITERS:
+            value = lock_table.read_value(str(client.get(key)))
+            if value is not None and value.state == "held" and any(f"-{pid}-" in value.worker for pid in pids):
+                found.append(key)
+    return found
+
+
+def relay_killed(run: Run) -> None:
+    run.stand.kill("relay")
+    run.did.append("SIGKILL of the relay")
+    run.caught_up()
+    run.stand.start_more("relay")
+    with run.stand.frozen("relay"):
+        run.did.append("a second relay; SIGSTOP of the first for 4 s, its lease is 2 s")
+        time.sleep(4)
+        with run.recovery("published again"), run.stand.admin() as admin:
+            heads = heads_of(admin, run.load.ledgers)
+            run.stand.until(lambda: published(admin, heads), "nobody publishes")
+    run.caught_up()
+
+
+def projector_killed(run: Run) -> None:
+    for _ in range(2):
+        run.some_time(1.5)
+        run.stand.kill("projector")
+        run.did.append("SIGKILL of the projector")
+        run.caught_up()
+    run.stand.start_more("projector")
+    run.some_time(2)
+    run.stand.end_more()
+    run.did.append("a second projector, SIGKILL of it while partitions move")
+    run.caught_up()
+
+
+def clocks_skewed(run: Run) -> None:
+    # Command processes alone: librdkafka waits by the system's clock, and under libfaketime for an hour too long.
+    library = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
+    if library is None:
+        raise Skipped("libfaketime is not installed (Debian: faketime)")
+    skewed = {"LD_PRELOAD": str(library), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    run.load.send_also_to(run.stand.start_more("command", FAKETIME="+1h", **skewed).url)
+    run.did.append("half of all commands sent to a process an hour ahead")
+    run.more_commands(60)
+    behind_url = run.stand.start_more("command", FAKETIME="-1h", **skewed).url
+    status = run.load.status_at(behind_url)
+    assert status == 401, f"a process an hour behind answered {status} to a token made in its future"
+    run.did.append("a process an hour behind refused a token made in its future")
+    run.stand.end_more()
+    run.commands_again()
+    run.caught_up()

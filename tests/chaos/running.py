@@ -1,0 +1,171 @@
+"""One run of one experiment: harm is done while clients post; what must hold afterwards is the oracle's.
+
+A run is seeded: who is hit, when and how often comes from its `rng`. Scaled down by default; `is_full` takes the times that an outage
+would take. An experiment says what it did (`did`) and how long it took until all was well (`recovered`); what fails it is an
+AssertionError, or a finding of the oracle.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import msgspec
+import psycopg
+
+from daybook.client import Client
+from tests.chaos.load import Load
+from tests.chaos.oracle import behind, check
+from tests.chaos.stand import Stand
+
+WARM_UP_COMMANDS = 30
+SETTLED_COMMANDS = 30  # acknowledged after the harm, before it counts as over
+
+
+class Run:
+    """One run of one experiment: its stand, its clients, its chance, and what it has to tell."""
+
+    def __init__(self, stand: Stand, name: str, seed: int, *, is_full: bool) -> None:
+        self.stand = stand
+        self.is_full = is_full
+        self.rng = random.Random(f"{name}/{seed}")
+        self.did: list[str] = []
+        self.recovered: dict[str, float] = {}
+        self.load = Load(
+            stand.url("command"),
+            stand.stack.tokens["writer"],
+            name=f"{name}:{seed}:{os.getpid()}".lower(),
+            rng=self.rng,
+        )
+
+    def operator(self, part: str) -> Client:
+        """An operator who asks this process."""
+        return Client(self.stand.url(part), self.stand.stack.tokens["operator"])
+
+    def some_time(self, seconds: float) -> None:
+        """Clients go on for about so long: that much of their life the harm finds them in."""
+        time.sleep(seconds * (0.5 + self.rng.random()))
+
+    def more_commands(self, count: int) -> None:
+        """So many more commands were acknowledged."""
+        until = self.load.count() + count
+        self.stand.until(lambda: self.load.count() >= until, f"no {count} commands were acknowledged")
+
+    @contextmanager
+    def recovery(self, what: str) -> Iterator[None]:
+        """How long the block took is how long it took to recover; of several the longest counts."""
+        begun = time.monotonic()
+        yield
+        self.recovered[what] = max(self.recovered.get(what, 0.0), time.monotonic() - begun)
+
+    def commands_again(self) -> None:
+        """Measures until a command that began after now is acknowledged."""
+        now = time.monotonic()
+        with self.recovery("commands"):
+            self.stand.until(
+                lambda: any(known.began > now for known in self.load.acknowledged[-50:]), "no command was acknowledged"
+            )
+
+    def caught_up(self) -> None:
+        """Measures until the read models have what was acknowledged by now."""
+        with self.recovery("read models"), self.stand.admin() as admin:
+            heads = dict(
+                admin.execute(
+                    "select ledger, position from daybook.ledgers where ledger = any(%s)", [self.load.ledgers]
+                ).fetchall()
+            )
+            self.stand.until(lambda: reached(admin, heads), "the read models have not caught up")
+
+
+Harm = Callable[[Run], None]
+
+
+class Skipped(Exception):
+    """The experiment cannot be made here; the text says why."""
+
+
+class Experiment(NamedTuple):
+    """`fault` is what the table of results says of it; `is_short`: among those that every change must pass."""
+
+    harm: Harm
+    fault: str
+    is_short: bool = False
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one run. `findings` empty: passed. Times are seconds."""
+
+    experiment: str
+    seed: int
+    is_full: bool
+    at: str
+    commit: str
+    did: list[str]
+    commands: int
+    repeated: int
+    findings: list[str]
+    recovered: dict[str, float]
+    seconds: float
+    load: float
+
+
+def run(stand: Stand, name: str, experiment: Experiment, seed: int, *, is_full: bool, at: str, commit: str) -> Result:
+    """One run, judged; the stand is whole again afterwards, or the run has failed."""
+    begun, busy = time.monotonic(), os.getloadavg()[0]
+    this = Run(stand, name, seed, is_full=is_full)
+    findings: list[str] = []
+    try:
+        try:
+            this.load.start()
+            this.more_commands(WARM_UP_COMMANDS)
+            experiment.harm(this)
+            this.more_commands(SETTLED_COMMANDS)
+        finally:
+            this.load.stop()
+            stand.end_more()
+        stand.ready_again()
+        findings = check(stand, this.load, this.rng)
+    except Skipped:
+        raise
+    except Exception as error:  # whatever it is, the run has not passed
+        findings = [f"{type(error).__name__}: {error}"]
+    known = this.load.acknowledged
+    return Result(
+        experiment=name,
+        seed=seed,
+        is_full=is_full,
+        at=at,
+        commit=commit,
+        did=this.did,
+        commands=len(known),
+        repeated=sum(each.attempts > 1 for each in known),
+        findings=findings,
+        recovered={what: round(seconds, 2) for what, seconds in this.recovered.items()},
+        seconds=round(time.monotonic() - begun, 1),
+        load=round(busy, 1),
+    )
+
+
+def head_of(admin: "psycopg.Connection[Any]", ledger: str) -> int:
+    return heads_of(admin, [ledger])[ledger]
+
+
+def heads_of(admin: "psycopg.Connection[Any]", ledgers: list[str]) -> dict[str, int]:
+    return dict(
+        admin.execute("select ledger, position from daybook.ledgers where ledger = any(%s)", [ledgers]).fetchall()
+    )
+
+
+def published(admin: "psycopg.Connection[Any]", heads: Mapping[str, int]) -> bool:
+    found = admin.execute(
+        "select ledger, position from projections.relay_positions where ledger = any(%s)", [list(heads)]
+    ).fetchall()
+    known = dict(found)
+    return all(known.get(ledger, 0) >= head for ledger, head in heads.items())
+
+
+def reached(admin: "psycopg.Connection[Any]", heads: Mapping[str, int]) -> bool:
+    """Every live generation has these ledgers up to these positions."""
+    return all((position or 0) >= heads[ledger] for _, ledger, _, position in behind(admin, list(heads)))
