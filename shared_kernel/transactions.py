@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
@@ -117,7 +118,7 @@ class Transactions:
         try:
             with self.watched(terms):
                 try:
-                    connection.execute(terms.begin(connection.info.server_version).encode(), prepare=False)
+                    _execute(connection, _opening(terms, connection.info.server_version))
                     yield
                 except BaseException:
                     _roll_back(connection)
@@ -131,7 +132,7 @@ class Transactions:
         """As `transaction`, for the connections that psycopg has for an event loop."""
         with self.watched(terms):
             try:
-                await connection.execute(terms.begin(connection.info.server_version).encode(), prepare=False)
+                await connection.execute(_opening(terms, connection.info.server_version), prepare=False)
                 yield
             except BaseException:
                 if (
@@ -182,6 +183,27 @@ def again(work: Callable[[], T], *, attempts_max: int = ATTEMPTS_MAX, pause: Cal
     return work()
 
 
+def error_of(result: pq.abc.PGresult) -> psycopg.Error:
+    """The driver's error for a result that says failed; where not even the server said anything the connection is lost."""
+    if result.error_field(pq.DiagnosticField.SQLSTATE) is None:
+        return psycopg.OperationalError(result.get_error_message())
+    return psycopg.errors.error_from_result(result)
+
+
+@cache  # as many as there are kinds of transactions
+def _opening(terms: Terms, server_version: int) -> bytes:
+    return terms.begin(server_version).encode()
+
+
+def _execute(connection: Connection[Any], statement: bytes) -> str:
+    """The server's word for what it did. Past the driver's cursor, which takes four times as long (measured)."""
+    with connection.lock:
+        result = connection.pgconn.exec_(statement)
+    if result.status != pq.ExecStatus.COMMAND_OK:
+        raise error_of(result)
+    return (result.command_status or b"").decode()
+
+
 def _outcome(error: BaseException) -> Outcome:
     if _is_repeatable(error):
         return "rolled_back"
@@ -199,7 +221,7 @@ def _is_repeatable(error: BaseException) -> bool:
 
 def _commit(connection: Connection[Any]) -> None:
     try:
-        done = connection.execute(b"commit", prepare=False).statusmessage
+        done = _execute(connection, b"commit")
     except psycopg.Error as error:
         _judge_commit(error, is_lost=connection.closed)
     else:

@@ -143,7 +143,7 @@ class ReadModel(Protocol):
         """The last row, as far as its table keeps it, of those keys that have one."""
 
     def write(self, batch: Batch) -> bool:
-        """Writes all of it or nothing; a ledger that passes its fault is rid of it.
+        """Writes all of it or nothing; a ledger that passes its fault is rid of it. Waiting readers hear of what they can see now.
 
         False: a position was not the previous one, or its ledger is parked, so somebody else was there first.
         """
@@ -162,9 +162,6 @@ class ReadModel(Protocol):
 
     def lag_s(self, lags: Sequence[Lag]) -> float:
         """The age of the oldest event that one of these ledgers does not have yet, in seconds."""
-
-    def announce(self, moves: Sequence[Move]) -> None:
-        """Tells waiting readers which positions can be seen."""
 
 
 class Source(Protocol):

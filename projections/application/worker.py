@@ -288,8 +288,6 @@ class Worker:
         for ledger, position in batch.skipped:
             self._figures.skipped += 1
             self._logger.warning("event_left_out", ledger=ledger, position=position)
-        if batch.moves:
-            self._model.announce(batch.moves)
         if batch.faults:
             self._meet_faults(batch.faults)
 

@@ -12,6 +12,7 @@ import psycopg
 from psycopg import Connection
 
 from projections.application.ports import Unwritable
+from projections.infrastructure.wire import Wire
 from shared_kernel.errors import Contention, DaybookError, Unavailable
 from shared_kernel.event_log.statements import SESSION_OPTIONS, load_statements
 from shared_kernel.postgres import conninfo
@@ -39,13 +40,20 @@ _UNWRITABLE: Final = ("22", "23", "54")
 
 
 class Database:
-    """A connection made when needed, in autocommit; `name` is what the server shows of it. Threads take turns."""
+    """A connection made when needed, in autocommit; `name` is what the server shows of it. Threads take turns.
 
-    def __init__(self, url: str, *, name: str, transactions: Transactions | None = None) -> None:
+    Either its wire prepares statements or, `is_preparing`, the driver does: at times that forgets all that there are, not only its own.
+    """
+
+    def __init__(
+        self, url: str, *, name: str, transactions: Transactions | None = None, is_preparing: bool = False
+    ) -> None:
         self._url = url
         self._name = name
         self._transactions = transactions or Transactions()
+        self._is_preparing = is_preparing
         self._connection: Connection[Row] | None = None
+        self._wire: Wire | None = None
         self._turn = threading.RLock()
 
     @contextmanager
@@ -69,6 +77,13 @@ class Database:
         with self.session() as session, self._transactions.transaction(session, terms):
             yield session
 
+    @property
+    def wire(self) -> Wire:
+        """The connection past the driver's cursors, inside `session` or `transaction`."""
+        if self._wire is None:
+            raise RuntimeError("a wire is of an open session in which the driver prepares nothing")
+        return self._wire
+
     def close(self) -> None:
         """Ends the session."""
         if self._connection is not None:
@@ -88,6 +103,10 @@ class Database:
                 ),
                 autocommit=True,
             )
+            self._wire = None
+            if not self._is_preparing:
+                self._connection.prepare_threshold = None
+                self._wire = Wire(self._connection.pgconn, STATEMENTS)
         return self._connection
 
 
@@ -95,6 +114,7 @@ def terms(
     name: str,
     *,
     isolation: Literal["read committed", "repeatable read"] = "read committed",
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     transaction_timeout_ms: int = 2 * STATEMENT_TIMEOUT_MS,
     holds_others: bool = False,
 ) -> Terms:
@@ -103,7 +123,7 @@ def terms(
         name=name,
         isolation=isolation,
         holds_others=holds_others,
-        lock_timeout_ms=LOCK_TIMEOUT_MS,
+        lock_timeout_ms=lock_timeout_ms,
         statement_timeout_ms=STATEMENT_TIMEOUT_MS,
         idle_timeout_ms=IDLE_TIMEOUT_MS,
         transaction_timeout_ms=transaction_timeout_ms,

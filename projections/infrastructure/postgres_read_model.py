@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
 from typing import Any, Final
+from uuid import UUID
 
 from psycopg import Connection, Rollback, sql
 
@@ -17,6 +18,8 @@ from projections.domain.projection import Key, Projection, Value
 from projections.domain.projection import Row as ModelRow
 from projections.infrastructure.copy_text import OPTIONS, copy_text
 from projections.infrastructure.postgres import STATEMENTS, Database, Row, terms
+from projections.infrastructure.wire import rows_of
+from shared_kernel.event_log import binary
 from shared_kernel.words import format_time
 
 _WRITE: Final = terms("read_model_write")
@@ -35,11 +38,16 @@ class PostgresReadModel:
             "version": generation.version,
         }
         self._incarnation = generation.incarnation
+        self._of_wire = (
+            generation.projection.encode(),
+            binary.int4(generation.number),
+            UUID(generation.incarnation).bytes,
+        )
         self._repairs: dict[str, int] = {}  # by ledger, as of the last look at its position
         self._copies = {
-            table: sql.SQL("copy {} ({}) from stdin {}").format(
-                self._name(table), sql.SQL(", ").join(map(sql.Identifier, spec.columns)), sql.SQL(OPTIONS)
-            )
+            table: sql.SQL("copy {} ({}) from stdin {}")
+            .format(self._name(table), sql.SQL(", ").join(map(sql.Identifier, spec.columns)), sql.SQL(OPTIONS))
+            .as_bytes()
             for table, spec in projection.tables.items()
         }
 
@@ -69,13 +77,14 @@ class PostgresReadModel:
         return found
 
     def write(self, batch: Batch) -> bool:
-        """Writes all of it or nothing; a ledger that passes its fault is rid of it. False: somebody else was there first."""
+        """Writes all of it or nothing; a ledger that passes its fault is rid of it. False: somebody else was there first.
+
+        Waiting readers are told what they can see now. They look at the live generation only, so others keep silent.
+        """
         with self._database.transaction(_WRITE) as session:
             if not self._move(session, batch):
                 raise Rollback
-            for table, rows in batch.rows.items():
-                if rows:
-                    self._add(session, table, rows)
+            self._add(session, {table: rows for table, rows in batch.rows.items() if rows})
             if batch.skipped:
                 ledgers, positions = zip(*batch.skipped, strict=True)
                 passed = {"ledgers": list(ledgers), "positions": list(positions)}
@@ -120,14 +129,6 @@ class PostgresReadModel:
             [(age,)] = session.execute(STATEMENTS["lag_age"], of).fetchall()
         return float(age)
 
-    def announce(self, moves: Sequence[Move]) -> None:
-        """Tells waiting readers what can be seen; they look at the live generation only, so others keep silent."""
-        if self._generation.state == "live":
-            name = self._generation.projection
-            payloads = [f"{name}/{move.ledger}/{move.position}" for move in moves]
-            with self._database.session() as session:
-                session.execute(STATEMENTS["announce"], {"payloads": payloads})
-
     def _name(self, table: str) -> sql.Identifier:
         return sql.Identifier(self._generation.schema_name, table)
 
@@ -162,21 +163,26 @@ class PostgresReadModel:
             sql.SQL(", ").join(latest),
         )
 
-    def _add(self, session: Connection[Row], name: str, rows: Sequence[ModelRow]) -> None:
+    def _add(self, session: Connection[Row], rows: Mapping[str, Sequence[ModelRow]]) -> None:
+        for name, of_table in rows.items():
+            if self._tables[name].is_replaced:
+                self._remove(session, name, of_table)
+        if rows:
+            texts = (copy_text(of_table, len(self._tables[name].columns)).encode() for name, of_table in rows.items())
+            self._database.wire.copy([self._copies[name] for name in rows], texts)
+
+    def _remove(self, session: Connection[Row], name: str, rows: Sequence[ModelRow]) -> None:
         table = self._tables[name]
-        if table.is_replaced:
-            keys = table.columns[: table.key]
-            arrays = [sql.SQL("%s::{}[]").format(sql.SQL(self._types[name, key])) for key in keys]
-            equal = [sql.SQL("r.{} = k.{}").format(sql.Identifier(key), sql.Identifier(key)) for key in keys]
-            delete = sql.SQL("delete from {} r using unnest({}) as k ({}) where {}").format(
-                self._name(name),
-                sql.SQL(", ").join(arrays),
-                sql.SQL(", ").join(map(sql.Identifier, keys)),
-                sql.SQL(" and ").join(equal),
-            )
-            session.execute(delete, [list(part) for part in zip(*(row[: table.key] for row in rows), strict=True)])
-        with session.cursor().copy(self._copies[name]) as copy:
-            copy.write(copy_text(rows, len(table.columns)))
+        keys = table.columns[: table.key]
+        arrays = [sql.SQL("%s::{}[]").format(sql.SQL(self._types[name, key])) for key in keys]
+        equal = [sql.SQL("r.{} = k.{}").format(sql.Identifier(key), sql.Identifier(key)) for key in keys]
+        delete = sql.SQL("delete from {} r using unnest({}) as k ({}) where {}").format(
+            self._name(name),
+            sql.SQL(", ").join(arrays),
+            sql.SQL(", ").join(map(sql.Identifier, keys)),
+            sql.SQL(" and ").join(equal),
+        )
+        session.execute(delete, [list(part) for part in zip(*(row[: table.key] for row in rows), strict=True)])
 
     def _move(self, session: Connection[Row], batch: Batch) -> bool:
         """Where each ledger that moves, or is to be parked, stands as the batch believes, it is locked, and moved."""
@@ -186,24 +192,33 @@ class PostgresReadModel:
         if not held:
             return True
         ledgers = sorted(held)
-        of = self._of | {
-            "incarnation": self._incarnation,
-            "ledgers": [move.ledger for move in moves],
-            "previous": [move.previous for move in moves],
-            "reached": [move.position for move in moves],
-            "recorded_at": [move.recorded_at for move in moves],
-        }
         new = [ledger for ledger in ledgers if held[ledger] == 0]
+        expected = [
+            (ledger.encode(), b"%d" % held[ledger], b"t", b"%d" % self._repairs.get(ledger, 0)) for ledger in ledgers
+        ]
+        wire = self._database.wire
         if new:
-            session.execute(STATEMENTS["begin_positions"], of | {"ledgers": new})
-        locked = session.execute(STATEMENTS["lock_positions"], of | {"ledgers": ledgers}).fetchall()
-        expected = [(ledger, held[ledger], True, self._repairs.get(ledger, 0)) for ledger in ledgers]
-        if locked != expected or session.execute(STATEMENTS["move_positions"], of).rowcount != len(moves):
+            wire.execute(("begin_positions", (*self._of_wire, binary.text_array(new))))
+        # One trip, but each statement sees what was committed until it begins: the second, what was while the first waited.
+        locked, moved, *_ = wire.execute(
+            ("lock_positions", (*self._of_wire, binary.text_array(ledgers))),
+            ("move_positions", (*self._of_wire, *_columns_of_moves(moves))),
+            *self._announcement(moves),
+        )
+        if rows_of(locked) != expected or moved.ntuples != len(moves):
             if session.execute(STATEMENTS["incarnation"]).fetchone() != (self._incarnation,):
                 raise ForeignGeneration(self._generation)
             return False
-        session.execute(STATEMENTS["go_on"], of)
+        if (b"t",) in rows_of(moved):
+            of = {"ledgers": [move.ledger for move in moves], "reached": [move.position for move in moves]}
+            session.execute(STATEMENTS["go_on"], self._of | of)
         return True
+
+    def _announcement(self, moves: Sequence[Move]) -> list[tuple[str, Sequence[bytes]]]:
+        if self._generation.state != "live" or not moves:
+            return []
+        name = self._generation.projection
+        return [("announce", [binary.text_array([f"{name}/{move.ledger}/{move.position}" for move in moves])])]
 
 
 def as_projected(value: Any) -> Value:
@@ -213,6 +228,15 @@ def as_projected(value: Any) -> Value:
     if isinstance(value, datetime):
         return format_time(value.replace(tzinfo=UTC))  # the session's zone is UTC
     return value  # type: ignore[no-any-return]
+
+
+def _columns_of_moves(moves: Sequence[Move]) -> tuple[bytes, ...]:
+    return (
+        binary.text_array([move.ledger for move in moves]),
+        binary.int8_array([move.previous for move in moves]),
+        binary.int8_array([move.position for move in moves]),
+        binary.time_array([move.recorded_at for move in moves]),
+    )
 
 
 def _columns_of_faults(batch: Batch) -> dict[str, object]:

@@ -155,10 +155,12 @@ from projections.positions p
 where p.projection = %(projection)s and p.generation = %(generation)s
   and (%(ledgers)s::text[] is null or p.ledger = any(%(ledgers)s))
 
+-- What every round does goes over the wire: parameters have numbers, and come in the binary format.
+
 -- name: begin_positions
 insert into projections.positions (projection, generation, ledger, position, incarnation)
-select %(projection)s, %(generation)s, new.ledger, 0, %(incarnation)s::uuid
-from unnest(%(ledgers)s::text[]) as new (ledger)
+select $1::text, $2::integer, new.ledger, 0, $3::uuid
+from unnest($4::text[]) as new (ledger)
 order by new.ledger
 on conflict do nothing
 
@@ -166,22 +168,30 @@ on conflict do nothing
 -- In ledger order, so that two writers of the same ledgers queue instead of deadlocking. Also those that are to be parked.
 select p.ledger, p.position, p.incarnation = i.incarnation, p.repairs
 from projections.positions p, daybook.incarnation i
-where p.projection = %(projection)s and p.generation = %(generation)s and p.ledger = any(%(ledgers)s)
-  and i.incarnation = %(incarnation)s::uuid
+where p.projection = $1::text and p.generation = $2::integer and p.ledger = any($4::text[]) and i.incarnation = $3::uuid
 order by p.ledger
 for update of p
 
 -- name: move_positions
+-- A row of each that moved: whether it stood still at a position that it has passed now.
 update projections.positions p
 set position = moved.position, recorded_at = moved.recorded_at
-from unnest(%(ledgers)s::text[], %(previous)s::bigint[], %(reached)s::bigint[], %(recorded_at)s::timestamptz[])
-  as moved (ledger, previous, position, recorded_at)
-where p.projection = %(projection)s and p.generation = %(generation)s and p.ledger = moved.ledger
-  and p.position = moved.previous and p.incarnation = %(incarnation)s::uuid
+from unnest($4::text[], $5::bigint[], $6::bigint[], $7::timestamptz[]) as moved (ledger, previous, position, recorded_at)
+where p.projection = $1::text and p.generation = $2::integer and p.ledger = moved.ledger
+  and p.position = moved.previous and p.incarnation = $3::uuid
   and not exists ( -- as of now, which is after the wait for the row: whoever parks a ledger holds its row
     select from projections.waiting w
     where w.projection = p.projection and w.generation = p.generation and w.ledger = p.ledger and w.state = 'parked'
   )
+returning exists (
+  select from projections.waiting w
+  where w.projection = p.projection and w.generation = p.generation and w.ledger = p.ledger
+    and w.state = 'waiting' and w.position <= p.position
+)
+
+-- name: announce
+-- Heard when the transaction has been committed, and only then.
+select pg_notify('daybook_visible', payload) from unnest($1::text[]) as payload
 
 -- name: lag_age
 -- Of the events that come next: the age of the oldest.
@@ -308,9 +318,6 @@ from unnest(%(generations)s::integer[], %(ledgers)s::text[], %(positions)s::bigi
   as sent (generation, ledger, position, attempts)
 where d.projection = %(projection)s and d.generation = sent.generation and d.ledger = sent.ledger
   and d.position = sent.position and d.attempts = sent.attempts
-
--- name: announce
-select pg_notify('daybook_visible', payload) from unnest(%(payloads)s::text[]) as payload
 
 -- name: acquire_lease
 -- By the database's clock; a relay that comes back finds its own lease free.

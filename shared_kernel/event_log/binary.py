@@ -13,6 +13,7 @@ from typing import Final
 INT8: Final = 20
 INT4: Final = 23
 TEXT: Final = 25
+TIMESTAMPTZ: Final = 1184
 UUID: Final = 2950
 JSONB: Final = 3802
 INT4_ARRAY: Final = 1007
@@ -22,6 +23,7 @@ INT8_ARRAY: Final = 1016
 _EMPTY_ARRAY_SIZE: Final = 12  # dimensions, has-nulls, element type
 _HEADER_SIZE: Final = 20  # … and of the one dimension: length, lower bound
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)  # Postgres counts microseconds from here
+_MICROSECOND: Final = timedelta(microseconds=1)
 _LENGTH: Final = struct.Struct("!i")
 _INT8: Final = struct.Struct("!q")
 
@@ -44,6 +46,11 @@ def int4_array(values: Sequence[int]) -> bytes:
 def int8_array(values: Sequence[int]) -> bytes:
     """A bigint[] without nulls."""
     return _int_array(values, INT8, 8, "iq")
+
+
+def time_array(values: Sequence[datetime]) -> bytes:
+    """A timestamptz[] without nulls, of times that know their zone."""
+    return _int_array([(value - _EPOCH) // _MICROSECOND for value in values], TIMESTAMPTZ, 8, "iq")
 
 
 def text_array(values: Sequence[str | None]) -> bytes:

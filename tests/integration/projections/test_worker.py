@@ -328,6 +328,22 @@ def explain(session: psycopg.Connection[Any], statement: str, parameters: list[l
     return "\n".join(row[0] for row in rows)
 
 
+def test_what_is_not_written_or_not_read_is_not_announced(kit: Kit) -> None:
+    kit.append("bank", list(books("bank", 3)))
+    log = read_log(kit.admin)
+    late, figures = kit.worker()
+    live = kit.generations().prepare()
+    beside, _ = kit.worker(generation=msgspec.structs.replace(live, state="former"))
+    with psycopg.connect(kit.database.admin_url, autocommit=True) as listener:
+        listener.execute("listen daybook_visible")
+        beside.apply(log)
+        late.apply(log)  # believes that nothing is there, and has nothing to add
+        assert figures.lost_races == 1
+        kit.admin.execute("notify daybook_visible, 'the last'")
+        assert [notice.payload for notice in listener.notifies(timeout=10, stop_after=1)] == ["the last"]
+    assert kit.positions() == {"bank": len(log)}
+
+
 def test_figures_and_announcements_follow_what_was_committed(kit: Kit) -> None:
     kit.append("bank", list(books("bank", 3)))
     with psycopg.connect(kit.database.admin_url, autocommit=True) as listener:
