@@ -16,6 +16,8 @@ SCOPE_KEY = "daybook"
 SURPLUS_KEY = "daybook.surplus"  # in the scope of requests that came on one connection too many
 BODY_KEY = "daybook.body"
 """In the ASGI scope: the whole body, where it came before anybody asked for it, or once the edge has read it."""
+WHOLE = "daybook.response"
+"""In the ASGI scope: the server takes an answer in one message of this type, with `status`, `headers` and `body`."""
 _CORRELATION_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
 # W3C Trace Context §3.2.2: version, trace id, parent id, flags; all-zero ids are invalid.
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
@@ -32,6 +34,8 @@ class RequestContext(msgspec.Struct, kw_only=True):
     traceparent: str | None = None
     principal: Principal | None = None
     has_text_amounts: bool = False
+    headers: dict[bytes, bytes] = {}
+    """All of the request's; of a name that is there twice, the last."""
 
 
 def context_of(scope: Mapping[str, Any]) -> RequestContext:
@@ -40,8 +44,9 @@ def context_of(scope: Mapping[str, Any]) -> RequestContext:
     return context
 
 
-def read_context(correlation_id: bytes | None, traceparent: bytes | None) -> RequestContext:
+def read_context(headers: dict[bytes, bytes], *, id_header: bytes) -> RequestContext:
     """The context from its headers. What is malformed is replaced, not refused: it is only about finding things again."""
+    correlation_id, traceparent = headers.get(id_header), headers.get(b"traceparent")
     trace_id = None
     if traceparent is not None:
         match = _TRACEPARENT.fullmatch(traceparent)
@@ -55,4 +60,5 @@ def read_context(correlation_id: bytes | None, traceparent: bytes | None) -> Req
         correlation_id=correlation,
         trace_id=trace_id or correlation,
         traceparent=traceparent.decode() if traceparent is not None and trace_id is not None else None,
+        headers=headers,
     )

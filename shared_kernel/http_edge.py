@@ -7,21 +7,21 @@ headers, one log line, metrics. It knows no route and no rule. Pure ASGI, becaus
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
 import structlog
-from litestar.types import ASGIApp, Message, Receive, Send
+from litestar.types import Message, Receive, Send
 from msgspec import json
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from shared_kernel import amounts, logs
 from shared_kernel.errors import Contention, DaybookError, Rejection
-from shared_kernel.http_context import BODY_KEY, SCOPE_KEY, SURPLUS_KEY, RequestContext, read_context
+from shared_kernel.http_context import BODY_KEY, SCOPE_KEY, SURPLUS_KEY, WHOLE, RequestContext, read_context
 from shared_kernel.http_errors import PROBLEM_TYPE, ProblemAnswer, log_error, problem_answer
 from shared_kernel.json_text import invalid
-from shared_kernel.metrics import LATENCY_BUCKETS
+from shared_kernel.metrics import LATENCY_BUCKETS, Counts, Times
 from shared_kernel.rates import Rates
 from shared_kernel.security import TokenVerifier
 
@@ -32,10 +32,13 @@ CLIENT_GONE = 499  # nginx's number for a client that left; only in logs and met
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _JSON = re.compile(rb'application/json(?:\s*;\s*charset="?utf-8"?)?\s*', re.IGNORECASE)
-_NAMES = frozenset(
-    b"authorization content-type content-length content-encoding transfer-encoding traceparent x-request-id"
-    b" x-correlation-id prefer".split()
-)
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+
+Headers = list[tuple[bytes, bytes]]
+Whole = tuple[int, bytes, Headers]
+"""An answer at once: status, body, and headers without its length."""
+App = Callable[[Any, Any, Any], Awaitable[Whole | None]]
+"""An ASGI application, or one that gives the answer instead of sending it: a hot route need not make two messages of it."""
 
 log = structlog.get_logger(__name__)
 
@@ -44,10 +47,10 @@ class HttpMetrics:
     """Requests by method, route template and status; their time by method and route; how many are in flight."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._requests = Counter(
+        self._requests = Counts(
             "daybook_http_requests", "Requests answered", ("method", "route", "status"), registry=registry
         )
-        self._seconds = Histogram(
+        self._seconds = Times(
             "daybook_http_request_seconds",
             "Time from a request's head to its answer's end",
             ("method", "route"),
@@ -59,18 +62,11 @@ class HttpMetrics:
         )
         self.connections = Gauge("daybook_http_connections", "Connections that are open now", registry=registry)
         self.in_flight = Gauge("daybook_http_requests_in_flight", "Requests being answered now", registry=registry)
-        # Looking a child up by its labels costs more than counting; there are few of them.
-        self._known: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Counts one request."""
-        key = (method, route, status)
-        known = self._known.get(key)
-        if known is None:
-            known = (self._requests.labels(method, route, str(status)), self._seconds.labels(method, route))
-            self._known[key] = known
-        known[0].inc()
-        known[1].observe(seconds)
+        self._requests.add(method, route, str(status))
+        self._seconds.add(seconds, method, route)
 
 
 class Edge:
@@ -78,7 +74,7 @@ class Edge:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: App,
         *,
         verifier: TokenVerifier,
         metrics: HttpMetrics,
@@ -129,22 +125,19 @@ class Edge:
 
     async def _answer(self, scope: Any, receive: Receive, send: Send) -> None:
         started = perf_counter()
-        headers = {name: value for name, value in scope["headers"] if name in _NAMES}
+        headers = dict(scope["headers"])
         id_header = b"x-correlation-id" if b"x-correlation-id" in headers else b"x-request-id"
-        context = read_context(headers.get(id_header), headers.get(b"traceparent"))
+        context = read_context(headers, id_header=id_header)
         scope[SCOPE_KEY] = context
         correlation = logs.correlation_id.set(context.correlation_id)
+        stamps = ((id_header, context.correlation_id.encode()), _NO_SNIFFING)
         status = 0
 
         async def send_stamped(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message["headers"],
-                    (id_header, context.correlation_id.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                ]
+                message["headers"] = [*message["headers"], *stamps]
             await send(message)
 
         answered: Send = send_stamped
@@ -154,8 +147,18 @@ class Edge:
                 if amounts.are_texts_asked(preferences, scope["query_string"]):
                     context.has_text_amounts = True
                     answered = _TextAmounts(send_stamped)
-            receive = await self._admit(scope, receive, headers, context)
-            await self.app(scope, receive, answered)
+            self._admit(scope, context)
+            if scope["method"] in BODY_METHODS:
+                receive = _Replay(await self._body_of(scope, receive, headers), receive)
+            answer = await self.app(scope, receive, answered)
+            if answer is not None:
+                if answered is send_stamped and WHOLE in scope:
+                    status, body, own = answer
+                    own += ((b"content-length", b"%d" % len(body)), *stamps)
+                    message: Any = {"type": WHOLE, "status": status, "headers": own, "body": body}
+                    await send(message)
+                else:
+                    await _send_all(answered, *answer)
         except DaybookError as error:
             log_error(error)
             await _send_problem(answered, error, context)
@@ -169,28 +172,27 @@ class Edge:
             self._report(scope, context, status or CLIENT_GONE, perf_counter() - started)
             logs.correlation_id.reset(correlation)
 
-    async def _admit(
-        self, scope: Any, receive: Receive, headers: dict[bytes, bytes], context: RequestContext
-    ) -> Receive:
-        """Lets a request in, or raises what keeps it out. Gives the `receive` that the application shall read from."""
+    def _admit(self, scope: Any, context: RequestContext) -> None:
+        """Lets a request in but for its body, or raises what keeps it out."""
         path = scope["path"]
         if "\0" in path or b"%00" in scope["query_string"]:
             raise invalid("$", "The address holds the character NUL")
         if path not in OPEN_PATHS and not path.startswith("/docs/"):
-            context.principal = self._verifier.verify(headers.get(b"authorization"))
+            context.principal = self._verifier.verify(context.headers.get(b"authorization"))
             scope["user"] = context.principal
             if self._rates is not None:
                 self._rates.take(context.principal.subject)
-        if scope["method"] not in BODY_METHODS:
-            return receive
+
+    async def _body_of(self, scope: Any, receive: Receive, headers: dict[bytes, bytes]) -> bytes:
+        """The whole body, in the scope too, or raises why it is not taken."""
         if not _is_json(headers):
             raise Rejection("unsupported_media_type")
-        body = scope.get(BODY_KEY)
+        body: bytes | None = scope.get(BODY_KEY)
         if body is None:
             body = scope[BODY_KEY] = await self._body(receive, headers.get(b"content-length", b""))
         elif len(body) > self._body_bytes_max:
             raise self._too_large()
-        return _Replay(body, receive)
+        return body
 
     async def _body(self, receive: Receive, length: bytes) -> bytes:
         if length.isdigit() and (len(length) > 18 or int(length) > self._body_bytes_max):
@@ -254,6 +256,8 @@ def _is_json(headers: dict[bytes, bytes]) -> bool:
     if b"content-encoding" in headers:
         return False
     kind = headers.get(b"content-type")
+    if kind == b"application/json":
+        return True
     if kind is None:
         return headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers
     return _JSON.fullmatch(kind) is not None
@@ -314,6 +318,12 @@ async def _send_problem(send: Send, error: DaybookError, context: RequestContext
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def _headers(answer: ProblemAnswer, body: bytes) -> list[tuple[bytes, bytes]]:
+async def _send_all(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _headers(answer: ProblemAnswer, body: bytes) -> Headers:
     headers = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
     return [*headers, (b"content-type", PROBLEM_TYPE.encode()), (b"content-length", str(len(body)).encode())]

@@ -5,15 +5,17 @@ It stands on names inside uvicorn (`cycle`, `pipeline`, `flow`), so uvicorn is p
 """
 
 import asyncio
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
 
 import uvicorn
-from httptools import parse_url
+from httptools import HttpParserError, HttpParserUpgrade, parse_url
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from shared_kernel.http_context import BODY_KEY, SURPLUS_KEY
+from shared_kernel.http_context import BODY_KEY, SURPLUS_KEY, WHOLE
 
 HEADER_BYTES_MAX = 64 * 1024  # chosen: a token of 8 KiB and the rest many times over; held to within one slice
 HEADER_SECONDS_MAX = 10  # chosen: a client that dribbles its head for longer is cut off
@@ -26,6 +28,7 @@ _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _CONTROLS = bytes((*range(9), *range(10, 32), 127))  # all but the tab: RFC 9110 §5.5
 _BODILESS = frozenset((*range(100, 200), 204, 304))
+_URL_KEPT_MAX = 256  # chosen: longer addresses are parsed each time, so that those that are kept are small
 _SLICE_BYTES = 16 * 1024  # chosen: what is handed to the parser at once; uvloop reads up to 256 KiB
 
 
@@ -72,7 +75,12 @@ class Connection(HttpToolsProtocol):
                 return
             part = data[start : start + _SLICE_BYTES]  # the same object if it is all
             self._unread_bytes += len(part)
-            HttpToolsProtocol.data_received(self, part)
+            try:
+                self.parser.feed_data(part)
+            except HttpParserError:
+                self.send_400_response("")
+            except HttpParserUpgrade:
+                self._unsupported_upgrade_warning()
             if self._unread_bytes > HEADER_BYTES_MAX:
                 self._end(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
@@ -86,8 +94,7 @@ class Connection(HttpToolsProtocol):
         """A request begins; it waits for those before it. Trailers will go where nobody takes them for headers."""
         self._unread_bytes = 0
         version = self.parser.get_http_version()
-        url = parse_url(self.url)
-        path = url.path.decode("ascii")
+        path, raw_path, query = (_address if len(self.url) <= _URL_KEPT_MAX else _parsed)(self.url)
         scope: Any = {
             "type": "http",
             "asgi": _ASGI,
@@ -97,29 +104,18 @@ class Connection(HttpToolsProtocol):
             "server": self.server,
             "client": self.client,
             "root_path": "",
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": url.path,
-            "query_string": url.query or b"",
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
             "headers": self.headers,
             "state": {},
+            WHOLE: True,
         }
         if self._is_surplus:
             scope[SURPLUS_KEY] = True
         self.headers = []
         ahead = self.cycle
-        self.cycle = _Cycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-            on_response=self.on_response_complete,
-        )
+        self.cycle = _Cycle(self, scope, keep_alive=version != "1.0" and self.parser.should_keep_alive())
         if _is_over(ahead):
             self._start_asgi_task(self.cycle, self.app)
         else:
@@ -129,15 +125,20 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Part of a body; the bound of bodies is the application's."""
         self._unread_bytes = 0
-        HttpToolsProtocol.on_body(self, body)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cast("_Cycle", cycle).tell()
 
     def on_message_complete(self) -> None:
         """A request is whole, perhaps after its answer: then uvicorn would take no notice."""
         self._unread_bytes = 0
-        HttpToolsProtocol.on_message_complete(self)
-        self.cycle.more_body = False
-        if isinstance(self.cycle, _Cycle):
-            self.cycle.give_body()
+        cycle = self.cycle
+        cycle.more_body = False
+        if not cycle.response_complete:
+            cast("_Cycle", cycle).give_body()
 
     def on_response_complete(self) -> None:
         """As uvicorn's, but without its keep-alive timer: `end_if_overdue` does that work."""
@@ -209,33 +210,80 @@ class _Cycle(RequestResponseCycle):
     apart: about a tenth of what a request without its append costs in this process (measured). Everything else goes uvicorn's way.
     """
 
+    # As uvicorn has it at the start of each; few of them ever change.
+    access_log = False
+    disconnected = False
+    waiting_for_100_continue = False
+    more_body = True
+    response_started = False
+    response_complete = False
+    chunked_encoding = None
+    expected_content_length = 0
+
     _held: Any = None  # the start of an answer that states its length: its body follows at once
-    _is_asked = False
+    _is_given = False  # the body lies in the scope
+    _asked: asyncio.Event | None = None  # made when somebody waits for what comes
+
+    def __init__(self, connection: Connection, scope: Any, *, keep_alive: bool) -> None:
+        self.scope = scope
+        self.transport = connection.transport
+        self.flow = connection.flow
+        self.logger = connection.logger
+        self.default_headers = connection.server_state.default_headers
+        self.on_response = connection.on_response_complete
+        self.keep_alive = keep_alive
+        self.body = bytearray()
+        if connection.expect_100_continue:
+            self.waiting_for_100_continue = True
+
+    @property
+    def message_event(self) -> asyncio.Event:  # type: ignore[override]
+        """Whoever waits for a message is woken by it."""
+        if self._asked is None:
+            self._asked = asyncio.Event()
+            if not self._is_given and (self.body or not self.more_body):
+                self._asked.set()
+        return self._asked
+
+    def tell(self) -> None:
+        """There is something new for who waits, if anybody does."""
+        if self._asked is not None:
+            self._asked.set()
 
     def give_body(self) -> None:
-        """The body came before the application asked for it: it lies in the scope, and only the end is left to be received."""
-        if not self._is_asked and not self.waiting_for_100_continue:
+        """The body is whole. Before the application asked for it: it lies in the scope, and only the end is left to be received."""
+        if self._asked is None and not self.waiting_for_100_continue:
             self.scope[BODY_KEY] = bytes(self.body)  # type: ignore[literal-required]  # ours, beside ASGI's
-            self.message_event.clear()
-
-    async def receive(self) -> Any:
-        """What comes of the body, then that the client has left."""
-        self._is_asked = True
-        return await super().receive()
+            self._is_given = True
+        self.tell()
 
     async def send(self, message: Any) -> None:
         """Head and body of an answer that is whole leave in one piece."""
+        if message["type"] == WHOLE:
+            await self._send_whole(message["status"], message["headers"], message["body"])
+            return
         if not self.response_started and self._held is None and self._has_plain_head(message):
             self._held = message
             return
         start, self._held = self._held, None
         if start is None:
             await super().send(message)
-        elif self._is_whole(start, message):
+        elif self._may_write() and self._is_whole(start, message):
             self._write(start["status"], start["headers"], message["body"])
         else:
             await super().send(start)
             await super().send(message)
+
+    async def _send_whole(self, status: int, headers: Any, body: bytes) -> None:
+        """The headers state the length of the body, and nothing else about how the connection goes on."""
+        if self._may_write() and not self.response_started and self.scope["method"] != "HEAD":
+            self._write(status, headers, body)
+        else:
+            await super().send({"type": "http.response.start", "status": status, "headers": headers})
+            await super().send({"type": "http.response.body", "body": body})
+
+    def _may_write(self) -> bool:
+        return self.keep_alive and not self.disconnected and not self.flow.write_paused
 
     def _has_plain_head(self, start: Any) -> bool:
         """It states the length of its body, and nothing else about how the connection goes on."""
@@ -244,7 +292,7 @@ class _Cycle(RequestResponseCycle):
         return [name for name, _ in start.get("headers", ()) if name in _FRAMING] == [b"content-length"]
 
     def _is_whole(self, start: Any, message: Any) -> bool:
-        if message.get("more_body", False) or not self.keep_alive or self.disconnected or self.flow.write_paused:
+        if message.get("more_body", False):
             return False
         return (b"content-length", b"%d" % len(message.get("body", b""))) in start["headers"]
 
@@ -255,7 +303,7 @@ class _Cycle(RequestResponseCycle):
             raise RuntimeError("a header of the answer holds a control character")
         self.response_started = self.response_complete = True
         self.transport.write(b"".join((STATUS_LINE[status], head, b"\r\n", body)))
-        self.message_event.set()
+        self.tell()
         self.on_response()
 
 
@@ -304,6 +352,16 @@ class _OneWriteATurn:
             data = parts[0] if len(parts) == 1 else b"".join(parts)
             self.written += len(data)
             self._transport.write(data)
+
+
+def _parsed(url: bytes) -> tuple[str, bytes, bytes]:
+    """The path as text and as it came, and the query. HttpParserInvalidURLError, UnicodeDecodeError: it is no address."""
+    parsed = parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
+
+
+_address = lru_cache(maxsize=1_024)(_parsed)  # a client asks for few addresses, again and again
 
 
 def _is_over(cycle: RequestResponseCycle | None) -> bool:

@@ -240,10 +240,11 @@ def _is_dry_run(scope: Scope) -> bool:
 
 
 def _key(scope: Scope) -> str | None:
-    found = [value for name, value in scope["headers"] if name == KEY_HEADER]
-    if len(found) > 1:
+    headers = context_of(scope).headers
+    if len(headers) != len(scope["headers"]) and sum(name == KEY_HEADER for name, _ in scope["headers"]) > 1:
         raise invalid("Idempotency-Key", "The header is there more than once")
-    return read_key(found[0].decode("latin-1")) if found else None
+    key = headers.get(KEY_HEADER)
+    return None if key is None else read_key(key.decode("latin-1"))
 
 
 def _settled(future: "asyncio.Future[Outcome]") -> Outcome | DaybookError:

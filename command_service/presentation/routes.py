@@ -13,7 +13,7 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.params import Parameter, ParameterKwarg, QueryParameter
-from litestar.types import ASGIApp, Receive, Send
+from litestar.types import Receive, Send
 
 from command_service.domain import commands as kinds
 from command_service.presentation.answers import Answer
@@ -29,6 +29,7 @@ from command_service.presentation.shapes import (
     TransactionChangeAnswer,
 )
 from shared_kernel import amounts
+from shared_kernel.http_edge import App
 from shared_kernel.json_text import invalid
 from shared_kernel.security import Principal
 
@@ -262,14 +263,14 @@ ROUTES = (Ledgers, Books, Accounts, Transactions, Answers)
 
 
 class DirectRoutes:
-    """An ASGI application that answers three routes itself and leaves all else to the Litestar in `app`.
+    """An application that answers three routes itself and leaves all else to the Litestar in `app`.
 
     The two hot ones, because Litestar's routing, signatures and responses cost as much as the rest of a transaction's way
     through this layer (docs/adr/0008). The look-up by key, because Litestar tidies the slashes that a key may have.
     Everything that the edge does for a request, it does for these too.
     """
 
-    def __init__(self, app: ASGIApp, commands: Commands) -> None:
+    def __init__(self, app: App, commands: Commands) -> None:
         self.app = app
         self._routes = {
             ("POST", "transactions"): (TRANSACTIONS, commands.post_transaction),
@@ -277,20 +278,17 @@ class DirectRoutes:
             ("GET", "commands/"): (COMMAND, commands.find),
         }
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """ASGI 3."""
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> Answer | None:
+        """The answer of one of the three; of all else nothing, for it was sent."""
         found = _DIRECT.match(scope["path"]) if scope["type"] == "http" else None
         route = self._routes.get((scope["method"], found[2])) if found else None
         if found is None or route is None:
             await self.app(scope, receive, send)
-            return
+            return None
         scope["path_template"], answered = route
         if scope["query_string"]:
             _check_parameters(scope["query_string"], is_command=scope["method"] == "POST")
-        status, body, headers = await answered(scope, found[1])
-        headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        return await answered(scope, found[1])
 
 
 _DIRECT = re.compile(r"/v1/ledgers/([^/]+)/(transactions\Z|batches\Z|commands/(?=.))")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from uvicorn.server import ServerState
 
-from shared_kernel.http_context import BODY_KEY
+from shared_kernel.http_context import BODY_KEY, WHOLE
 from shared_kernel.http_protocol import Config, Connection
 
 Messages = list[dict[str, Any]]
@@ -81,10 +81,40 @@ async def test_a_whole_answer_leaves_in_one_piece() -> None:
     assert not wire.is_closed
 
 
+def whole(content: bytes, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+    return {"type": WHOLE, "status": 200, "headers": headers, "body": content}
+
+
+async def test_an_answer_in_one_message_leaves_in_one_piece() -> None:
+    wire, scope = await answered(GET, whole(b"ok", PLAIN))
+    assert scope[WHOLE]
+    assert wire.written == [b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-length: 2\r\nx-kind: plain\r\n\r\nok"]
+    assert not wire.is_closed
+
+
+async def test_an_answer_in_one_message_ends_the_connection_of_an_old_client() -> None:
+    wire, _ = await answered(GET.replace(b"1.1", b"1.0"), whole(b"ok", PLAIN))
+    sent = b"".join(wire.written)
+    assert b"connection: close\r\n" in sent
+    assert sent.endswith(b"\r\n\r\nok")
+    assert wire.is_closed
+
+
+async def test_an_answer_in_one_message_has_no_body_for_head() -> None:
+    wire, _ = await answered(GET.replace(b"GET", b"HEAD"), whole(b"ok", PLAIN))
+    assert b"".join(wire.written).endswith(b"content-length: 2\r\nx-kind: plain\r\n\r\n")
+
+
 async def test_a_body_that_came_with_its_head_lies_in_the_scope_and_is_not_received_again() -> None:
     _, scope = await answered(POST, start(PLAIN), body(b"ok"))
     assert scope[BODY_KEY] == b"body"
     assert scope["received"] == [{"type": "http.disconnect"}]
+
+
+async def test_addresses_are_read_anew_where_they_differ() -> None:
+    for url, path, query in ((b"/a", "/a", b""), (b"/a?b", "/a", b"b"), (b"/%C3%A4", "/ä", b""), (b"/a", "/a", b"")):
+        _, scope = await answered(GET.replace(b"/a%20b?c", url), start(PLAIN), body(b"ok"))
+        assert (scope["path"], scope["raw_path"], scope["query_string"]) == (path, url.partition(b"?")[0], query)
 
 
 async def test_a_body_that_was_waited_for_is_received() -> None:
@@ -113,9 +143,11 @@ async def test_answers_to_head_and_to_old_clients_go_the_servers_way(request_: b
     assert wire.is_closed == (b"1.0" in request_)
 
 
+@pytest.mark.parametrize("is_whole", [False, True])
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb", b"a\0b", b"a\x7fb"])
-async def test_a_header_that_would_be_two_is_never_sent(value: bytes) -> None:
-    wire, _ = await answered(GET, start([(b"content-length", b"2"), (b"x-kind", value)]), body(b"ok"))
+async def test_a_header_that_would_be_two_is_never_sent(value: bytes, is_whole: bool) -> None:
+    headers = [(b"content-length", b"2"), (b"x-kind", value)]
+    wire, _ = await answered(GET, *([whole(b"ok", headers)] if is_whole else [start(headers), body(b"ok")]))
     sent = b"".join(wire.written)
     assert sent.startswith(b"HTTP/1.1 500 ")
     assert value not in sent
