@@ -7,7 +7,6 @@ import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import chain, repeat
 from typing import Final
 
 INT8: Final = 20
@@ -57,15 +56,13 @@ def text_array(values: Sequence[str | None]) -> bytes:
     """A text[]; None is null."""
     if not values:
         return struct.pack("!3I", 0, 0, TEXT)
-    parts = [struct.pack("!5I", 1, None in values, TEXT, len(values), 1)]
-    pack = _LENGTH.pack
-    for value in values:
+    encoded = [b"" if value is None else value.encode() for value in values]
+    parts = [struct.pack("!5I", 1, None in values, TEXT, len(values), 1)] * (2 * len(values) + 1)
+    parts[1::2] = map(_LENGTH.pack, map(len, encoded))
+    parts[2::2] = encoded
+    for index, value in enumerate(values) if None in values else ():
         if value is None:
-            parts.append(pack(-1))
-            continue
-        encoded = value.encode()
-        parts.append(pack(len(encoded)))
-        parts.append(encoded)
+            parts[2 * index + 1] = _LENGTH.pack(-1)
     return b"".join(parts)
 
 
@@ -117,21 +114,20 @@ def read_times(value: bytes | None) -> list[datetime]:
 
 
 def _int_array(values: Sequence[int], element: int, size: int, pair: str) -> bytes:
-    count = len(values)
-    if not count:
+    if not values:
         return struct.pack("!3I", 0, 0, element)
-    return _packer(pair, count).pack(
-        1, 0, element, count, 1, *chain.from_iterable(zip(repeat(size), values, strict=False))
-    )
+    pack = _packer(pair, 1).pack
+    packed = {value: pack(size, value) for value in set(values)}  # positions and numbers of groups: few are there once
+    return struct.pack("!5I", 1, 0, element, len(values), 1) + b"".join([packed[value] for value in values])
 
 
 def _read_ints(value: bytes | None, stride: int, pair: str) -> Sequence[int]:
     if value is None or len(value) == _EMPTY_ARRAY_SIZE:
         return ()
     count = (len(value) - _HEADER_SIZE) // stride
-    return _packer(pair, count).unpack(value)[6::2]
+    return _packer(pair, count).unpack_from(value, _HEADER_SIZE)[1::2]
 
 
 @lru_cache(maxsize=4_096)  # as many lengths as batches have; a struct compiles slower than it packs
 def _packer(pair: str, count: int) -> struct.Struct:
-    return struct.Struct("!5I" + pair * count)
+    return struct.Struct("!" + pair * count)

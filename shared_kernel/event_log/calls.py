@@ -3,13 +3,14 @@
 Owns the statements (calls.sql) and the mapping between `Decision`s and the arrays of `daybook.append`; knows no driver.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
 
 from shared_kernel.event_log.statements import load_statements
-from shared_kernel.event_log.types import Decision
+from shared_kernel.event_log.types import Decision, NewEvent
 
 _STATEMENTS: Final = load_statements("shared_kernel.event_log", "calls.sql")
 APPEND: Final = _STATEMENTS["append"]
@@ -34,10 +35,10 @@ APPENDED_CHANNEL: Final = "daybook_appended"
 class FlatDecisions(msgspec.Struct, frozen=True):
     """Decisions as the parallel arrays of `daybook.append`; `tag_events` counts events from 1.
 
-    `fences` says whose fence each one is: (decision index, fence index).
+    `fence_starts` says whose fence each one is: how many stand before the first of each decision.
     """
 
-    fences: list[tuple[int, int]]
+    fence_starts: list[int]
     fence_groups: list[int]
     fence_tags: list[str]
     fence_afters: list[int]
@@ -50,24 +51,44 @@ class FlatDecisions(msgspec.Struct, frozen=True):
 
     def failed(self, ordinals: Iterable[int]) -> list[tuple[int, int]]:
         """Each failed fence, counted from 1 over the whole call, as (decision index, fence index), sorted."""
-        return sorted(self.fences[ordinal - 1] for ordinal in ordinals)
+        found = []
+        for ordinal in sorted(ordinals):
+            index = bisect_right(self.fence_starts, ordinal - 1) - 1  # of those without a fence, that behind them
+            found.append((index, ordinal - 1 - self.fence_starts[index]))
+        return found
 
 
 def flatten(decisions: Sequence[Decision]) -> FlatDecisions:
     """The decisions in order; a tag that an event bears twice counts once."""
-    flat = FlatDecisions([], [], [], [], [], [], [], [], [], [])
-    for index, decision in enumerate(decisions):
-        for fence_index, fence in enumerate(decision.fences):
-            flat.fences.append((index, fence_index))
-            flat.fence_groups.append(decision.group)
-            flat.fence_tags.append(fence.tag)
-            flat.fence_afters.append(fence.after)
+    # Lists of our own until the end: this runs for every fence and tag of every batch.
+    starts: list[int] = []
+    groups: list[int] = []
+    fence_tags: list[str] = []
+    afters: list[int] = []
+    events: list[NewEvent] = []
+    event_groups: list[int] = []
+    tag_events: list[int] = []
+    tags: list[str] = []
+    for decision in decisions:
+        starts.append(len(fence_tags))
+        groups += [decision.group] * len(decision.fences)
+        fence_tags += [fence.tag for fence in decision.fences]
+        afters += [fence.after for fence in decision.fences]
         for event in decision.events:
-            flat.event_groups.append(decision.group)
-            flat.event_types.append(event.type)
-            flat.event_data.append(event.data)
-            flat.event_metadata.append(event.metadata)
-            tags = dict.fromkeys(event.tags)
-            flat.tags.extend(tags)
-            flat.tag_events.extend([len(flat.event_types)] * len(tags))
-    return flat
+            events.append(event)
+            event_groups.append(decision.group)
+            borne = dict.fromkeys(event.tags)
+            tags += borne
+            tag_events += [len(events)] * len(borne)
+    return FlatDecisions(
+        fence_starts=starts,
+        fence_groups=groups,
+        fence_tags=fence_tags,
+        fence_afters=afters,
+        event_groups=event_groups,
+        event_types=[event.type for event in events],
+        event_data=[event.data for event in events],
+        event_metadata=[event.metadata for event in events],
+        tag_events=tag_events,
+        tags=tags,
+    )
