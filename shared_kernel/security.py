@@ -111,9 +111,10 @@ class TokenVerifier:
         """Who sent this `Authorization` header; raises Rejection `unauthenticated`, its `detail` says why."""
         if authorization is None:
             raise _unauthenticated("There is no Authorization header")
-        if self._cache_version != self._keys.version():  # also looks whether the file has changed
+        version = self._keys.version()  # also looks whether the file has changed
+        if self._cache_version != version:
             self._cache.clear()
-            self._cache_version = self._keys.version()
+            self._cache_version = version
         known = self._cache.get(authorization)
         if known is not None:
             expires_at, principal = known

@@ -56,6 +56,7 @@ Amount = (
     ]
 )
 
+_encode = msgspec.json.Encoder().encode
 _ADDRESS_RE = re.compile(_ADDRESS)
 
 
@@ -91,7 +92,7 @@ def is_address(text: str) -> bool:
 
 def is_ledger_name(text: str) -> bool:
     """True if the text is a ledger name in the grammar."""
-    return len(text) <= LEDGER_LENGTH_MAX and _ADDRESS_RE.match(text) is not None
+    return len(text) <= LEDGER_LENGTH_MAX and _is_in_grammar(text)
 
 
 def is_time_zone(name: str) -> bool:
@@ -130,8 +131,15 @@ def format_time(time: datetime) -> str:
     """RFC 3339 in UTC with microseconds, always 27 characters: 2026-11-24T09:30:00.000000Z."""
     if time.tzinfo is not UTC:
         time = time.astimezone(UTC)
-    # Four times as fast as strftime, which besides writes the year 993 with three digits.
+    if time.microsecond:  # five times as fast, but whole seconds come without their zeros
+        return _encode(time)[1:-1].decode()
+    # strftime would write the year 993 with three digits.
     return time.isoformat(timespec="microseconds")[:26] + "Z"
+
+
+@lru_cache(maxsize=4096)  # the same ledgers, again and again
+def _is_in_grammar(text: str) -> bool:
+    return _ADDRESS_RE.match(text) is not None
 
 
 @lru_cache(maxsize=1)

@@ -84,9 +84,13 @@ class LedgerCache:
         self.terms = books.terms_now
         self.accounts.update(books.changed)
         self.transactions.update(books.changed_transactions)
-        for address, folds in books.folds.items():
-            if books.changed[address].totals is not None:
-                self._count(address, folds)
+        changed, unsaved = books.changed, self._unsaved
+        for address, folds in books.folds.items():  # as `_count`, which as a call would cost twice as much
+            if changed[address].totals is not None:
+                before = unsaved.get(address, 0)
+                unsaved[address] = before + folds
+                if before < SNAPSHOT_EVERY <= before + folds:
+                    self._due.append(address)
 
     def put(self, account: Account, *, folded: int) -> None:
         """Knows an account as of `seen`, folded from that many events after its snapshot."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
+from msgspec import UNSET
 
 from command_service.application.batch import DecidedBatch, Ticket, decide_batch
 from command_service.application.cache import LedgerCache
@@ -19,6 +20,7 @@ from command_service.domain.commands import (
     PatchAccountMetadata,
     PostHold,
     PostScheduled,
+    PostTransaction,
     ReverseTransaction,
     SetLimits,
     accounts_of,
@@ -52,6 +54,8 @@ class CountsLoads(Protocol):
 def needs_of(command: Command) -> set[str | Need]:
     """What a decision on this command will ask for, as far as the command itself tells. An address alone is `account`."""
     wanted: set[str | Need] = set(command.addresses())
+    if isinstance(command, PostTransaction) and command.conditions is UNSET:  # the hot one asks for no more
+        return wanted
     kind = type(command)
     if kind in (SetLimits, CloseAccount, PatchAccountMetadata):
         (address,) = {getattr(command, "address", "")}
@@ -96,7 +100,8 @@ class Loader:
         wanted: set[str | Need] = set()
         for ticket in tickets:
             wanted |= needs_of(ticket.command)
-        await self.fill(session, cache, wanted, is_refreshed=is_refreshed)
+        if is_refreshed or cache.terms is None or not _is_known(cache, wanted):
+            await self.fill(session, cache, wanted, is_refreshed=is_refreshed)
 
     async def fill(
         self,
@@ -214,6 +219,16 @@ class Loader:
         else:
             cache.follow(loaded.tail, upto=loaded.head)
         return loaded
+
+
+def _is_known(cache: LedgerCache, wanted: Iterable[str | Need]) -> bool:
+    """True if all this is accounts, and all of them are there: so it is with most batches."""
+    accounts = cache.accounts
+    for name in wanted:
+        known = accounts.get(name) if isinstance(name, str) else None
+        if known is None or (known.totals is None and known.limits):
+            return False
+    return True
 
 
 def _missing_transactions(cache: LedgerCache, needs: Iterable[Need]) -> list[str]:

@@ -257,11 +257,12 @@ class LedgerWriter:
         fewest = self._bounds.follow_commands_min
         if not fewest or self._unrest or ahead.decided.deferred:
             return False
-        enough = asyncio.ensure_future(self._line.has(fewest))
-        try:
-            await asyncio.wait((ahead.back, enough), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            enough.cancel()
+        if len(self._line) < fewest:
+            enough = self._loop.create_task(self._line.has(fewest))
+            try:
+                await asyncio.wait((ahead.back, enough), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                enough.cancel()
         return not ahead.back.done() and len(self._line) >= fewest and not self._line.next_needs_lock
 
     def _follow(self, session: LogSession, ahead: DecidedBatch, taken: list[Ticket]) -> _Flight | None:

@@ -7,7 +7,7 @@ of the books. Batches stand in `batches.py`.
 import random
 import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -30,6 +30,8 @@ from shared_kernel.json_text import decode, invalid, rejection_of
 from shared_kernel.words import Address
 
 KEY_LENGTH_MAX = 200
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
 PATH_FIELDS = {
@@ -142,11 +144,10 @@ def context(command: Command, *, ledger: str, key: str | None, caller: Caller) -
 def new_id(now: datetime) -> str:
     """A UUIDv7 (RFC 9562 §5.7) as text: the time in milliseconds, then 74 random bits. Ids of one millisecond are unordered."""
     chance = random.getrandbits(74)
-    milliseconds = int(now.timestamp() * 1000)
-    return (
-        f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-{0x7000 | chance >> 62:04x}"
-        f"-{0x8000 | chance >> 48 & 0x3FFF:04x}-{chance & 0xFFFFFFFFFFFF:012x}"
-    )
+    milliseconds = (now - _EPOCH) // _MILLISECOND
+    version, variant = 0x7 << 76, 0b10 << 62
+    text = "%032x" % (milliseconds << 80 | version | (chance >> 62) << 64 | variant | chance & 0x3FFFFFFFFFFFFFFF)
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def at(root: str, rejection: Rejection) -> Rejection:
