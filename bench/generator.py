@@ -141,14 +141,14 @@ class _Run:
         self.is_stopping = False
         self.latencies: list[float] | None = None
         self.fault: asyncio.Future[None] = loop.create_future()
-        self._free: list[_Connection] = []
+        self._free: deque[_Connection] = deque()
         self._due: deque[float] = deque()
         self._ticking: asyncio.Task[None] | None = None
 
     def begin(self, connections: "list[_Connection]", a_second: float | None) -> None:
         """Requests are sent from now on; so many a second, or as fast as answers come."""
         if a_second is not None:
-            self._free = connections
+            self._free = deque(connections)
             self._ticking = asyncio.create_task(self._tick(a_second))
             return
         for connection in connections:
@@ -179,7 +179,7 @@ class _Run:
         while True:
             while due <= time.perf_counter():
                 if self._free:
-                    self._free.pop().start(due)
+                    self._free.popleft().start(due)  # in turn: a service cuts off who has said nothing for long
                 else:
                     self._due.append(due)
                 due += 1 / a_second

@@ -47,7 +47,7 @@ def main() -> int:
     """Run one command; the number returned is the exit code (`daybook.terminal.Exit`)."""
     try:
         app = build_app(with_help=sys.argv[1:] in ([], ["--help"], ["-h"]))
-        outcome = app(exit_on_error=False, result_action="return_value")
+        outcome = app(sys.argv[1:], exit_on_error=False, result_action="return_value")
     except CycloptsError:
         return Exit.USAGE
     except CommandFailed as failure:

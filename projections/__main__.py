@@ -38,6 +38,7 @@ def main() -> None:
             settings = load_or_exit(RelaySettings, os.environ)
             configure("relay", level=settings.log_level, format=settings.log_format)
             relaying = RelayContainer(settings=settings)
+            threading.Thread(target=relaying.watch().run, name="watch", daemon=True).start()
             _serve(relaying.relay(), relaying.health_server(), relaying.health(), relaying.stop())
         case ["projector"]:
             its_settings = load_or_exit(ProjectorSettings, os.environ)

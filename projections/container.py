@@ -24,6 +24,7 @@ from projections.application.projector import Pace, Projector
 from projections.application.rebuild import Speed
 from projections.application.relay import Relay, RelayPace
 from projections.application.together import Loop, Together
+from projections.application.watching import Watch
 from projections.application.worker import Bounds, Worker
 from projections.domain.projection import Projection
 from projections.infrastructure.child_processes import ChildProcesses
@@ -38,6 +39,7 @@ from projections.infrastructure.postgres_jobs import PostgresJobs
 from projections.infrastructure.postgres_log import PostgresLog
 from projections.infrastructure.postgres_operations import PostgresOperations
 from projections.infrastructure.postgres_parking import PostgresParking
+from projections.infrastructure.postgres_reached import PostgresReached, PostgresRelayReached
 from projections.infrastructure.postgres_read_model import PostgresReadModel
 from projections.infrastructure.postgres_relayed import PostgresRelayed
 from projections.infrastructure.postgres_wakeups import PostgresWakeups
@@ -163,6 +165,17 @@ class RelayContainer(containers.DeclarativeContainer):
             retry_ms=settings.provided.retry_ms,
             retry_max_ms=settings.provided.retry_max_ms,
         ),
+        stop=stop,
+        monotonic=providers.Object(time.monotonic),
+    )
+    watch = providers.Singleton(
+        Watch,
+        providers.Dict(relay=figures),
+        looks=providers.Singleton(
+            PostgresRelayReached,
+            providers.Singleton(Database, settings.provided.postgres_url, name="daybook relay watch"),
+        ),
+        every_ms=settings.provided.watch_ms,
         stop=stop,
         monotonic=providers.Object(time.monotonic),
     )
@@ -346,8 +359,10 @@ def _figures_of_each(parts: Mapping[str, ProjectorContainer], refused: Mapping[s
     return of_refused | {name: part.figures() for name, part in parts.items()}
 
 
-def _loops(parts: Mapping[str, ProjectorContainer], controls: PostgresControls, jobs: JobLoop) -> Mapping[str, Loop]:
-    loops: dict[str, Loop] = {"controls": controls, "jobs": jobs}
+def _loops(
+    parts: Mapping[str, ProjectorContainer], controls: PostgresControls, jobs: JobLoop, watch: Watch
+) -> Mapping[str, Loop]:
+    loops: dict[str, Loop] = {"controls": controls, "jobs": jobs, "watch": watch}
     for name, part in parts.items():
         loops[name] = part.projector()
         loops[f"feeding {name}"] = part.feeder()
@@ -427,14 +442,26 @@ class ProjectorsContainer(containers.DeclarativeContainer):
         attempts_max=settings.provided.job_attempts_max,
         reconcile_hours=settings.provided.reconcile_hours,
         stop=stop,
+        monotonic=providers.Object(time.monotonic),
     )
-    together = providers.Singleton(Together, providers.Callable(_loops, parts, controls, jobs), stop)
+    watch = providers.Singleton(
+        Watch,
+        figures_of_parts,
+        looks=providers.Singleton(
+            PostgresReached, providers.Singleton(Database, settings.provided.postgres_url, name="daybook watch")
+        ),
+        every_ms=settings.provided.watch_ms,
+        stop=stop,
+        monotonic=providers.Object(time.monotonic),
+    )
+    together = providers.Singleton(Together, providers.Callable(_loops, parts, controls, jobs, watch), stop)
     health = providers.Singleton(_health, figures)
     keys = providers.Singleton(open_keys, settings)
     operations = providers.Singleton(
         PostgresOperations,
         providers.Singleton(Database, settings.provided.postgres_url, name="daybook operations"),
         providers.Callable(installed),
+        figures,
     )
     app = providers.Singleton(
         _app,

@@ -15,6 +15,7 @@ BatchBytesMax = Annotated[
     int, Meta(ge=1024, description="Most bytes of events read from the log at once (one event always fits)")
 ]
 BatchLedgersMax = Annotated[int, Meta(ge=1, description="Most ledgers read from the log at once")]
+WatchMs = Annotated[Milliseconds, Meta(description="How often metrics look how far the log and its readers are")]
 RetryMs = Annotated[Milliseconds, Meta(description="First wait after a failure; it doubles each time")]
 RetryMaxMs = Annotated[Milliseconds, Meta(description="Longest wait after failures")]
 
@@ -30,6 +31,7 @@ class RelaySettings(ProcessSettings, frozen=True, kw_only=True):
     batch_ledgers_max: BatchLedgersMax = 500
     retry_ms: RetryMs = 200
     retry_max_ms: RetryMaxMs = 10_000
+    watch_ms: WatchMs = 2_000
     kafka_partitions: Annotated[int, Meta(ge=1, description="Partitions of the topic where the relay makes it")] = 6
     kafka_replicas: Annotated[int, Meta(ge=1, description="Replicas of the topic where the relay makes it")] = 1
     kafka_stall_ms: Annotated[
@@ -61,6 +63,7 @@ class ProjectorSettings(HttpSettings, frozen=True, kw_only=True):
     batch_ledgers_max: BatchLedgersMax = 500
     retry_ms: RetryMs = 200
     retry_max_ms: RetryMaxMs = 10_000
+    watch_ms: WatchMs = 2_000
     projections: Annotated[
         str,
         Meta(

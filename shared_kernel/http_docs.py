@@ -136,12 +136,21 @@ def openapi_document(app: Litestar) -> dict[str, Any]:
         for operation in path.values():
             if isinstance(operation, dict):
                 operation.setdefault("parameters", []).append(_AMOUNTS)
+                _say_if_optional(operation.get("requestBody"))
             if isinstance(operation, dict) and "responses" in operation:
                 responses = operation["responses"]
                 for status in [status for status in responses if status >= "400"]:
                     responses[status] = problem | {"description": responses[status]["description"]}
                 responses.setdefault("default", problem)
     return document
+
+
+def _say_if_optional(body: dict[str, Any] | None) -> None:
+    """A body that may be null may be left out: Litestar says `required` of every body."""
+    if body is not None:
+        shapes = [content["schema"] for content in body["content"].values()]
+        if all({"type": "null"} in shape.get("oneOf", []) for shape in shapes):
+            body["required"] = False
 
 
 def docs_routes(title: str, swagger_dir: Path | None) -> list[ControllerRouterHandler]:

@@ -56,6 +56,7 @@ PROBLEMS: dict[str, Problem] = {
     "position_beyond_head": Problem(409, "The position is beyond the head of the log"),
     "ledger_not_parked": Problem(409, "The read model does not stand still there for this ledger"),
     "ledger_stands_still": Problem(409, "The ledger cannot be folded: an event of it cannot be applied"),
+    "no_rows_by_account": Problem(409, "The projection keeps no rows by account: repair the ledger"),
     "rebuild_running": Problem(409, "The projection is being rebuilt already"),
     "not_verified": Problem(409, "The generation has not passed a comparison with the live one"),
     "generation_behind": Problem(409, "The generation is behind the live one, and readers would go back"),

@@ -54,6 +54,7 @@ _OF_OTHER_PROCESSES = {
     "position_beyond_head",
     "ledger_not_parked",
     "ledger_stands_still",
+    "no_rows_by_account",
     "rebuild_running",
     "not_verified",
     "generation_behind",

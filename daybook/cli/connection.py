@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daybook.client import Client, Target, exit_of, find_operations, find_target
+from daybook.client import Client, Target, exit_of, find_target
 from daybook.terminal import CommandFailed, Exit, talk
 from shared_kernel.errors import DaybookError
 from shared_kernel.words import decimal_text
@@ -38,27 +38,6 @@ class Connection:
 HERE = Connection()
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Operating:
-    """Which projector to ask: any answers for all."""
-
-    data: Annotated[Path, Parameter(env_var="DAYBOOK_DATA")] = Path(".data")
-    "The data folder of a local stack: its addresses and tokens are used."
-    operations_url: str | None = None
-    "A projector's address, instead of the local stack's."
-    token: Annotated[str | None, Parameter(env_var="DAYBOOK_TOKEN", show_env_var=True)] = None
-    "A bearer token with the role operator, instead of the local stack's."
-
-    def client(self) -> Client:
-        """The operators' API."""
-        url, token = find_operations(data=self.data, operations_url=self.operations_url, token=self.token)
-        return Client(url, token, _tell_wait)
-
-
-OPERATING = Operating()
-
-
 def _not_an_option(_: object, path: Path | None) -> None:
     if path is not None and str(path).startswith("-") and str(path) != "-":
         raise ValueError(f"there is no option {path} (a file of that name is ./{path})")
@@ -70,12 +49,12 @@ FileOrPipe = Annotated[Path, Parameter(allow_leading_hyphen=True, validator=_not
 
 def commands(target: Target) -> Client:
     """The command service, as a writer."""
-    return Client(target.command_url, target.token("writer"), _tell_wait)
+    return Client(target.command_url, target.token("writer"), tell_wait)
 
 
 def queries(target: Target, role: str = "reader") -> Client:
     """The query service, with the token of a role: `reader` for the books, `auditor` for the log."""
-    return Client(target.query_url, target.token(role), _tell_wait)
+    return Client(target.query_url, target.token(role), tell_wait)
 
 
 @contextmanager
@@ -100,6 +79,7 @@ def describe(error: DaybookError) -> str:
     return ", ".join(told)
 
 
-def _tell_wait(why: str, seconds: float) -> None:
+def tell_wait(why: str, seconds: float) -> None:
+    """Says that the service is asked again, if a person would notice."""
     if seconds >= WAIT_TOLD_SECONDS:
         talk().print(f"{why}: asking again in {seconds:.1f} s", style="yellow", markup=False)

@@ -7,12 +7,21 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 from rich.table import Table
 
-from daybook.cli.connection import OPERATING, Operating
-from daybook.cli.projections import LEDGERS, Why, asked, done, path_of
-from daybook.cli.reading import AsJson, print_json
-from daybook.cli.rebuilding import Yes, confirm
+from daybook.cli.operating import (
+    ACTING,
+    ASKING,
+    LEDGERS,
+    Acting,
+    Asking,
+    LedgerName,
+    ProjectionName,
+    Shown,
+    Yes,
+    confirm,
+    path_of,
+)
 from daybook.client import Answer
-from daybook.terminal import Exit, out, talk
+from daybook.terminal import CommandFailed, Exit, out, talk
 
 
 class _Standing(msgspec.Struct):
@@ -46,32 +55,19 @@ class _Inspection(msgspec.Struct):
 
 
 def standing(
-    projection: str,
-    ledger: str | None = None,
+    projection: ProjectionName,
+    ledger: Annotated[str | None, Parameter(help="Only this ledger, with what was skipped of it.")] = None,
     /,
     *,
-    operating: Operating = OPERATING,
-    limit: PositiveInt = LEDGERS,
-    as_json: AsJson = False,
+    asking: Asking = ASKING,
+    limit: Shown = LEDGERS,
 ) -> int:
-    """List the ledgers that stand still, parked ones first; or show all about one ledger.
-
-    Parameters
-    ----------
-    projection
-        The projection, such as books.
-    ledger
-        Only this ledger, with what was skipped of it.
-    limit
-        Ledgers shown.
-    as_json
-        Print the service's answer.
-    """
+    """List the ledgers that stand still, parked ones first; or show all about one ledger."""
     if ledger is None:
-        return _show(asked(operating, path_of(projection, "standing"), limit=limit), as_json=as_json)
-    answer = asked(operating, path_of(projection, "standing", ledger))
-    if as_json:
-        return print_json(answer.body)
+        return _show(asking, asking.ask(path_of(projection, "standing"), limit=limit))
+    answer = asking.ask(path_of(projection, "standing", ledger))
+    if asking.shows(answer):
+        return Exit.DONE
     read = answer.read(_Inspection)
     _print(read.standing)
     for each in read.skips:
@@ -81,94 +77,54 @@ def standing(
     return Exit.DONE
 
 
-def park(
-    projection: str,
-    ledger: str,
-    /,
-    *,
-    operating: Operating = OPERATING,
-    reason: Why = "",
-    as_json: AsJson = False,
-) -> int:
-    """Let a ledger stand still where it is, until it is retried.
-
-    Parameters
-    ----------
-    projection
-        The projection, such as books.
-    ledger
-        The ledger.
-    reason
-        Why; it is recorded.
-    as_json
-        Print the service's answer.
-    """
-    return _show(done(operating, path_of(projection, "standing", ledger, "park"), reason=reason), as_json=as_json)
+def park(projection: ProjectionName, ledger: LedgerName, /, *, acting: Acting = ACTING) -> int:
+    """Let a ledger stand still where it is, until it is retried."""
+    return _show(acting, acting.act(path_of(projection, "standing", ledger, "park")))
 
 
 def retry(
-    projection: str,
-    ledger: str | None = None,
+    projection: ProjectionName,
+    ledger: Annotated[str | None, Parameter(help="The ledger; without one, all that stand still.")] = None,
     /,
     *,
-    operating: Operating = OPERATING,
-    reason: Why = "",
-    as_json: AsJson = False,
+    acting: Acting = ACTING,
 ) -> int:
-    """Try a ledger that stands still again, or all of them.
-
-    Parameters
-    ----------
-    projection
-        The projection, such as books.
-    ledger
-        The ledger; without one, all that stand still.
-    reason
-        Why; it is recorded.
-    as_json
-        Print the service's answer.
-    """
+    """Try a ledger that stands still again, or all of them."""
     where = ("retry",) if ledger is None else (ledger, "retry")
-    return _show(done(operating, path_of(projection, "standing", *where), reason=reason), as_json=as_json)
+    answer = acting.act(path_of(projection, "standing", *where))
+    if acting.shows(answer):
+        return Exit.DONE
+    for each in answer.read(_List).data:
+        said = f"{each.ledger} is tried again from {each.position} on, in generation {each.generation}"
+        talk().print(said, markup=False)
+    return Exit.DONE
 
 
 def skip(
-    projection: str,
-    ledger: str,
-    position: PositiveInt,
+    projection: ProjectionName,
+    ledger: LedgerName,
+    position: Annotated[PositiveInt, Parameter(help="The event at which it is parked.")],
     /,
     *,
-    operating: Operating = OPERATING,
-    reason: Annotated[str, Parameter(name="--reason")],
+    acting: Acting = ACTING,
     yes: Yes = False,
-    as_json: AsJson = False,
 ) -> int:
     """Let a parked ledger go on without the event at which it stands; answers on it stay incomplete until it is repaired.
 
-    Parameters
-    ----------
-    projection
-        The projection, such as books.
-    ledger
-        The ledger.
-    position
-        The event at which it is parked.
-    reason
-        Why; it is recorded, and needed.
-    yes
-        Do not ask.
-    as_json
-        Print the service's answer.
+    A reason is needed.
     """
+    if not acting.reason:
+        raise CommandFailed("an event is left out for a reason: say it with --reason", Exit.USAGE)
     confirm(f"Leave event {position} of {ledger} out of {projection}", yes=yes)
-    path = path_of(projection, "standing", ledger, "skip")
-    return _show(done(operating, path, position=position, reason=reason), as_json=as_json)
+    answer = acting.act(path_of(projection, "standing", ledger, "skip"), position=position)
+    if not acting.shows(answer):
+        talk().print(f"{ledger} goes on without {position} in {projection}", markup=False)
+    return Exit.DONE
 
 
-def _show(answer: Answer, *, as_json: bool) -> int:
-    if as_json:
-        return print_json(answer.body)
-    _print(answer.read(_List).data)
+def _show(asking: Asking, answer: Answer) -> int:
+    if not asking.shows(answer):
+        _print(answer.read(_List).data)
     return Exit.DONE
 
 

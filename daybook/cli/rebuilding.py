@@ -3,9 +3,7 @@
 Ending the command does not end a job: it goes on in the projectors, and `daybook projections jobs` shows it.
 """
 
-import sys
 import time
-from contextlib import closing
 from typing import Annotated
 
 import msgspec
@@ -14,15 +12,29 @@ from cyclopts.types import PositiveInt
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from daybook.cli.connection import OPERATING, Operating, faults_end_the_command
-from daybook.cli.projections import LEDGERS, Summary, Why, asked, done, path_of, tell
-from daybook.cli.reading import AsJson, print_json
+from daybook.cli.operating import (
+    ACTING,
+    ASKING,
+    FOLLOWING,
+    LEDGERS,
+    Acting,
+    Asking,
+    Following,
+    LedgerName,
+    OnlyLedger,
+    ProjectionName,
+    Shown,
+    Yes,
+    confirm,
+    path_of,
+)
+from daybook.cli.projections import Summary, tell
+from daybook.cli.reading import print_json
 from daybook.client import Answer
-from daybook.terminal import CommandFailed, Exit, out, talk
+from daybook.terminal import Exit, out, talk
 
 LOOK_S = 0.5
-Yes = Annotated[bool, Parameter(name="--yes", negative="")]
-Follow = Annotated[bool, Parameter(name="--wait", negative="--no-wait")]
+Waiting = Annotated[PositiveInt | None, Parameter(help="Its number; without one the newest that waits.")]
 
 
 class _Table(msgspec.Struct):
@@ -56,6 +68,7 @@ class _Job(msgspec.Struct):
     projection: str
     generation: int
     ledger: str | None
+    account: str | None
     state: str
     asked_at: str
     actor: str
@@ -73,267 +86,119 @@ class _Jobs(msgspec.Struct):
 
 
 def rebuild(
-    projection: str,
+    projection: ProjectionName,
     /,
     *,
-    operating: Operating = OPERATING,
-    ledger: str | None = None,
-    throttle: PositiveInt | None = None,
-    reason: Why = "",
+    following: Following = FOLLOWING,
+    ledger: Annotated[str | None, Parameter(help="Only this ledger, in place: the same as `repair`.")] = None,
+    throttle: Annotated[PositiveInt | None, Parameter(help="Events a second at most.")] = None,
     yes: Yes = False,
-    wait: Follow = True,
-    as_json: AsJson = False,
 ) -> int:
-    """Build a projection anew from the log, beside the one that serves; `verify` and `swap` are the next steps.
-
-    Parameters
-    ----------
-    projection
-        The projection, such as books.
-    ledger
-        Only this ledger, in place: the same as `repair`.
-    throttle
-        Events a second at most.
-    reason
-        Why; it is recorded.
-    yes
-        Do not ask.
-    wait
-        Follow it until it is whole.
-    as_json
-        Print the job as the service tells it.
-    """
+    """Build a projection anew from the log, beside the one that serves; `verify` and `swap` are the next steps."""
     confirm(f"Build {projection} anew from the log" + (f", the ledger {ledger} in place" if ledger else ""), yes=yes)
-    body = {"ledger": ledger, "events_per_second_max": throttle, "reason": reason}
-    answer = done(operating, path_of(projection, "rebuild"), **body)
-    return _follow(operating, answer, wait=wait, as_json=as_json)
+    path = path_of(projection, "rebuild")
+    return _follow(following, following.act(path, ledger=ledger, events_per_second_max=throttle))
 
 
-def verify(
-    projection: str,
-    /,
-    *,
-    operating: Operating = OPERATING,
-    generation: PositiveInt | None = None,
-    reason: Why = "",
-    wait: Follow = True,
-    as_json: AsJson = False,
-) -> int:
-    """Compare a generation with the live one, row by row. Exit code 6 where they differ.
-
-    Parameters
-    ----------
-    projection
-        The projection, such as books.
-    generation
-        Its number; without one the newest that waits.
-    reason
-        Why; it is recorded.
-    wait
-        Wait for what it finds.
-    as_json
-        Print the job as the service tells it.
-    """
-    answer = done(operating, path_of(projection, "verify"), generation=generation, reason=reason)
-    return _follow(operating, answer, wait=wait, as_json=as_json)
+def verify(projection: ProjectionName, /, *, following: Following = FOLLOWING, generation: Waiting = None) -> int:
+    """Compare a generation with the live one, row by row. Exit code 6 where they differ."""
+    return _follow(following, following.act(path_of(projection, "verify"), generation=generation))
 
 
 def swap(
-    projection: str,
+    projection: ProjectionName,
     /,
     *,
-    operating: Operating = OPERATING,
-    generation: PositiveInt | None = None,
-    force: Annotated[bool, Parameter(negative="")] = False,
-    reason: Why = "",
-    as_json: AsJson = False,
+    acting: Acting = ACTING,
+    generation: Waiting = None,
+    force: Annotated[
+        bool, Parameter(negative="", help="Even if it was not verified, or differs; it is recorded.")
+    ] = False,
 ) -> int:
-    """Let readers see a generation that was verified.
-
-    Parameters
-    ----------
-    projection
-        The projection, such as books.
-    generation
-        Its number; without one the newest that waits.
-    force
-        Even if it was not verified, or differs; it is recorded.
-    reason
-        Why; it is recorded.
-    as_json
-        Print the service's answer.
-    """
-    answer = done(operating, path_of(projection, "swap"), generation=generation, force=force, reason=reason)
-    return _told(answer, as_json=as_json)
+    """Let readers see a generation that was verified."""
+    return _told(acting, acting.act(path_of(projection, "swap"), generation=generation, force=force))
 
 
-def rollback(projection: str, /, *, operating: Operating = OPERATING, reason: Why = "", as_json: AsJson = False) -> int:
-    """Let readers see the generation that was live before, which was fed all the time.
-
-    Parameters
-    ----------
-    projection
-        The projection, such as books.
-    reason
-        Why; it is recorded.
-    as_json
-        Print the service's answer.
-    """
-    return _told(done(operating, path_of(projection, "rollback"), reason=reason), as_json=as_json)
+def rollback(projection: ProjectionName, /, *, acting: Acting = ACTING) -> int:
+    """Let readers see the generation that was live before, which was fed all the time."""
+    return _told(acting, acting.act(path_of(projection, "rollback")))
 
 
 def drop(
-    projection: str,
-    generation: PositiveInt,
+    projection: ProjectionName,
+    generation: Annotated[PositiveInt, Parameter(help="Its number.")],
     /,
     *,
-    operating: Operating = OPERATING,
-    reason: Why = "",
+    acting: Acting = ACTING,
     yes: Yes = False,
-    as_json: AsJson = False,
 ) -> int:
-    """Drop a generation that readers do not see; what builds it ends.
-
-    Parameters
-    ----------
-    projection
-        The projection, such as books.
-    generation
-        Its number.
-    reason
-        Why; it is recorded.
-    yes
-        Do not ask.
-    as_json
-        Print the service's answer.
-    """
+    """Drop a generation that readers do not see; what builds it ends."""
     confirm(f"Drop generation {generation} of {projection}", yes=yes)
-    return _told(done(operating, path_of(projection, "drop"), generation=generation, reason=reason), as_json=as_json)
+    return _told(acting, acting.act(path_of(projection, "drop"), generation=generation))
 
 
 def repair(
-    projection: str,
-    ledger: str,
+    projection: ProjectionName,
+    ledger: LedgerName,
     /,
     *,
-    operating: Operating = OPERATING,
-    reason: Why = "",
-    wait: Follow = True,
-    as_json: AsJson = False,
+    following: Following = FOLLOWING,
+    account: Annotated[str | None, Parameter(help="Only the rows of this account.")] = None,
 ) -> int:
-    """Fold one ledger of the live generation anew from the log, in place.
-
-    Parameters
-    ----------
-    projection
-        The projection, such as books.
-    ledger
-        The ledger.
-    reason
-        Why; it is recorded.
-    wait
-        Wait for what it finds.
-    as_json
-        Print the job as the service tells it.
-    """
-    answer = done(operating, path_of(projection, "repair"), ledger=ledger, reason=reason)
-    return _follow(operating, answer, wait=wait, as_json=as_json)
+    """Fold one ledger of the live generation, or one account of it, anew from the log, in place."""
+    return _follow(following, following.act(path_of(projection, "repair"), ledger=ledger, account=account))
 
 
-def reconcile(
-    projection: str,
-    /,
-    *,
-    operating: Operating = OPERATING,
-    ledger: str | None = None,
-    reason: Why = "",
-    wait: Follow = True,
-    as_json: AsJson = False,
-) -> int:
-    """Compare the live generation with a fold of the log. Exit code 6 where they differ.
-
-    Parameters
-    ----------
-    projection
-        The projection, such as books.
-    ledger
-        Only this ledger.
-    reason
-        Why; it is recorded.
-    wait
-        Wait for what it finds.
-    as_json
-        Print the job as the service tells it.
-    """
-    answer = done(operating, path_of(projection, "reconcile"), ledger=ledger, reason=reason)
-    return _follow(operating, answer, wait=wait, as_json=as_json)
+def reconcile(projection: ProjectionName, /, *, following: Following = FOLLOWING, ledger: OnlyLedger = None) -> int:
+    """Compare the live generation with a fold of the log. Exit code 6 where they differ."""
+    return _follow(following, following.act(path_of(projection, "reconcile"), ledger=ledger))
 
 
-def jobs(
-    projection: str, /, *, operating: Operating = OPERATING, limit: PositiveInt = LEDGERS, as_json: AsJson = False
-) -> int:
-    """List rebuilds, comparisons and repairs, the newest first.
-
-    Parameters
-    ----------
-    projection
-        The projection, such as books.
-    limit
-        Jobs shown.
-    as_json
-        Print the service's answer.
-    """
-    answer = asked(operating, path_of(projection, "jobs"), limit=limit)
-    if as_json:
-        return print_json(answer.body)
-    table = Table("job", "what", "generation", "ledger", "state", "events", "of", "events/s", "left, s", "asked", "by")
+def jobs(projection: ProjectionName, /, *, asking: Asking = ASKING, limit: Shown = LEDGERS) -> int:
+    """List rebuilds, comparisons and repairs, the newest first."""
+    answer = asking.ask(path_of(projection, "jobs"), limit=limit)
+    if asking.shows(answer):
+        return Exit.DONE
+    columns = ("job", "what", "generation", "ledger", "account", "state", "events", "of", "events/s", "left, s")
+    table = Table(*columns, "asked", "by")
     for each in answer.read(_Jobs).data:
         state = each.state if each.has_passed is not False else f"{each.state}, differs"
         progress = (str(each.events_done), str(each.events_total))
-        rates = ("" if number is None else f"{number:,.0f}" for number in (each.events_per_second, each.seconds_left))
-        where = (str(each.generation), each.ledger or "", f"{state} {each.error or ''}".strip())
+        rates = ("" if value is None else f"{value:,.0f}" for value in (each.events_per_second, each.seconds_left))
+        where = (str(each.generation), each.ledger or "", each.account or "", f"{state} {each.error or ''}".strip())
         table.add_row(str(each.id), each.kind, *where, *progress, *rates, each.asked_at, each.actor)
     out().print(table)
     return Exit.DONE
 
 
-def confirm(what: str, *, yes: bool) -> None:
-    """Returns if a person says so, or `--yes` did; a program that cannot answer must give it."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise CommandFailed(f"{what}? Say so with --yes", Exit.USAGE)
-    talk().print(f"{what}? [y/N] ", end="", markup=False)
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        raise CommandFailed("nothing was done", Exit.INTERRUPTED)
-
-
-def _told(answer: Answer, *, as_json: bool) -> int:
-    if as_json:
-        return print_json(answer.body)
+def _told(acting: Acting, answer: Answer) -> int:
+    if acting.shows(answer):
+        return Exit.DONE
     summary = answer.read(Summary)
     talk().print(f"generation {summary.live_generation} of {summary.projection} is live", markup=False)
     return tell(summary)
 
 
-def _follow(operating: Operating, answer: Answer, *, wait: bool, as_json: bool) -> int:
+def _follow(following: Following, answer: Answer) -> int:
     """The job until it is over; its exit code: 6 where a comparison found something, 1 where it failed."""
     job = answer.read(_Job)
     path = path_of(job.projection, "jobs", str(job.id))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    console = talk()
     with (
-        faults_end_the_command(),
-        closing(operating.client()) as client,
-        Progress(*columns, TimeRemainingColumn(), console=talk(), transient=True) as bar,
+        following.client() as client,
+        Progress(
+            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+        ) as bar,
     ):
         shown = bar.add_task(f"{job.kind} {job.projection}", total=None, rate="")
-        while wait and job.state in {"waiting", "running"}:
+        while following.wait and job.state in {"waiting", "running"}:
             time.sleep(LOOK_S)
             answer = client.get(path)
             job = answer.read(_Job)
             rate = "" if job.events_per_second is None else f"{job.events_per_second:,.0f}/s"
             bar.update(shown, completed=job.events_done, total=job.events_total or None, rate=rate)
-    if as_json:
+    if following.as_json:
         print_json(answer.body)
     else:
         _tell_job(job)

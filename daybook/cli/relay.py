@@ -2,11 +2,10 @@
 
 import msgspec
 from cyclopts import App
-from cyclopts.types import PositiveInt
+from rich.table import Table
 
-from daybook.cli.connection import OPERATING, Operating
-from daybook.cli.projections import LEDGERS, Ledger, Progress, asked, ledger_table
-from daybook.cli.reading import AsJson, print_json
+from daybook.cli.operating import ASKING, LEDGERS, Asking, OnlyLedger, Shown, number
+from daybook.cli.projections import Progress
 from daybook.terminal import Exit, out, talk
 
 app = App(name="relay", help="The relay, which publishes the log to Kafka.")
@@ -30,36 +29,21 @@ class _Relay(msgspec.Struct):
 
 
 @app.command
-def status(
-    *,
-    operating: Operating = OPERATING,
-    ledger: str | None = None,
-    limit: PositiveInt = LEDGERS,
-    as_json: AsJson = False,
-) -> int:
-    """Show which relay is active, and the ledgers with the most to publish. Rates are measured for a second.
-
-    Parameters
-    ----------
-    ledger
-        Only this ledger.
-    limit
-        Ledgers shown.
-    as_json
-        Print the service's answer.
-    """
-    answer = asked(operating, "/v1/operations/relay", ledger=ledger, limit=limit)
-    if as_json:
-        return print_json(answer.body)
+def status(*, asking: Asking = ASKING, ledger: OnlyLedger = None, limit: Shown = LEDGERS) -> int:
+    """Show which relay is active, and the ledgers with the most to publish. Rates are measured for a second."""
+    answer = asking.ask("/v1/operations/relay", ledger=ledger, limit=limit)
+    if asking.shows(answer):
+        return Exit.DONE
     read = answer.read(_Relay)
-    out().print(
-        ledger_table(
-            [
-                Ledger(state="behind" if each.lag_events else "published", **msgspec.structs.asdict(each))
-                for each in read.ledgers
-            ]
-        )
-    )
+    table = Table("ledger", "state", "position", "head", "lag, events", "lag, s", "events/s")
+    for each in read.ledgers:
+        state = "behind" if each.lag_events else "published"
+        where = (str(each.position), str(each.head), str(each.lag_events))
+        table.add_row(each.ledger, state, *where, number(each.lag_seconds), number(each.events_per_second))
+    out().print(table)
     who = f"{read.owner} (epoch {read.epoch})" if read.state == "active" else "no relay holds the lease"
-    talk().print(f"{who}; {read.progress.lag_events} events not published yet", markup=False)
+    figures = read.progress
+    rate = f", {number(figures.events_per_second)} a second"
+    behind = f"{figures.lag_events} events not published yet, the oldest {number(figures.lag_seconds)} s old"
+    talk().print(f"{who}; {behind}{rate}", markup=False)
     return Exit.DONE

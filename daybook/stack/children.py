@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -37,9 +38,9 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 async def start_child(
-    part: Part, launch: Launch, *, log: int, cores: frozenset[int] | None = None
+    part: Part, launch: Launch, *, log: int, cores: frozenset[int] | None = None, is_batch: bool = False
 ) -> asyncio.subprocess.Process:
-    """A running child of the part on these cores (None: all), its output appended to the descriptor `log`.
+    """A running child of the part on these cores (None: all), batch work to the scheduler or not; its output goes to the descriptor `log`.
 
     Must be called on the main thread: the kernel ends a child when the *thread* that forked it ends.
     """
@@ -54,7 +55,7 @@ async def start_child(
         group=None if launch.user is None else launch.user.gid,
         extra_groups=None if launch.user is None else [],
         start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor only
-        preexec_fn=_in_the_child(part.stop_signal, cores),
+        preexec_fn=_in_the_child(part.stop_signal, cores, is_batch=is_batch),
     )
 
 
@@ -111,8 +112,10 @@ def _send(pid: int, number: int) -> None:
         return  # it ended by itself in between
 
 
-def _in_the_child(stop_signal: signal.Signals, cores: frozenset[int] | None) -> Callable[[], None] | None:
-    """What the child does before its program starts: die with its parent, keep to its cores."""
+def _in_the_child(
+    stop_signal: signal.Signals, cores: frozenset[int] | None, *, is_batch: bool
+) -> Callable[[], None] | None:
+    """What the child does before its program starts: die with its parent, keep to its cores, interrupt nobody."""
     if _LIBC is None:
         return None
     prctl, number, parent = _LIBC.prctl, int(stop_signal), os.getpid()
@@ -123,5 +126,8 @@ def _in_the_child(stop_signal: signal.Signals, cores: frozenset[int] | None) -> 
             os._exit(1)
         if cores is not None:
             os.sched_setaffinity(0, cores)
+        if is_batch:
+            with suppress(OSError):  # a container may forbid it: the same work, a little dearer
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
     return in_the_child

@@ -3,8 +3,26 @@
 import msgspec
 
 
+class Reached(msgspec.Struct, kw_only=True):
+    """How far a reader of the log is, all ledgers together: the live generation of a projection, or the relay (generation 0)."""
+
+    generation: int
+    head: int
+    position: int
+    lag_events_max: int
+    lag_seconds: float
+    events_per_second: float = 0.0
+
+    @property
+    def lag_events(self) -> int:
+        """Events that it does not have yet."""
+        return self.head - self.position
+
+
 class Figures(msgspec.Struct, kw_only=True):
-    """Of a projector. Counters only grow; `lag_*`, `waiting`, `parked`, flags and `trouble` are as of the last look."""
+    """Of a projector. Counters only grow; `lag_*`, `waiting`, `parked`, flags and `trouble` are as of the last look of whoever
+    feeds it, `reached` as of the last look at readers.
+    """
 
     applied: int = 0
     batches: int = 0
@@ -35,6 +53,7 @@ class Figures(msgspec.Struct, kw_only=True):
     is_stopped: bool = False
     is_ready: bool = False
     trouble: str | None = None
+    reached: Reached | None = None
 
 
 class RelayFigures(msgspec.Struct, kw_only=True):
@@ -51,3 +70,4 @@ class RelayFigures(msgspec.Struct, kw_only=True):
     is_active: bool = False
     is_ready: bool = False
     trouble: str | None = None
+    reached: Reached | None = None

@@ -4,9 +4,9 @@ A child, so that neither the interpreter's lock nor the memory of the live side 
 projector goes on with the job.
 """
 
+import math
 import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple, Protocol
 
@@ -66,13 +66,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as operators see it. `generation`: what is built, compared or mended; `against`: what it was compared with."""
+    """A job as operators see it. `generation`: what is built, compared or mended; `against`: what it was compared with;
+    `account`: of a repair that is of one account only.
+    """
 
     id: int
     kind: JobKind
     projection: str
     generation: int
     ledger: str | None
+    account: str | None
     events_per_second_max: int | None
     state: JobState
     actor: str
@@ -158,6 +161,7 @@ class JobLoop:
         attempts_max: int,
         reconcile_hours: int,
         stop: threading.Event,
+        monotonic: Callable[[], float],
     ) -> None:
         self._owner = owner
         self._jobs = jobs
@@ -168,7 +172,8 @@ class JobLoop:
         self._lease_ms = lease_ms
         self._attempts_max = attempts_max
         self._every = timedelta(hours=reconcile_hours)
-        self._shown_at = self._scheduled_at = 0.0
+        self._monotonic = monotonic
+        self._shown_at = self._scheduled_at = -math.inf
         self._stop = stop
         self._logger = structlog.get_logger("daybook.jobs").bind(owner=owner)
 
@@ -207,7 +212,7 @@ class JobLoop:
         self._jobs.leave(id_, self._owner)  # if it is not over
 
     def _show(self) -> None:
-        now = time.monotonic()
+        now = self._monotonic()
         if now - self._shown_at >= LOOK_S:
             self._shown_at = now
             for found in self._jobs.figures(self._projections):
@@ -218,7 +223,7 @@ class JobLoop:
                 shown.is_different = found.is_different
 
     def _schedule(self) -> None:
-        now = time.monotonic()
+        now = self._monotonic()
         if self._every and now - self._scheduled_at >= SCHEDULE_S:
             self._scheduled_at = now
             if made := self._jobs.schedule(self._projections, self._every):

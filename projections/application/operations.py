@@ -8,10 +8,11 @@ from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from projections.application.jobs import Job, JobKind, JobList
+from projections.application.jobs import Job, JobList
 
 ProjectionState = Literal["running", "paused", "stopped", "absent"]
-"""stopped: its positions are of another incarnation of the log; absent: nothing was ever built."""
+"""stopped: its positions are of another incarnation of the log, or the process that answers has stopped feeding it (`trouble` says
+why); absent: nothing was ever built."""
 GenerationState = Literal["building", "built", "live", "former", "dropped"]
 LedgerState = Literal["current", "behind", "waiting", "parked"]
 
@@ -73,7 +74,11 @@ class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class ProjectionSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One projection in a list. `version`: that of the code of the process that answers; null: it does not know this projection."""
+    """One projection in a list.
+
+    `version` and `trouble` are of the process that answers: the version of its code (null: it does not know this projection), and
+    what it waits out, if anything. `last_error`: why the ledger that failed last stands still.
+    """
 
     projection: str
     state: ProjectionState
@@ -81,6 +86,8 @@ class ProjectionSummary(msgspec.Struct, frozen=True, kw_only=True):
     live_generation: int | None
     waiting: int
     parked: int
+    last_error: str | None
+    trouble: str | None
     progress: Progress | None
     pause: Pause | None
 
@@ -145,7 +152,7 @@ class Operations(Protocol):
     """What operators may see and change. Rejection `projection_not_found`, `ledger_not_found`: nobody knows it."""
 
     def projections(self) -> ProjectionList:
-        """All, in the order of names."""
+        """All, in the order of names; rates are measured meanwhile."""
 
     def projection(self, name: str, asker: Asker, *, ledger: str | None, limit: int) -> ProjectionStatus:
         """One of them; rates are measured meanwhile."""
@@ -165,8 +172,14 @@ class Operations(Protocol):
     def verify(self, name: str, asker: Asker, *, generation: int | None) -> Job:
         """A job that compares a generation with the live one. Rejection `generation_not_found`, `generation_building`."""
 
-    def look_after(self, name: str, asker: Asker, kind: JobKind, *, ledger: str | None) -> Job:
-        """A job that reconciles the live generation with the log, or repairs a ledger of it."""
+    def reconcile(self, name: str, asker: Asker, *, ledger: str | None) -> Job:
+        """A job that compares the live generation, or a ledger of it, with a fold of the log."""
+
+    def repair(self, name: str, asker: Asker, *, ledger: str, account: str | None = None) -> Job:
+        """A job that folds a ledger of the live generation anew, or one account of it.
+
+        Rejection `account_not_found`; `no_rows_by_account`: the projection does not keep rows by account.
+        """
 
     def swap(self, name: str, asker: Asker, *, generation: int | None, is_forced: bool) -> ProjectionSummary:
         """Readers see another generation. Rejection `not_verified`, `generation_behind`, `generation_building`."""

@@ -5,6 +5,7 @@ that readers are promised fresh books at, rests are short; beyond it whoever wor
 side takes its share in large pieces and leaves the rest to the commands.
 """
 
+import math
 from typing import Final
 
 FRESH_A_SECOND: Final = 1_500  # chosen: half as many again as the rate that the promise of 100 ms is made for
@@ -13,20 +14,26 @@ REST_RATIO: Final = (
 )
 
 
+RECENT_S: Final = 1.0  # chosen: as many rounds as make a rate of what comes in lumps; a stall before a batch is no rush
+
+
 class Resting:
-    """Remembers when the last batch began, and so how fast events come."""
+    """Remembers how many events came lately, and when the last batch began."""
 
     def __init__(self, *, round_ms: int, rest_ms_max: int) -> None:
         self._round_s = round_ms / 1_000
         self._rest_s_max = rest_ms_max / 1_000
         self._began: float | None = None
+        self._recent = 0.0  # events; those of RECENT_S ago count for a third
 
     def after(self, events: int, *, began: float, ended: float) -> float:
         """Seconds to rest after a batch: until `round_ms` from its beginning; where more than FRESH_A_SECOND come, REST_RATIO
         times the work, up to `rest_ms_max`.
         """
         since, self._began = self._began, began
+        if since is not None:  # nobody knows how long those of the first batch took to come
+            self._recent = self._recent * math.exp((since - began) / RECENT_S) + events
         worked_s = ended - began
-        is_busy = since is not None and events > FRESH_A_SECOND * (began - since)
+        is_busy = self._recent > FRESH_A_SECOND * RECENT_S
         long_s = min(worked_s * REST_RATIO, self._rest_s_max) if is_busy else 0.0
         return max(self._round_s - worked_s, long_s, 0.0)

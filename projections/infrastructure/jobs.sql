@@ -2,15 +2,16 @@
 -- and stops as soon as the lease is another's or the job is over.
 
 -- name: add_job
-insert into projections.jobs (kind, projection, generation, ledger, events_per_second_max, against, actor, reason)
+insert into projections.jobs (kind, projection, generation, ledger, account, events_per_second_max, against, actor, reason)
 values (
-  %(kind)s, %(projection)s, %(generation)s, %(ledger)s, %(events_per_second_max)s, %(against)s, %(actor)s, %(reason)s
+  %(kind)s, %(projection)s, %(generation)s, %(ledger)s, %(account)s, %(events_per_second_max)s, %(against)s, %(actor)s,
+  %(reason)s
 )
 returning id
 
 -- name: job
 select
-  j.id, j.kind, j.projection, j.generation, j.ledger, j.events_per_second_max, j.state, j.actor, j.reason,
+  j.id, j.kind, j.projection, j.generation, j.ledger, j.account, j.events_per_second_max, j.state, j.actor, j.reason,
   j.asked_at, j.began_at, j.ended_at, j.attempts, j.events_done, j.events_total, j.events_per_second,
   j.against, j.has_passed, j.findings, j.error
 from projections.jobs j
@@ -18,7 +19,7 @@ where j.id = %(id)s
 
 -- name: jobs_of
 select
-  j.id, j.kind, j.projection, j.generation, j.ledger, j.events_per_second_max, j.state, j.actor, j.reason,
+  j.id, j.kind, j.projection, j.generation, j.ledger, j.account, j.events_per_second_max, j.state, j.actor, j.reason,
   j.asked_at, j.began_at, j.ended_at, j.attempts, j.events_done, j.events_total, j.events_per_second,
   j.against, j.has_passed, j.findings, j.error
 from projections.jobs j
@@ -27,14 +28,20 @@ order by j.id desc
 limit %(limit)s
 
 -- name: job_figures
--- For metrics, by projection: the rebuild that is under way, and whether the last reconciliation found a difference.
+-- For metrics, by projection: the rebuild that is under way, and whether reconciliation found a difference that still stands.
 select
   asked.projection, coalesce(r.events_done, 0), coalesce(r.events_total, 0), coalesce(r.events_per_second, 0),
-  coalesce((
-    select not j.has_passed from projections.jobs j
-    where j.projection = asked.projection and j.kind = 'reconcile' and j.state = 'done'
-    order by j.id desc limit 1
-  ), false)
+  exists ( -- a difference stands until a later look at as much of the same generation, or a repair, has passed
+    select from projections.jobs j
+    join projections.live l on l.projection = j.projection and l.generation = j.generation
+    where j.projection = asked.projection and j.kind = 'reconcile' and j.state = 'done' and not j.has_passed
+      and not exists (
+        select from projections.jobs k
+        where k.projection = j.projection and k.generation = j.generation and k.id > j.id and k.state = 'done'
+          and k.has_passed and k.account is null
+          and (k.kind = 'reconcile' and k.ledger is null or k.kind in ('reconcile', 'repair') and k.ledger = j.ledger)
+      )
+  )
 from unnest(%(projections)s::text[]) as asked (projection)
 left join projections.jobs r on r.projection = asked.projection and r.kind = 'rebuild' and r.state = 'running'
 

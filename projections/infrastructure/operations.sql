@@ -62,8 +62,9 @@ select
 from places
 
 -- name: standing_of
--- How many ledgers wait, and how many are parked.
-select count(*) filter (where w.state = 'waiting'), count(*) filter (where w.state = 'parked')
+-- How many ledgers wait, how many are parked, and the newest reason of all.
+select count(*) filter (where w.state = 'waiting'), count(*) filter (where w.state = 'parked'),
+  (array_agg(btrim(w.error_class || ' ' || w.error) order by w.last_attempt_at desc))[1]
 from projections.waiting w
 where w.projection = %(projection)s and w.generation = %(generation)s
 
@@ -91,6 +92,9 @@ from (
 
 -- name: ledger_exists
 select from daybook.ledgers l where l.ledger = %(ledger)s
+
+-- name: is_tagged
+select from daybook.event_tags t where t.ledger = %(ledger)s and t.tag = %(tag)s limit 1
 
 -- name: relay_lease
 select l.owner, l.epoch, nullif(l.expires_at, '-infinity'), l.expires_at > clock_timestamp() from projections.relay_lease l where l.is_only

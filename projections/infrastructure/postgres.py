@@ -32,7 +32,8 @@ IDLE_TIMEOUT_MS: Final = 30_000
 
 # A read model may lose its last commits in a crash of the server, rows and positions together: the log has them. So its
 # commits need not wait for the disk, which leaves that to the commands.
-_OPTIONS: Final = f"{SESSION_OPTIONS} -c search_path=pg_catalog -c synchronous_commit=off -c timezone=UTC"
+# The wire's few statements have one good plan each: the server would plan some of them anew every time, for as long as they take.
+_OPTIONS: Final = f"{SESSION_OPTIONS} -c plan_cache_mode=force_generic_plan -c search_path=pg_catalog -c synchronous_commit=off -c timezone=UTC"
 SILENCE_MS_MAX: Final = 15_000  # chosen: a host that acknowledges nothing for this long is gone
 
 # Data, integrity and program limits (an index row that is too long): the rows are at fault, not the server.

@@ -7,11 +7,13 @@ from typing import Final
 
 from psycopg import Connection, sql
 
+from projections.application.jobs import JobKind
 from projections.application.operations import Asker
 from projections.application.ports import Generation
 from projections.domain.projection import Projection
 from projections.infrastructure import postgres_jobs
 from projections.infrastructure.postgres import STATEMENTS, Database, Row
+from projections.infrastructure.postgres_digests import by_account
 from projections.infrastructure.postgres_generations import PostgresGenerations, incarnation_of
 from projections.infrastructure.postgres_trail import note
 from shared_kernel.errors import Field, Rejection
@@ -62,12 +64,16 @@ class PostgresBuilds:
             self._note(session, asker, "verify", generation=target.number, against=live.number, job=job)
         return job
 
-    def look_after(self, asker: Asker, kind: str, *, ledger: str | None) -> int:
-        """A job that repairs a ledger of the live generation, or reconciles it (or all of them) with the log; its id."""
+    def look_after(self, asker: Asker, kind: JobKind, *, ledger: str | None, account: str | None = None) -> int:
+        """A job that repairs a ledger of the live generation or an account of it, or reconciles a ledger (or all of them) with
+        the log; its id. Rejection `no_rows_by_account`: no table of the projection names accounts.
+        """
+        if account is not None and not by_account(self._projection.tables):
+            raise Rejection("no_rows_by_account", projection=self._projection.name, account=account)
         with self._generations.changes() as session:
             live = self._live(session)
-            job = self._add_job(session, asker, kind, live.number, ledger=ledger)
-            self._note(session, asker, kind, ledger=ledger, generation=live.number, job=job)
+            job = self._add_job(session, asker, kind, live.number, ledger=ledger, account=account)
+            self._note(session, asker, kind, ledger=ledger, account=account, generation=live.number, job=job)
         return job
 
     def swap(self, asker: Asker, *, generation: int | None, is_forced: bool) -> None:
@@ -145,6 +151,7 @@ class PostgresBuilds:
         generation: int,
         *,
         ledger: str | None = None,
+        account: str | None = None,
         against: int | None = None,
         events_per_second_max: int | None = None,
     ) -> int:
@@ -152,6 +159,7 @@ class PostgresBuilds:
             "kind": kind,
             "generation": generation,
             "ledger": ledger,
+            "account": account,
             "against": against,
             "events_per_second_max": events_per_second_max,
             "actor": asker.subject,
@@ -167,6 +175,6 @@ class PostgresBuilds:
         action: str,
         *,
         ledger: str | None = None,
-        **details: int | bool | None,
+        **details: str | int | bool | None,
     ) -> None:
         note(session, asker, action, projection=self._projection.name, ledger=ledger, details=details)

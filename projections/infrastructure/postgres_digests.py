@@ -16,6 +16,7 @@ from projections.domain.projection import Projection, Table
 from projections.infrastructure.postgres import STATEMENTS, WHOLE_BUILD_MS, Database, Row, terms
 
 COMPARISON: Final = terms("comparison", isolation="repeatable read", transaction_timeout_ms=WHOLE_BUILD_MS)
+ACCOUNT: Final = "address"
 FIRST_ROWS: Final = 5
 FIRST_LEDGERS: Final = 10
 MEETINGS_MAX: Final = 50
@@ -59,12 +60,14 @@ class PostgresDigests:
         *,
         positions: Mapping[str, int],
         missing: Sequence[str] = (),
+        account: str | None = None,
     ) -> Findings:
-        """Two schemas, these ledgers as of these positions, in the transaction of the session."""
-        of = {"ledgers": list(positions), "positions": list(positions.values())}
+        """Two schemas, these ledgers as of these positions, in the transaction of the session. `account`: only its rows."""
+        of = {"ledgers": list(positions), "positions": list(positions.values()), "account": account}
+        compared = self._projection.tables if account is None else by_account(self._projection.tables)
         tables: list[TableDigest] = []
         differ: dict[str, list[tuple[str, int, int]]] = {}
-        for name, table in self._projection.tables.items():
+        for name, table in compared.items():
             mine, others = (_digests(session, schema, name, table, of) for schema in (ours, theirs))
             for ledger in sorted(mine.keys() | others.keys()):
                 if mine.get(ledger) != others.get(ledger):
@@ -81,16 +84,16 @@ class PostgresDigests:
         differences = []
         for ledger in sorted(differ)[:FIRST_LEDGERS]:
             for name, ours_rows, theirs_rows in differ[ledger]:
-                of_table = (name, self._projection.tables[name])
-                position = positions[ledger]
+                of_table = (name, compared[name])
+                where = {"ledger": ledger, "position": positions[ledger], "account": account}
                 differences.append(
                     TableFinding(
                         table=name,
                         ledger=ledger,
                         ours_rows=ours_rows,
                         theirs_rows=theirs_rows,
-                        ours=_only(session, (ours, theirs), of_table, ledger=ledger, position=position),
-                        theirs=_only(session, (theirs, ours), of_table, ledger=ledger, position=position),
+                        ours=_only(session, (ours, theirs), of_table, where),
+                        theirs=_only(session, (theirs, ours), of_table, where),
                     )
                 )
         return Findings(
@@ -101,6 +104,15 @@ class PostgresDigests:
             differences=differences,
             not_compared=sorted(missing)[:FIRST_LEDGERS],
         )
+
+
+def by_account(tables: Mapping[str, Table]) -> Mapping[str, Table]:
+    """The tables whose rows belong to an account each: the column `address` names it."""
+    return {name: table for name, table in tables.items() if ACCOUNT in table.columns}
+
+
+def _of_account(account: object) -> sql.Composable:
+    return sql.SQL("true" if account is None else "t.address = %(account)s")
 
 
 def _positions(session: Connection[Row], projection: str, generation: int) -> dict[str, int]:
@@ -126,13 +138,15 @@ def _digests(
     statement = sql.SQL(
         "select t.ledger, count(*), sum(hashtextextended(row({})::text, 0))::text"
         " from {} t join unnest(%(ledgers)s::text[], %(positions)s::bigint[]) as p (ledger, position)"
-        " on p.ledger = t.ledger where {} <= p.position group by t.ledger"
-    ).format(_columns(table), sql.Identifier(schema, name), sql.Identifier("t", table.position))
+        " on p.ledger = t.ledger where {} <= p.position and {} group by t.ledger"
+    ).format(
+        _columns(table), sql.Identifier(schema, name), sql.Identifier("t", table.position), _of_account(of["account"])
+    )
     return {ledger: (count, int(digest)) for ledger, count, digest in session.execute(statement, of)}
 
 
 def _only(
-    session: Connection[Row], schemas: tuple[str, str], table: tuple[str, Table], *, ledger: str, position: int
+    session: Connection[Row], schemas: tuple[str, str], table: tuple[str, Table], where: Mapping[str, object]
 ) -> list[str]:
     """The first rows, as JSON, that the first schema has and the second has not."""
     name, spec = table
@@ -140,10 +154,16 @@ def _only(
     rows = [
         sql.SQL(
             "select {} from {} t, (select %(position)s::bigint as position) p where t.ledger = %(ledger)s and {} <= p.position"
-        ).format(_columns(spec), sql.Identifier(schema, name), sql.Identifier("t", spec.position))
+            " and {}"
+        ).format(
+            _columns(spec),
+            sql.Identifier(schema, name),
+            sql.Identifier("t", spec.position),
+            _of_account(where["account"]),
+        )
         for schema in schemas
     ]
     statement = sql.SQL(
         "select row_to_json(r)::text from (select * from (({}) except all ({})) as d ({}) order by {}, d limit {}) as r"
     ).format(rows[0], rows[1], names, sql.Identifier("d", spec.position), sql.Literal(FIRST_ROWS))
-    return [text for (text,) in session.execute(statement, {"ledger": ledger, "position": position})]
+    return [text for (text,) in session.execute(statement, where)]

@@ -92,15 +92,15 @@ class PostgresJobs:
 def job_of(row: Row) -> Job:
     """A job from the columns of `job` and `jobs_of`."""
     (*head, done, total, rate, against, has_passed, findings, error) = row
-    id_, kind, projection, generation, ledger, fastest, state, actor, reason, asked_at, began_at, ended_at, attempts = (
-        head
-    )
+    id_, kind, projection, generation, ledger, account, fastest, *asked = head
+    state, actor, reason, asked_at, began_at, ended_at, attempts = asked
     return Job(
         id=id_,
         kind=kind,
         projection=projection,
         generation=generation,
         ledger=ledger,
+        account=account,
         events_per_second_max=fastest,
         state=state,
         actor=actor,

@@ -9,7 +9,8 @@ from typing import Final, Literal
 
 from psycopg import Connection
 
-from projections.application.jobs import Job, JobKind, JobList
+from projections.application.figures import Figures
+from projections.application.jobs import Job, JobList
 from projections.application.operations import (
     ActionList,
     Asker,
@@ -32,6 +33,7 @@ from projections.infrastructure.postgres_builds import PostgresBuilds
 from projections.infrastructure.postgres_jobs import PostgresJobs, job_of
 from projections.infrastructure.postgres_trail import STATEMENTS, actions, note
 from shared_kernel.errors import Rejection
+from shared_kernel.tags import account_tag
 
 _CONTROL: Final = terms("control")
 SAMPLE_S: Final = 1.0  # chosen: a busy projector rests up to a quarter of a second between two batches
@@ -41,19 +43,23 @@ class PostgresOperations:
     """Looks and changes, for all projections that code or database know."""
 
     def __init__(
-        self, database: Database, projections: Mapping[str, Projection], sleep: Callable[[float], object] = time.sleep
+        self,
+        database: Database,
+        projections: Mapping[str, Projection],
+        figures: Mapping[str, Figures],
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._database = database
         self._projections = projections
+        self._figures = figures
         self._sleep = sleep
 
     def projections(self) -> ProjectionList:
-        """All, in the order of names."""
-        with self._database.session() as session:
-            known = {name for (name,) in session.execute(STATEMENTS["projections_known"])}
-            return ProjectionList(
-                data=[self._summary(session, name) for name in sorted(known.union(self._projections))]
-            )
+        """All, in the order of names; measured in the same way as one of them."""
+        rates = _Rates()
+        self._look_at_all(rates)
+        self._sleep(SAMPLE_S)
+        return ProjectionList(data=self._look_at_all(rates))
 
     def projection(self, name: str, asker: Asker, *, ledger: str | None, limit: int) -> ProjectionStatus:
         """One of them. It takes SAMPLE_S: rates are measured while it is asked. Rejection `ledger_not_found`."""
@@ -85,12 +91,22 @@ class PostgresOperations:
         """A job that compares a generation with the live one."""
         return self._job(self._builds(name).verify(asker, generation=generation))
 
-    def look_after(self, name: str, asker: Asker, kind: JobKind, *, ledger: str | None) -> Job:
-        """A job that reconciles the live generation with the log, or repairs a ledger of it."""
+    def reconcile(self, name: str, asker: Asker, *, ledger: str | None) -> Job:
+        """A job that compares the live generation, or a ledger of it, with a fold of the log."""
         with self._database.session() as session:
             self._check(session, name)
             _check_ledger(session, ledger)
-        return self._job(self._builds(name).look_after(asker, kind, ledger=ledger))
+        return self._job(self._builds(name).look_after(asker, "reconcile", ledger=ledger))
+
+    def repair(self, name: str, asker: Asker, *, ledger: str, account: str | None = None) -> Job:
+        """A job that folds a ledger of the live generation anew, or one account of it."""
+        with self._database.session() as session:
+            self._check(session, name)
+            _check_ledger(session, ledger)
+            of = {"ledger": ledger, "tag": account_tag(account or "")}
+            if account is not None and session.execute(STATEMENTS["is_tagged"], of).fetchone() is None:
+                raise Rejection("account_not_found", ledger=ledger, account=account)
+        return self._job(self._builds(name).look_after(asker, "repair", ledger=ledger, account=account))
 
     def swap(self, name: str, asker: Asker, *, generation: int | None, is_forced: bool) -> ProjectionSummary:
         """Readers see another generation."""
@@ -176,7 +192,11 @@ class PostgresOperations:
                     state=state,
                     is_of_this_log=is_of_this_log,
                     created_at=created_at,
-                    progress=None if state == "dropped" else _progress(session, name, generation, rates),
+                    progress=summary.progress
+                    if state == "live"
+                    else _progress(session, name, generation, rates)
+                    if state != "dropped"
+                    else None,
                 )
                 for generation, version, _, state, is_of_this_log, _, created_at in session.execute(
                     STATEMENTS["generations_of"], of
@@ -195,20 +215,30 @@ class PostgresOperations:
         paused = session.execute(STATEMENTS["pause_of"], of).fetchone()
         known = self._projections.get(name)
         waiting = parked = 0
-        progress = None
+        last_error = progress = None
+        figures = self._figures.get(name, Figures())
         if live is not None:
-            [(waiting, parked)] = session.execute(STATEMENTS["standing_of"], of | {"generation": live[0]}).fetchall()
+            [(waiting, parked, last_error)] = session.execute(
+                STATEMENTS["standing_of"], of | {"generation": live[0]}
+            ).fetchall()
             progress = _progress(session, name, live[0], rates)
         return ProjectionSummary(
             projection=name,
-            state=_state(live, is_paused=paused is not None),
+            state=_state(live, is_paused=paused is not None, is_stopped=figures.is_stopped),
             version=None if known is None else known.version,
             live_generation=None if live is None else live[0],
             waiting=waiting,
             parked=parked,
+            last_error=last_error,
+            trouble=figures.trouble,
             progress=progress,
             pause=None if paused is None else Pause(since=paused[0], actor=paused[1], reason=paused[2]),
         )
+
+    def _look_at_all(self, rates: "_Rates") -> list[ProjectionSummary]:
+        with self._database.session() as session:
+            known = {name for (name,) in session.execute(STATEMENTS["projections_known"])}
+            return [self._summary(session, name, rates) for name in sorted(known.union(self._projections))]
 
     def _look_at_relay(self, asker: Asker, rates: "_Rates", *, ledger: str | None, limit: int) -> RelayStatus:
         with self._database.session() as session:
@@ -258,17 +288,17 @@ def _of_ledgers(asker: Asker, ledger: str | None, limit: int) -> dict[str, objec
     return {"ledger": ledger, "patterns": asker.ledgers, "limit": limit}
 
 
-def _state(live: Row | None, *, is_paused: bool) -> ProjectionState:
+def _state(live: Row | None, *, is_paused: bool, is_stopped: bool) -> ProjectionState:
     if live is None:
         return "absent"
-    if not live[4]:
+    if not live[4] or is_stopped:
         return "stopped"
     return "paused" if is_paused else "running"
 
 
 def _progress(session: Connection[Row], name: str, generation: int, rates: _Rates | None) -> Progress:
     [figures] = session.execute(STATEMENTS["progress"], {"projection": name, "generation": generation}).fetchall()
-    return _shown_progress(figures, None if rates is None else rates.sample(f"{generation}", figures[2]))
+    return _shown_progress(figures, None if rates is None else rates.sample(f"{name}/{generation}", figures[2]))
 
 
 def _shown_progress(figures: Row, rate: float | None) -> Progress:

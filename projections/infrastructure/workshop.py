@@ -17,7 +17,7 @@ from projections.application.rebuild import Progress, Rebuild, Speed
 from projections.domain.projection import Projection, Table
 from projections.infrastructure.child_processes import ChildProcesses
 from projections.infrastructure.postgres import STATEMENTS, WHOLE_BUILD_MS, Database, Row, terms
-from projections.infrastructure.postgres_digests import COMPARISON, SNAPSHOT, PostgresDigests
+from projections.infrastructure.postgres_digests import COMPARISON, SNAPSHOT, PostgresDigests, by_account
 from projections.infrastructure.postgres_generations import PostgresGenerations, make_indexes, make_schema
 from projections.infrastructure.postgres_log import PostgresLog
 from projections.infrastructure.postgres_read_model import PostgresReadModel
@@ -162,12 +162,16 @@ class _Work:
         return Outcome(has_passed=findings.passed(), findings=findings)
 
     def repair(self) -> Outcome:
-        """The ledger is folded beside; then, while nobody moves it on, put in place of what stands there and compared with it."""
+        """The ledger is folded beside; then, while nobody moves it on, put in place of what stands there and compared with it.
+
+        Of one account the fold is the same, and only the account's rows are replaced. They are then what a rebuild would give:
+        what operators skipped stays out of them, as it stays out of the rest of the ledger.
+        """
         ledger = self._job.ledger
         assert ledger is not None  # noqa: S101 - of its kind
         model = self._model(self._generation, self._plain)
         with self._scratch() as scratch:
-            builder = self.builder(scratch, leaves_out=False)
+            builder = self.builder(scratch, leaves_out=self._job.account is not None)
             position, is_near = 0, False
             while not is_near:
                 now = model.positions([ledger])
@@ -178,7 +182,8 @@ class _Work:
                     return Outcome()
             before = self._compared(scratch, {ledger: position})
             self._replace(ledger, builder, scratch)
-        self._logger.info("ledger_repaired", ledger=ledger, tables_differed=len(before.differences))
+        what = "ledger_repaired" if self._job.account is None else "account_repaired"
+        self._logger.info(what, ledger=ledger, tables_differed=len(before.differences))
         return Outcome(has_passed=True, findings=before)
 
     def builder(
@@ -233,11 +238,14 @@ class _Work:
             held = session.execute(STATEMENTS["hold_position"], of).fetchone()
             now = {} if held is None else {ledger: int(held[0])}
             self._fold_to(builder, now)
-            for name, table in self._projection.tables.items():
-                _put_in_place(session, name, table, of=ledger, into=schemas[0], out_of=schemas[1])
+            account = self._job.account
+            tables = self._projection.tables if account is None else by_account(self._projection.tables)
+            for name, table in tables.items():
+                _put_in_place(session, name, table, of=(ledger, account), into=schemas[0], out_of=schemas[1])
             session.execute(STATEMENTS["note_repair"], of)
-            session.execute(STATEMENTS["lift_skips"], of | {"version": self._projection.version})
-            if not self._digests.compare_schemas(session, *schemas, positions=now).passed():
+            if account is None:
+                session.execute(STATEMENTS["lift_skips"], of | {"version": self._projection.version})
+            if not self._digests.compare_schemas(session, *schemas, positions=now, account=account).passed():
                 raise Corruption("repair_does_not_hold", ledger=ledger, projection=self._projection.name)
 
     def _fold_to(self, builder: Rebuild, now: Mapping[str, int]) -> int:
@@ -252,7 +260,7 @@ class _Work:
         schemas = (self._generation.schema_name, scratch.schema_name)
         with self._plain.transaction(COMPARISON) as session:
             session.execute(SNAPSHOT)
-            return self._digests.compare_schemas(session, *schemas, positions=positions)
+            return self._digests.compare_schemas(session, *schemas, positions=positions, account=self._job.account)
 
     def _tell(self, findings: Findings) -> None:
         """A line, which is an alert where something differs; rows stay out of it."""
@@ -347,9 +355,15 @@ def _together(found: Sequence[Findings]) -> Findings:
     )
 
 
-def _put_in_place(session: Connection[Row], name: str, table: Table, *, of: str, into: str, out_of: str) -> None:
+def _put_in_place(
+    session: Connection[Row], name: str, table: Table, *, of: tuple[str, str | None], into: str, out_of: str
+) -> None:
+    """The rows of a ledger, or of one account of it, are those of the other schema."""
     columns = sql.SQL(", ").join(map(sql.Identifier, table.columns))
     target, source = sql.Identifier(into, name), sql.Identifier(out_of, name)
-    session.execute(sql.SQL("delete from {} where ledger = %s").format(target), [of])
-    copied = sql.SQL("insert into {} ({}) select {} from {} where ledger = %s")
-    session.execute(copied.format(target, columns, columns, source), [of])
+    ledger, account = of
+    theirs = sql.SQL("ledger = %(ledger)s" if account is None else "ledger = %(ledger)s and address = %(account)s")
+    where = {"ledger": ledger, "account": account}
+    session.execute(sql.SQL("delete from {} where {}").format(target, theirs), where)
+    copied = sql.SQL("insert into {} ({}) select {} from {} where {}")
+    session.execute(copied.format(target, columns, columns, source, theirs), where)

@@ -23,9 +23,12 @@ PROJECTOR = {
     "retries": "Batches tried again after a fault that passes, such as a deadlock",
     "skipped": "Events left out because an operator said so",
     "dead_letters": "Dead letters stored by Kafka",
-    "lag_events": "Events behind the log, all ledgers",
+    "head": "Events in the log, all ledgers",
+    "position": "Events that the live generation has, all ledgers; the same in every process, as what follows",
+    "lag_events": "Events behind the log, all ledgers; also while it is paused or stopped",
     "lag_events_max": "Events behind the log, the ledger most behind",
     "lag_seconds": "Age of the oldest event that is not applied",
+    "events_per_second": "Events that the live generation came further by, a second, between the last two looks",
     "waiting": "Ledgers that stand still and go on by themselves",
     "parked": "Ledgers that stand still until an operator retries or skips an event",
     "generation": "The generation that this process feeds",
@@ -43,12 +46,21 @@ RELAY = {
     "batch_seconds": "Seconds spent on publishing batches",
     "failures": "Failed rounds, each begun again from what is remembered",
     "lost_leases": "Times that another relay took over",
+    "head": "Events in the log, all ledgers; the same in every relay, as what follows",
+    "position": "Events published, all ledgers",
     "lag_events": "Events not yet published, all ledgers, at the last look",
     "lag_events_max": "Events not yet published, the ledger most behind",
+    "lag_seconds": "Age of the oldest event that is not published",
+    "events_per_second": "Events published a second, between the last two looks",
     "epoch": "The epoch of the lease",
     "is_active": "1 while this relay holds the lease",
 }
+TROUBLE = "1 while it waits something out; `code` says what. No sample: all is well"
+_REACHED = ("head", "position", "lag_events", "lag_events_max", "lag_seconds", "events_per_second")
 _GAUGES = {
+    "head",
+    "position",
+    "events_per_second",
     "lag_events",
     "lag_events_max",
     "lag_seconds",
@@ -85,13 +97,28 @@ class FiguresCollector(Collector):
         """One sample each, as of now."""
         is_labelled = isinstance(self._figures, Mapping)
         samples = self._figures if isinstance(self._figures, Mapping) else {"": self._figures}
-        found = {name: msgspec.structs.asdict(figures) for name, figures in samples.items()}
+        found = {name: _values(figures) for name, figures in samples.items()}
         for name, doc in self._docs.items():
             family = GaugeMetricFamily if name in _GAUGES else CounterMetricFamily
             metric = family(f"daybook_{self._part}_{name}", doc, labels=["projection"] if is_labelled else [])
             for projection, values in found.items():
                 metric.add_metric([projection] if is_labelled else [], float(values[name]))
             yield metric
+        trouble = GaugeMetricFamily(
+            f"daybook_{self._part}_trouble", TROUBLE, labels=[*(["projection"] if is_labelled else []), "code"]
+        )
+        for projection, figures in samples.items():
+            if figures.trouble is not None:
+                trouble.add_metric([*([projection] if is_labelled else []), figures.trouble], 1.0)
+        yield trouble
+
+
+def _values(figures: Figures | RelayFigures) -> dict[str, float]:
+    """By name. How far it is: as of the last look at all readers, once there was one."""
+    values = dict.fromkeys(_REACHED, 0.0) | msgspec.structs.asdict(figures)
+    if figures.reached is not None:
+        values |= {name: getattr(figures.reached, name) for name in _REACHED}
+    return values
 
 
 def readiness(figures: Figures | RelayFigures) -> Callable[[], str | None]:

@@ -83,10 +83,11 @@ class SwapWish(OfGeneration, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     force: Annotated[bool, Meta(description="Even if no comparison has passed; it stands in the trail")] = False
 
 
-class OfLedger(WithReason, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which ledger is meant."""
+class RepairWish(WithReason, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be mended."""
 
     ledger: Annotated[str, Meta(pattern=NO_NUL, description="The ledger")]
+    account: Annotated[str, Meta(pattern=NO_NUL, description="Only this account of it; absent: all")] | None = None
 
 
 class Reconciling(WithReason, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,6 +125,12 @@ def ledger_of(request: Asking, ledger: str | None) -> str | None:
     return ledger
 
 
+def ledger_named(request: Asking, ledger: str) -> str:
+    """The same, of a ledger that must be named."""
+    ledger_of(request, ledger)
+    return ledger
+
+
 class Projections(Controller):
     """All projections, and one of them."""
 
@@ -135,7 +142,8 @@ class Projections(Controller):
     def projections(self, *, operations: NamedDependency[Operations], asker: NamedDependency[Asker]) -> ProjectionList:
         """Each with its live generation and how far that is behind the log.
 
-        `state`: `running`, `paused` by an operator, `stopped` (the database was restored: rebuild it), `absent` (never built).
+        `state`: `running`, `paused` by an operator, `stopped` until an operator acts (the database was restored, too many ledgers
+        are parked: `trouble` says it), `absent` (never built). The answer takes a second, in which the rates are measured.
         """
         return operations.projections()
 
@@ -198,7 +206,7 @@ class Projections(Controller):
         wish = data or RebuildWish()
         because_of = because(asker, wish)
         if wish.ledger is not None:
-            return operations.look_after(projection, because_of, "repair", ledger=ledger_of(request, wish.ledger))
+            return operations.repair(projection, because_of, ledger=ledger_named(request, wish.ledger))
         return operations.rebuild(projection, because_of, events_per_second_max=wish.events_per_second_max)
 
     @post("/{projection:str}/verify", summary="Verify", status_code=202, sync_to_thread=True)
@@ -258,7 +266,7 @@ class Projections(Controller):
         """The generation's tables are gone; what builds it ends. Never the live one."""
         return operations.drop(projection, because(asker, data), generation=data.generation)
 
-    @post("/{projection:str}/repair", summary="Repair a ledger", status_code=202, sync_to_thread=True)
+    @post("/{projection:str}/repair", summary="Repair a ledger or an account", status_code=202, sync_to_thread=True)
     def repair(
         self,
         *,
@@ -266,13 +274,15 @@ class Projections(Controller):
         request: Asking,
         asker: NamedDependency[Asker],
         projection: ProjectionPath,
-        data: JSONBody[OfLedger],
+        data: JSONBody[RepairWish],
     ) -> Job:
         """A ledger of the live generation is folded anew from the log and put in place of what stands there, in one transaction.
 
-        Only if the new rows, once there, have the digest of the fold; `findings` say what differed before.
+        Only if the new rows, once there, have the digest of the fold; `findings` say what differed before. With `account` only
+        the rows of that account are replaced; 409 `no_rows_by_account` where the projection keeps none by account.
         """
-        return operations.look_after(projection, because(asker, data), "repair", ledger=ledger_of(request, data.ledger))
+        ledger = ledger_named(request, data.ledger)
+        return operations.repair(projection, because(asker, data), ledger=ledger, account=data.account)
 
     @post("/{projection:str}/reconcile", summary="Reconcile", status_code=202, sync_to_thread=True)
     def reconcile(
@@ -289,9 +299,7 @@ class Projections(Controller):
         A difference is an alert, and `findings` name the rows.
         """
         wish = data or Reconciling()
-        return operations.look_after(
-            projection, because(asker, wish), "reconcile", ledger=ledger_of(request, wish.ledger)
-        )
+        return operations.reconcile(projection, because(asker, wish), ledger=ledger_of(request, wish.ledger))
 
     @get("/{projection:str}/jobs", summary="Jobs", sync_to_thread=True)
     def jobs(

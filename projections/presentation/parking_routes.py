@@ -17,7 +17,7 @@ from projections.presentation.operations_routes import (
     Limit,
     ProjectionPath,
     WithReason,
-    ledger_of,
+    ledger_named,
     operator,
 )
 
@@ -70,7 +70,7 @@ class Standing(Controller):
         ledger: LedgerPath,
     ) -> Inspection:
         """Where it stands and why, its dead letters and what became of them, and what was skipped."""
-        return parking.inspect(projection, _seen(request, ledger))
+        return parking.inspect(projection, ledger_named(request, ledger))
 
     @post("/{ledger:str}/park", summary="Park a ledger", status_code=200, sync_to_thread=True)
     def park(
@@ -85,7 +85,7 @@ class Standing(Controller):
     ) -> StandingList:
         """No worker moves the ledger from where it is, in any generation, until it is retried."""
         reason = "" if data is None else data.reason
-        found = parking.park(projection, _seen(request, ledger), actor=asker.subject, reason=reason)
+        found = parking.park(projection, ledger_named(request, ledger), actor=asker.subject, reason=reason)
         return StandingList(data=list(found))
 
     @post("/{ledger:str}/retry", summary="Try a ledger again", status_code=200, sync_to_thread=True)
@@ -100,7 +100,7 @@ class Standing(Controller):
         data: JSONBody[WithReason | None] = None,
     ) -> StandingList:
         """Workers try at once. 409 `ledger_not_parked` where it does not stand still."""
-        return _retried(parking, asker, projection, _seen(request, ledger), data)
+        return _retried(parking, asker, projection, ledger_named(request, ledger), data)
 
     @post("/retry", summary="Try all again", status_code=200, sync_to_thread=True)
     def retry_all(
@@ -129,7 +129,7 @@ class Standing(Controller):
         until the ledger is repaired. 409 `ledger_not_parked` where it is not parked at this position.
         """
         found = parking.skip(
-            projection, _seen(request, ledger), position=data.position, actor=asker.subject, reason=data.reason
+            projection, ledger_named(request, ledger), position=data.position, actor=asker.subject, reason=data.reason
         )
         return StandingList(data=list(found))
 
@@ -140,9 +140,3 @@ def _retried(
     reason = "" if data is None else data.reason
     tried = parking.retry(projection, ledger, patterns=asker.ledgers, actor=asker.subject, reason=reason)
     return StandingList(data=list(tried))
-
-
-def _seen(request: Asking, ledger: str) -> str:
-    found = ledger_of(request, ledger)
-    assert found is not None  # noqa: S101 - it was given
-    return found

@@ -208,6 +208,9 @@ def test_the_whole_stack_starts_and_its_first_commands_can_be_pasted(data: Path)
     assert set(PROCESSES) < set(stack["pids"])
     assert stack["command_url"] in told
     assert set(stack["tokens"]) == {"reader", "writer", "operator", "auditor", "admin"}
+    if hasattr(os, "SCHED_BATCH"):
+        batch = {name for name, pid in stack["pids"].items() if os.sched_getscheduler(pid) == os.SCHED_BATCH}
+        assert batch == {"kafka", "relay", "projector", "clock", "monitor"}
     for process in PROCESSES:
         os.kill(stack["pids"][process], signal.SIGKILL)
     for process in PROCESSES:

@@ -1,6 +1,7 @@
 """Operators' control of projections: over HTTP to a real projector process on real servers."""
 
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,93 @@ def test_a_pause_reaches_every_process_and_survives_restarts_and_a_resume_lets_g
     assert lag_of(one) == 0
 
 
+def wait_s(process: Process, figure: str, value: float, since: float) -> float:
+    """How long after a moment a worker's own figure has the value."""
+    until(lambda: process.figure(figure) == value)
+    return time.monotonic() - since
+
+
+def test_what_operators_want_reaches_every_worker_within_a_second_and_a_restarted_one_at_once(
+    kit: Kit, processes: Processes
+) -> None:
+    for name in ("bank", "shop"):
+        kit.append(name, list(books(name, 20)))
+    both = [
+        processes.start("projector", DAYBOOK_HEADS_MS="2000") for _ in range(2)
+    ]  # as it is unless a test hurries it
+    for process in both:
+        process.started()
+    until(lambda: is_at_head(kit))
+    until(lambda: all(process.ready() for process in both))
+    waits: dict[str, list[float]] = {}
+
+    def reach(action: str, path: str, figure: str, value: float) -> None:
+        status, answer = both[0].ask("POST", path, {"reason": "a test"})
+        accepted = time.monotonic()
+        assert status == 200, answer
+        waits.setdefault(action, []).extend(wait_s(process, figure, value, accepted) for process in both)
+
+    for _ in range(3):
+        reach("pause", "/projections/books/pause", "projector_is_paused", 1)
+        reach("resume", "/projections/books/resume", "projector_is_paused", 0)
+        until(lambda: all(process.ready() for process in both))
+        reach("park", "/projections/books/standing/shop/park", "projector_parked", 1)
+        reach("retry", "/projections/books/standing/shop/retry", "projector_parked", 0)
+    print({action: [round(each, 3) for each in seconds] for action, seconds in waits.items()})
+    assert max(max(seconds) for seconds in waits.values()) < 1
+
+    both[0].ask("POST", "/projections/books/pause")
+    both[1].kill()
+    head = kit.append("bank", [transfer("while-paused", 5)])
+    again = processes.start("projector").started()
+    until(lambda: again.figure("projector_is_paused") == 1)
+    assert again.figure("projector_applied_total") == 0
+    assert kit.positions()["bank"] == head - 1
+
+
+def test_a_lag_is_told_also_while_a_projection_is_paused_and_how_fast_it_went_when_it_is_not(
+    kit: Kit, processes: Processes
+) -> None:
+    kit.append("bank", list(books("bank", 20)))
+    process = processes.start("projector", DAYBOOK_WATCH_MS="50").started()
+    until(lambda: is_at_head(kit))
+    process.ask("POST", "/projections/books/pause")
+    until(lambda: process.figure("projector_is_paused") == 1)
+    head = kit.append("bank", [transfer(f"t{number}", 5) for number in range(7)])
+    until(lambda: process.figure("projector_lag_events") == 7)
+    until(lambda: process.figure("projector_lag_seconds") > 0)
+    assert (process.figure("projector_head"), process.figure("projector_position")) == (head, head - 7)
+    [books_, _] = process.ask("GET", "/projections")[1]["data"]
+    assert (books_["state"], books_["progress"]["lag_events"], books_["progress"]["events_per_second"]) == (
+        "paused",
+        7,
+        0,
+    )
+    assert books_["progress"]["lag_seconds"] > 0
+    process.ask("POST", "/projections/books/resume")
+    until(lambda: process.figure("projector_lag_events") == 0)
+    assert process.figure("projector_lag_seconds") == 0
+
+
+def test_a_projection_in_which_too_many_ledgers_are_parked_is_told_to_be_stopped_and_why(
+    kit: Kit, processes: Processes
+) -> None:
+    kit.append("bank", list(books("bank", 20)))
+    process = processes.start("projector", DAYBOOK_PARKED_LEDGERS_MAX="0").started()
+    until(lambda: is_at_head(kit))
+    process.ask("POST", "/projections/books/standing/bank/park")
+    until(lambda: process.figure("projector_is_stopped") == 1)
+    shown = process.ask("GET", "/projections/books")[1]
+    summary = shown["projection"]
+    assert (summary["state"], summary["trouble"], summary["parked"]) == ("stopped", "too_many_parked", 1)
+    assert summary["last_error"] == "Operator parked by an operator"
+    assert [each["state"] for each in shown["ledgers"]] == ["parked"]
+    assert process.figure("projector_trouble") == 1
+    process.ask("POST", "/projections/books/standing/bank/retry")
+    until(lambda: process.figure("projector_is_stopped") == 0)
+    assert process.ask("GET", "/projections/books")[1]["projection"]["state"] == "running"
+
+
 def test_who_may_not_operate_and_what_nobody_knows(kit: Kit, processes: Processes) -> None:
     kit.append("bank", list(books("bank", 3)))
     process = processes.start("projector").started()
@@ -87,8 +175,10 @@ def test_the_relay_and_what_it_has_not_published(kit: Kit, processes: Processes)
     process = processes.start("projector").started()
     status, relay = process.ask("GET", "/relay")
     assert (status, relay["state"], relay["progress"]["lag_events"]) == (200, "no_relay", 10)
-    processes.start("relay").started()
+    relaying = processes.start("relay", DAYBOOK_WATCH_MS="50").started()
     until(lambda: kit.rows("select position from projections.relay_positions") == [(10,)])
+    until(lambda: relaying.figure("relay_position") == 10)
+    assert (relaying.figure("relay_head"), relaying.figure("relay_lag_seconds")) == (10, 0)
     relay = process.ask("GET", "/relay?ledger=bank")[1]
     assert (relay["state"], relay["progress"]["lag_events"]) == ("active", 0)
     assert relay["ledgers"][0]["position"] == relay["ledgers"][0]["head"] == 10

@@ -15,8 +15,9 @@ from projections.domain.projection import Projection, Table
 from shared_kernel.events import HoldPosted, TransactionPosted, decode
 from tests.integration.projections.conftest import Kit, until
 from tests.integration.projections.packages import GROUP, install
-from tests.integration.projections.processes import Processes
+from tests.integration.projections.processes import Process, Processes
 from tests.services import Database, Servers
+from tests.support.histories import transfer
 from tests.support.lives import books
 from tests.support.plain_books import read_log
 
@@ -110,6 +111,71 @@ ABSENT = made("absent", "create table other (n int)")
 BOOKS = made("books", "create table t (ledger text, position bigint)")
 NOTHING = 7
 """
+
+
+TALLY = """
+import time
+from projections.domain.projection import Projection, Table
+
+def project(read, state):
+    {slowly}
+    ledger = read.recorded.ledger
+    before = state["tallies", ledger]
+    return {{"tallies": [(ledger, read.recorded.position, {step} + (0 if before is None else before[2]))]}}
+
+TALLY = Projection(
+    name="tally",
+    version={version},
+    schema="create table tallies (ledger text collate \\"C\\" not null, position bigint not null, count bigint not null);",
+    keys="alter table tallies add primary key (ledger, position);",
+    tables={{"tallies": Table(columns=("ledger", "position", "count"), key=1)}},
+    project=project,
+)
+"""
+
+
+def test_while_a_newer_version_builds_processes_of_the_old_one_keep_what_readers_see_fresh(
+    kit: Kit, processes: Processes, tmp_path: Path
+) -> None:
+    slowly = {
+        1: "",
+        2: "time.sleep(0.02)",
+    }  # the new one takes twenty milliseconds an event, so that there is a meanwhile
+    for version in (1, 2):
+        module = TALLY.format(version=version, step=version, slowly=slowly[version])
+        (tmp_path / f"v{version}").mkdir()
+        install(tmp_path / f"v{version}" / "site", "tally", module, {"tally": "tally:TALLY"})
+
+    def start(version: int) -> Process:
+        site = str(tmp_path / f"v{version}" / "site")
+        small = {"DAYBOOK_BATCH_EVENTS_MAX": "20", "DAYBOOK_SWAP_BEHIND_MAX": "0"}
+        return processes.start("projector", PYTHONPATH=site, DAYBOOK_PROJECTIONS="tally", **small).started()
+
+    def positions(generation: int) -> dict[str, int]:
+        of = "select ledger, position from projections.positions where projection = 'tally' and generation = %s"
+        return dict(kit.rows(of, generation))
+
+    kit.append("bank", list(books("bank", 150)))
+    processes.start("relay")
+    old = start(1)
+    until(lambda: positions(1) == dict(kit.rows("select ledger, position from daybook.ledgers")))
+    new = start(2)
+    until(lambda: positions(2))
+    followed = 0
+    while kit.live("tally") == 1 and positions(2).get("bank", 0) < 100:
+        head = kit.append("bank", [transfer(f"meanwhile-{followed}", 5)])
+        until(lambda head=head: positions(1)["bank"] == head)  # type: ignore[misc]
+        followed += kit.live("tally") == 1 and positions(2).get("bank", 0) < head
+    assert followed > 1, "the new version was there before anything happened"
+    assert new.figure("projector_is_building") == 1
+    until(lambda: kit.live("tally") == 2)
+    head = kit.append("bank", [transfer("after", 5)])
+    until(
+        lambda: positions(1)["bank"] == positions(2)["bank"] == head
+    )  # each feeds its own, so that a rollback is possible
+    counted = "select max(count) from tally_{}.tallies where ledger = 'bank'"
+    assert [kit.rows(counted.format(version)) for version in (1, 2)] == [[(head,)], [(2 * head,)]]
+    assert (old.stop(), new.stop()) == (0, 0)
 
 
 @pytest.mark.parametrize(

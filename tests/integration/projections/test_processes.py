@@ -91,8 +91,8 @@ def test_books_follow_the_log_through_kafka_and_both_processes_end_cleanly(kit: 
 
 
 def test_a_wake_up_brings_an_event_long_before_the_next_look(kit: Kit, processes: Processes) -> None:
-    begun = kit.append("bank", list(books("bank", 1)))
-    relay = processes.start("relay", DAYBOOK_POLL_MS="3600000", DAYBOOK_LEASE_MS="3600000")
+    kit.append("bank", list(books("bank", 1)))
+    processes.start("relay", DAYBOOK_POLL_MS="3600000", DAYBOOK_LEASE_MS="3600000")
     until(lambda: is_published(kit))
 
     def wake() -> bool:  # again and again: the relay may not listen yet
@@ -101,7 +101,6 @@ def test_a_wake_up_brings_an_event_long_before_the_next_look(kit: Kit, processes
 
     kit.append("bank", [transfer("later", 5)])
     until(wake)
-    assert relay.figure("relay_lag_events") == begun  # as of the one look that there was
 
 
 def test_a_projector_killed_inside_its_transaction_leaves_nothing_and_the_next_one_goes_on(

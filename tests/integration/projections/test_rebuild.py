@@ -13,7 +13,7 @@ from projections.application.jobs import Findings, Job, JobKind
 from projections.application.operations import Asker
 from projections.application.ports import Batch, TooManyParked
 from projections.application.rebuild import Progress, Rebuild, Speed
-from projections.domain.projection import Projection, Read, Rows, State
+from projections.domain.projection import Projection, Read, Rows, State, Table
 from projections.infrastructure.child_processes import ChildProcesses
 from projections.infrastructure.postgres_builds import PostgresBuilds
 from projections.infrastructure.postgres_generations import make_indexes
@@ -77,9 +77,14 @@ class Operator:
         assert findings is not None
         return findings
 
-    def look_after(self, kind: JobKind, ledger: str | None = None) -> Job:
+    def look_after(self, kind: JobKind, ledger: str | None = None, account: str | None = None) -> Job:
         """The live generation is reconciled or repaired."""
-        return self.work(self.builds.look_after(ASKER, kind, ledger=ledger))
+        return self.work(self.builds.look_after(ASKER, kind, ledger=ledger, account=account))
+
+    def is_different(self) -> bool:
+        """What metrics say of the last reconciliation."""
+        [figures] = self.jobs.figures([self.projection.name])
+        return figures.is_different
 
     def states(self) -> list[tuple[int, str]]:
         """Generations and their states."""
@@ -288,21 +293,103 @@ def test_a_reconciliation_finds_what_was_changed_behind_the_books_and_a_repair_m
         "delete from books_1.entries where ledger = 'b' and position = (select max(position) from books_1.entries where ledger = 'b')"
     )
     kit.admin.execute("update books_1.accounts set metadata = '{}' where ledger = 'b'")
+    assert not operator.is_different()
     found = operator.look_after("reconcile")
     assert found.has_passed is False
     assert found.findings is not None
     assert {each.ledger for each in found.findings.differences} == {"b"}
+    assert operator.look_after("reconcile", "b").has_passed is False
     assert operator.look_after("reconcile", "a").has_passed
+    assert operator.is_different()  # what was found of all ledgers is not gone because one of them is well
     repaired = operator.look_after("repair", "b")
     assert repaired.has_passed
     assert repaired.findings is not None
     assert "entries" in {each.table for each in repaired.findings.differences}
     kit.assert_complete()
+    assert operator.is_different()
+    assert operator.look_after("reconcile").has_passed
+    assert not operator.is_different()
     kit.append("b", [transfer("after", 5)])
     worker.apply(read_log(kit.admin))  # it remembers rows that are no more, and notices
     kit.assert_complete()
     assert kit.rows("select nspname from pg_namespace where nspname like 'books_job%%'") == []
     assert kit.rows("select from projections.positions where generation < 0") == []
+
+
+DAMAGE = {
+    "accounts": 'update {} set metadata = \'{{"no": "such"}}\'',
+    "entries": "update {} set amount = amount + 1, posted_debits = posted_debits + 1",
+    "account_labels": "delete from {}",
+    "scheduled_accounts": "delete from {}",
+    "timely": "update {} set debits = debits + 1",
+    "untimely": "delete from {}",
+}
+
+
+@pytest.mark.parametrize("projection", [BOOKS, PERIODS], ids=["books", "periods"])
+def test_one_account_is_repaired_in_place_and_no_row_of_another_is_touched(kit: Kit, projection: Projection) -> None:
+    operator = Operator(kit, projection)
+    for name in ("a", "b"):
+        kit.append(name, list(books(name, 150)))
+    operator.follow()
+    worker, _ = kit.worker(projection)
+    schema = f"{projection.name}_1"
+    whole = {table: kit.dump(f"{schema}.{table}") for table in projection.tables}
+    tables = [name for name, table in projection.tables.items() if "address" in table.columns]
+    assert set(tables) == DAMAGE.keys() & projection.tables.keys()
+    most = f"select address from {schema}.{tables[-1]} where ledger = 'b' group by 1 order by count(*) desc, 1 limit 2"
+    [damaged, another] = [address for (address,) in kit.rows(most)]
+    for address in (damaged, another):
+        for table in tables:
+            where = f" where ledger = 'b' and address = '{address}'"
+            kit.admin.execute((DAMAGE[table].format(f"{schema}.{table}") + where).encode())
+    found = operator.look_after("reconcile", "b").findings
+    assert found is not None
+
+    job = operator.look_after("repair", "b", damaged)
+    assert (job.has_passed, job.ledger, job.account) == (True, "b", damaged)
+    assert job.findings is not None
+    assert {each.table for each in job.findings.differences} <= {each.table for each in found.differences}
+    assert {each.table for each in job.findings.differences} & {"entries", "timely", "untimely"}
+    assert all(f'"{damaged}"' in row for each in job.findings.differences for row in (*each.ours, *each.theirs))
+    left = operator.look_after("reconcile", "b").findings
+    assert left is not None
+    assert left.differences
+    rows = [row for each in left.differences for row in (*each.ours, *each.theirs)]
+    assert all(f'"{another}"' in row for row in rows)  # nobody asked for that one
+
+    operator.look_after("repair", "b", another)
+    assert {table: kit.dump(f"{schema}.{table}") for table in projection.tables} == whole
+    [(details,), _] = kit.rows("select details from projections.operator_actions where action = 'repair' order by id")
+    assert details["account"] == damaged
+    kit.append("b", [transfer("after", 5, credit=damaged)])
+    worker.apply(read_log(kit.admin))  # it remembers rows that are no more, and notices
+    operator.follow()
+    assert operator.look_after("reconcile").has_passed
+
+
+def test_a_repaired_account_is_without_what_operators_skipped_like_the_rest_of_its_ledger(kit: Kit) -> None:
+    kit.append("a", [opened("a"), *(transfer(f"t{number}", 5) for number in range(6))])
+    broken = Operator(kit, failing_at(4, "a"))
+    broken.follow()
+    kit.parking().skip("books", "a", position=4, actor="olga", reason="ticket 7")
+    broken.follow()
+    kit.admin.execute("update books_1.entries set amount = amount + 1 where address = 'users:1'")
+    assert broken.look_after("repair", "a", "users:1").has_passed
+    assert broken.look_after("reconcile").has_passed
+    assert kit.rows("select state, position from projections.standstills") == [("skipped", 4)]
+
+
+def test_a_projection_without_rows_by_account_is_repaired_by_ledger_only(kit: Kit) -> None:
+    table = Table(columns=("ledger", "position"))
+    schema = "create table things (ledger text, position bigint);"
+    plain = Projection(name="plain", version=1, schema=schema, tables={"things": table}, project=lambda read, state: {})
+    operator = Operator(kit, plain)
+    kit.append("a", list(books("a", 9)))
+    operator.follow()
+    with refused("no_rows_by_account"):
+        operator.look_after("repair", "a", "bank:cash")
+    assert operator.look_after("repair", "a").has_passed
 
 
 def test_a_ledger_that_cannot_be_folded_is_not_repaired(kit: Kit) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,18 @@ async def test_in_an_open_loop_what_waits_for_a_connection_waits_at_the_services
     # One answer in 20 ms, one request in 2: the last that was answered had been due for most of the window.
     assert measured.longest_ms > 100
     assert measured.acknowledged == len(requests_of(service)) < 25
+
+
+async def test_in_an_open_loop_every_connection_has_its_turn(service: Service) -> None:
+    threads: set[int] = set()  # the service has one for each connection
+
+    def serve(request: Request) -> Reply:
+        threads.add(threading.get_ident())
+        return Reply(201, {"position": 1})
+
+    service.script = serve
+    await measure(service.url, singles(), connections=4, a_second=40, warm_up_seconds=0.0, window_seconds=0.5)
+    assert len(threads) == 4  # though one would have been enough
 
 
 def batch_answer(*statuses: int) -> bytes:

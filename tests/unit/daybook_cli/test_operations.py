@@ -25,6 +25,8 @@ SUMMARY = {
     "live_generation": 1,
     "waiting": 0,
     "parked": 1,
+    "last_error": "ValueError no",
+    "trouble": None,
     "progress": PROGRESS,
     "pause": {"since": "2026-11-24T09:30:00Z", "actor": "ann", "reason": "ticket 7"},
 }
@@ -60,7 +62,7 @@ def test_projections_are_listed_with_their_lag(
     service.script = lambda request: Reply(200, {"data": [SUMMARY]})
     assert daybook("projections", "list") == Exit.DONE
     said = capsys.readouterr().out
-    for shown in ("books", "paused", "100", "2.5"):
+    for shown in ("books", "paused", "900", "100", "2.5", "40.0", "ValueError no"):
         assert shown in said
     assert [request.path for request in service.requests] == ["/v1/operations/projections"]
 
@@ -109,7 +111,7 @@ def test_the_relay_is_shown(service: Service, daybook: Daybook, capsys: pytest.C
     assert daybook("relay", "status") == Exit.DONE
     said = capsys.readouterr()
     assert "behind" in said.out
-    assert "host/1 (epoch 3); 100 events" in said.err
+    assert "host/1 (epoch 3); 100 events not published yet, the oldest 2.5 s old, 40.0 a second" in said.err
 
 
 JOB = {
@@ -118,6 +120,7 @@ JOB = {
     "projection": "books",
     "generation": 2,
     "ledger": None,
+    "account": None,
     "state": "running",
     "asked_at": "2026-11-24T09:30:00Z",
     "actor": "ann",
@@ -209,7 +212,9 @@ def test_parked_ledgers_are_listed_and_one_is_retried(
     assert daybook("projections", "standing", "books") == Exit.DONE
     assert "ValueError no" in capsys.readouterr().out
     assert daybook("projections", "retry", "books", "bank") == Exit.DONE
+    assert "bank is tried again from 4 on, in generation 1" in capsys.readouterr().err
     assert daybook("projections", "skip", "books", "bank", "4", "--reason", "poison", "--yes") == Exit.DONE
+    assert "bank goes on without 4" in capsys.readouterr().err
     assert [request.path.partition("/books/")[2] for request in service.requests] == [
         "standing?limit=20",
         "standing/bank/retry",
@@ -227,11 +232,28 @@ def test_the_trail_is_listed(service: Service, daybook: Daybook, capsys: pytest.
         "projection": "books",
         "ledger": None,
         "reason": "ticket 7",
-        "details": {"generation": 2, "is_forced": False},
+        "details": {"generation": 2, "is_forced": True, "positions": {"1": 9}, "ledger": None},
     }
     service.script = lambda request: Reply(200, {"data": [action]})
     assert daybook("projections", "trail", "--projection", "books") == Exit.DONE
     said = capsys.readouterr().out
-    for shown in ("ann", "swap", "generation 2, is_forced False", "ticket 7"):
+    for shown in ("ann", "swap", "generation 2, forced, positions 1: 9", "ticket 7"):
         assert shown in said
     assert service.requests[0].path == "/v1/operations/trail?projection=books&limit=20"
+
+
+def test_an_event_is_not_left_out_without_a_reason(service: Service, daybook: Daybook) -> None:
+    with pytest.raises(CommandFailed, match="--reason") as failed:
+        daybook("projections", "skip", "books", "bank", "4", "--yes")
+    assert failed.value.exit_code == Exit.USAGE
+    assert service.requests == []
+
+
+def test_an_account_is_repaired_and_nothing_else_is_said_in_a_pipe(
+    service: Service, daybook: Daybook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.script = lambda request: Reply(202, JOB | {"kind": "repair", "state": "done", "has_passed": True})
+    assert daybook("projections", "repair", "books", "bank", "--account", "users:1") == Exit.DONE
+    assert json.loads(service.requests[0].body) == {"reason": "", "ledger": "bank", "account": "users:1"}
+    said = capsys.readouterr()
+    assert (said.out, said.err.splitlines()) == ("", ["job 7, repair of generation 2: done"])

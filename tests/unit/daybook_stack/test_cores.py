@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from daybook.stack.cores import cores_of
+from daybook.stack.cores import cores_of, interrupts_nobody
 
 WHOLE = ("postgres", "redis", "kafka", "command", "query", "relay", "projector")
 
@@ -39,3 +39,12 @@ def test_one_core_is_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_system_that_cannot_be_told_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert cores_of("command", WHOLE) is None
+
+
+def test_what_works_in_rounds_interrupts_nobody() -> None:
+    assert {part for part in WHOLE if interrupts_nobody(part)} == {"kafka", "relay", "projector"}
+
+
+def test_a_system_without_batch_work_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "SCHED_BATCH", raising=False)
+    assert not interrupts_nobody("relay")

@@ -8,7 +8,7 @@ from projections.application.resting import Resting
 def rests(a_second: int, *, worked_s: float) -> float:
     """The rest that so many events a second settle at, where every batch takes so long."""
     resting, began, rest_s = Resting(round_ms=30, rest_ms_max=250), 0.0, 0.0
-    for _ in range(20):
+    for _ in range(200):
         cycle_s = worked_s + rest_s
         rest_s = resting.after(round(a_second * cycle_s), began=began, ended=began + worked_s)
         began += worked_s + rest_s
@@ -34,4 +34,20 @@ def test_rests_are_short_up_to_the_promised_rate_and_in_proportion_beyond(
 def test_one_large_batch_after_silence_is_followed_at_once_like_any_other() -> None:
     resting = Resting(round_ms=30, rest_ms_max=250)
     assert resting.after(1, began=0.0, ended=0.01) == pytest.approx(0.02)
-    assert resting.after(2_000, began=60.0, ended=60.1) == 0.0
+    assert resting.after(1_400, began=60.0, ended=60.1) == 0.0
+
+
+def test_events_that_come_in_lumps_at_the_promised_rate_are_no_rush() -> None:
+    resting, began = Resting(round_ms=30, rest_ms_max=250), 0.0
+    for lump in range(100):
+        began += 0.195 if lump % 2 else 0.005  # as behind a stall: two lumps of 100 in 200 ms
+        assert resting.after(100, began=began, ended=began + 0.04) == 0.0
+
+
+def test_a_rush_is_over_as_soon_as_fewer_come() -> None:
+    resting, began, rests_s = Resting(round_ms=30, rest_ms_max=250), 0.0, []
+    for lump in range(50):
+        began += 0.1
+        rests_s.append(resting.after(500 if lump < 20 else 100, began=began, ended=began + 0.04))
+    assert rests_s[15:20] == [pytest.approx(0.12)] * 5
+    assert rests_s[40:] == [0.0] * 10
