@@ -78,7 +78,7 @@ def overload(*, data: Path = Path(".data"), name: str = "overload", window: floa
     window
         Seconds of each window.
     """
-    report = uvloop.run(_measure(data, window))
+    report = uvloop.run(overloaded(data, window))
     table = to_markdown(report)
     stem = RESULTS / f"{report.measured_at[:10]}-{name}"
     RESULTS.mkdir(exist_ok=True)
@@ -88,7 +88,8 @@ def overload(*, data: Path = Path(".data"), name: str = "overload", window: floa
     return Exit.DONE if report.share >= GOODPUT_MIN else Exit.FAULT
 
 
-async def _measure(folder: Path, window: float) -> Overload:
+async def overloaded(folder: Path, window: float) -> Overload:
+    """What the stack of this data folder makes of three times too much, for `window` seconds."""
     target = find_target(data=folder, command_url=None, query_url=None, token=None)
     stack = msgspec.json.decode((folder / "stack.json").read_bytes(), type=_Stack)
     ledger, token, host = f"bench-{secrets.token_hex(4)}", target.token("writer"), urlsplit(target.command_url).netloc

@@ -56,6 +56,7 @@ def _pool(
 ) -> LogPool:
     return LogPool(
         settings.postgres_url,
+        name="daybook command" if isinstance(settings, CommandSettings) else "daybook clock",
         connections_max=connections_max,
         borrow_timeout_ms=settings.log_borrow_timeout_ms,
         connect_timeout_ms=settings.log_connect_timeout_ms,

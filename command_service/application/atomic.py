@@ -91,9 +91,11 @@ class AtomicBatches:
         return done
 
     async def _persist(self, run: _Run) -> AtomicOutcome:
-        """Tries until there is an outcome, within bounds. What a lost commit did is looked up by key at the next try."""
+        """Tries until there is an outcome, or its time is over. What a lost commit did is looked up by key at the next try."""
         now = asyncio.get_running_loop().time
-        for fault in range(1, self._bounds.faults_max + 1):
+        fault = 0
+        while True:
+            fault += 1
             try:
                 return await self._try(run)
             except (Contention, Unavailable) as error:
@@ -101,11 +103,10 @@ class AtomicBatches:
                     self._metrics.outcome_unknown()
                     run.is_doubtful = True
                 pause_s = random.uniform(0.005, 0.05) * 2 ** min(fault, 5)  # noqa: S311 - jitter, not a secret
-                if fault == self._bounds.faults_max or now() + pause_s > run.deadline:
+                if now() + pause_s > run.deadline:
                     raise (Unavailable("outcome_unknown") if run.is_doubtful else error) from error
                 _logger.info("atomic_batch_again", code=error.code, ledgers=len(_ledgers(run.tickets)))
                 await asyncio.sleep(pause_s)
-        raise Unavailable("deadline_passed")  # no try was allowed at all
 
     async def _try(self, run: _Run) -> AtomicOutcome:
         views = views_of(run.tickets, tail=self._bounds.tail, metrics=self._metrics)

@@ -39,7 +39,6 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     queue_commands_max: int = 10_000
     queue_wait_s_max: float = 5.0
     tail: Tail = Tail()
-    faults_max: int = 40
     conflicts_before_slow_path: int = 2
     follow_commands_min: int = 16
     lock_wait_s: float = 0.2
@@ -399,7 +398,7 @@ class LedgerWriter:
         return absent
 
     async def _recover(self, batch: list[Ticket], error: DaybookError) -> None:
-        """After a fault: forget the states, ask the log what became of the commands, decide the rest again, within bounds."""
+        """After a fault: forget the states, ask the log what became of the commands, decide the rest again, while they have time."""
         self._cache.drop()
         self._unrest = CALM_BATCHES
         if isinstance(error, OutcomeUnknown):
@@ -413,7 +412,10 @@ class LedgerWriter:
             for ticket in pending:
                 self._line.fail(ticket, error)
             return
-        await asyncio.sleep(random.uniform(0.005, 0.05) * 2 ** min(pending[0].faults, 5) if pending else 0)  # noqa: S311
+        if pending:  # no longer than the first of them has time: then it is told
+            pause_s = random.uniform(0.005, 0.05) * 2 ** min(pending[0].faults, 5)  # noqa: S311 - jitter, not a secret
+            left_s = min(ticket.deadline for ticket in pending) - self._loop.time()
+            await asyncio.sleep(max(0.0, min(pause_s, left_s)))
         if not pending or not isinstance(error, OutcomeUnknown):
             self._put_back_or_fail(pending, error)
             return
@@ -426,9 +428,9 @@ class LedgerWriter:
             self._put_back_or_fail(pending, OutcomeUnknown(again.code))
 
     def _put_back_or_fail(self, tickets: Sequence[Ticket], error: DaybookError) -> None:
-        """Back into the queue while tries and time are left; else the caller hears why."""
+        """Back into the queue while time is left; else the caller hears why."""
         now = self._loop.time()
-        retry = [t for t in tickets if t.faults < self._bounds.faults_max and t.deadline > now]
+        retry = [ticket for ticket in tickets if ticket.deadline > now]
         kept = set(map(id, retry))
         self._line.put_back(retry)
         for ticket in tickets:

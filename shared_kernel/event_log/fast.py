@@ -119,17 +119,22 @@ class LogConnection:
         url: str,
         *,
         incarnation: UUID | None,
+        name: str = "daybook",
         connect_timeout_ms: int = 5_000,
         lock_timeout_ms: int = 2_000,
         statement_timeout_ms: int = 10_000,
         transactions: Transactions | None = None,
     ) -> "LogConnection":
         """A connection that is ready to append. `incarnation` None: whichever the log has now is the expected one.
+        `name`: what the server shows of it.
 
         Raises `LogUnavailable`, `IncarnationChanged`, or `LogFault` where the schema or the rights are missing.
         """
         pipeline = await Pipeline.connect(
-            url, connect_timeout_ms=connect_timeout_ms, reply_timeout_ms=statement_timeout_ms + _REPLY_MARGIN_MS
+            url,
+            name=name,
+            connect_timeout_ms=connect_timeout_ms,
+            reply_timeout_ms=statement_timeout_ms + _REPLY_MARGIN_MS,
         )
         try:
             await pipeline.prepare(_SESSION_STATEMENT)
@@ -334,7 +339,7 @@ class LogConnection:
             self.close()  # the server rolls back what its client left
 
 
-async def end_backend(url: str, pid: int, backend_start: str, *, wait_ms: int = 5_000) -> bool:
+async def end_backend(url: str, pid: int, backend_start: str, *, name: str = "daybook", wait_ms: int = 5_000) -> bool:
     """The backend that a lost connection left behind is gone: whatever is not in the log now, never will be from it.
 
     False: it was still there after `wait_ms`, and "not applied" must not be believed yet. A backend is known by its
@@ -342,7 +347,9 @@ async def end_backend(url: str, pid: int, backend_start: str, *, wait_ms: int = 
     """
     try:
         async with asyncio.timeout(wait_ms / 1_000 * 2):
-            connection = await psycopg.AsyncConnection.connect(conninfo(url, statement_ms=2 * wait_ms), autocommit=True)
+            connection = await psycopg.AsyncConnection.connect(
+                conninfo(url, name=name, statement_ms=2 * wait_ms), autocommit=True
+            )
             async with connection:
                 cursor = psycopg.AsyncRawCursor(connection)
                 await cursor.execute(calls.TERMINATE_BACKEND, [pid, backend_start, wait_ms])

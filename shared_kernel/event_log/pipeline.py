@@ -56,10 +56,14 @@ class Pipeline:
         self._loop.add_reader(self._socket, self._on_readable)
 
     @classmethod
-    async def connect(cls, url: str, *, connect_timeout_ms: int, reply_timeout_ms: int) -> "Pipeline":
+    async def connect(
+        cls, url: str, *, name: str = "daybook", connect_timeout_ms: int, reply_timeout_ms: int
+    ) -> "Pipeline":
         """A connection to a server that takes writes. Raises `LogUnavailable` if there is none in time."""
         bounded = make_conninfo(
-            conninfo(url, connect_ms=connect_timeout_ms), client_encoding="UTF8", target_session_attrs="read-write"
+            conninfo(url, name=name, connect_ms=connect_timeout_ms),
+            client_encoding="UTF8",
+            target_session_attrs="read-write",
         )
         pgconn = pq.PGconn.connect_start(bounded.encode())
         try:

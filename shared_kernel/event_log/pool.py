@@ -31,6 +31,7 @@ class LogPool:
         self,
         url: str,
         *,
+        name: str = "daybook",
         connections_max: int = 8,
         borrow_timeout_ms: int = 5_000,
         connect_timeout_ms: int = 5_000,
@@ -40,6 +41,7 @@ class LogPool:
         breaker: Breaker | None = None,
     ) -> None:
         self._url = url
+        self._name = name  # told from other processes by it, in who waits for whom
         self._breaker = breaker or Breaker("postgres")
         self._transactions = transactions or Transactions()
         self._borrow_timeout_s = borrow_timeout_ms / 1_000
@@ -123,7 +125,11 @@ class LogPool:
                 return connection
             connection.close()
         connection = await LogConnection.connect(
-            self._url, incarnation=self._incarnation, transactions=self._transactions, **self._timeouts
+            self._url,
+            name=self._name,
+            incarnation=self._incarnation,
+            transactions=self._transactions,
+            **self._timeouts,
         )
         self._incarnation = connection.incarnation
         return connection
@@ -141,7 +147,9 @@ class LogPool:
                 while True:
                     # The server restarts: ask again. Its answers count, for nobody else may be asking.
                     with suppress(Unavailable), self._breaker.call(LogUnavailable):
-                        if await end_backend(self._url, connection.backend_pid, connection.backend_start):
+                        if await end_backend(
+                            self._url, connection.backend_pid, connection.backend_start, name=self._name
+                        ):
                             return True
                     await asyncio.sleep(END_BACKEND_RETRY_S)
         return False

@@ -52,8 +52,10 @@ def main() -> int:
                 kept.append(result)
                 _keep(arguments.results, result)
                 _tell(result)
-                is_whole = not result.findings  # what failed may have left the stand as nobody would find it
-                failed += not is_whole
+                failed += bool(result.findings)
+                is_whole = not (
+                    result.findings or stand.is_spent
+                )  # what failed may have left it as nobody would find it
     DOCUMENT.write_text(document(kept))
     return 1 if failed else 0
 

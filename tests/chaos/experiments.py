@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tests.chaos.harms import events, network, postgres, processes
+from tests.chaos.harms import disks, events, network, postgres, processes, rebuilds
 from tests.chaos.running import Experiment, Run
 
 
@@ -76,6 +76,10 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "Postgres stopped at once (SIGQUIT), killed, and started again",
         is_short=True,
     ),
+    "X12b": Experiment(
+        postgres.promoted,
+        "the primary killed and its synchronous standby promoted, and back",
+    ),
     "X13": Experiment(
         events.repeated_messages,
         "messages duplicated, reordered, delayed, and the whole topic once more from zero",
@@ -88,6 +92,18 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         events.poisoned_everywhere,
         "an event that the projector cannot apply, in more ledgers than may be parked; all mended, all retried",
     ),
+    "X16": Experiment(
+        rebuilds.killed,
+        "a rebuild killed at ten random points, while its projection is read",
+    ),
+    "X17": Experiment(
+        rebuilds.under_load,
+        "a rebuild beside commands and queries, and a second one asked for meanwhile",
+    ),
+    "X18": Experiment(
+        disks.full,
+        "no space left on the disk of a log, of Kafka, of Postgres; then space again",
+    ),
     "X19": Experiment(
         network.network_slow,
         "the network before Postgres slow (200 ± 100 ms), lossy, and then half-open",
@@ -95,10 +111,22 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "X20": Experiment(
         processes.clocks_skewed,
-        "clocks an hour ahead and an hour behind: further command processes under libfaketime",
+        "clocks an hour ahead and an hour behind: further command processes, relays and projectors under libfaketime",
+    ),
+    "X22": Experiment(
+        processes.deployed,
+        "a release with a new version of an event beside the old one, and then alone",
+    ),
+    "X23": Experiment(
+        network.overload,
+        "three times as many commands as it can do; then two thousand connections that say nothing",
     ),
     "X24": Experiment(
         mixed,
         "a mixture of all faults, one after another, chosen at random",
+    ),
+    "X25": Experiment(
+        postgres.restored_to_points,
+        "a base backup and archived WAL, restored to random points",
     ),
 }

@@ -17,6 +17,7 @@ ACCOUNTS = 12
 FUNDS = 1_000  # so little that some transfers are refused
 PAUSE_S = 0.04  # a writer sends some twenty commands a second: load, not a measurement
 ANSWER_S_MAX = 20.0
+BATCH = 1_000  # commands of one request, at most (design §8)
 GIVE_UP_S = 120.0  # longer than any outage of an experiment
 
 
@@ -132,6 +133,17 @@ class Load:
         self._prepare(more)
         self.ledgers += more
         return more
+
+    def fill(self, events: int) -> None:
+        """About so many more events are in the ledgers, by batches."""
+        entries = [_entry("world", "debit", 1), _entry("bank", "credit", 1)]
+        for number in range(0, events, BATCH):
+            commands = [{"type": "post_transaction", "data": {"entries": entries}}] * min(BATCH, events - number)
+            ledger = self.ledgers[number // BATCH % len(self.ledgers)]
+            status, text = self.post(
+                f"/v1/ledgers/{ledger}/batches", {"commands": commands}, f"fill-{self._name}-{number}"
+            )
+            assert status == 200, text
 
     def _prepare(self, ledgers: Sequence[str]) -> None:
         connection = http.client.HTTPConnection(*self._places[0], timeout=ANSWER_S_MAX)

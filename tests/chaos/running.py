@@ -7,15 +7,18 @@ AssertionError, or a finding of the oracle.
 
 import os
 import random
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
 
 from daybook.client import Client
+from daybook.stack.users import run_as, server_environment, server_user
 from tests.chaos.load import Load
 from tests.chaos.oracle import behind, check
 from tests.chaos.stand import Stand
@@ -43,6 +46,10 @@ class Run:
     def operator(self, part: str) -> Client:
         """An operator who asks this process."""
         return Client(self.stand.url(part), self.stand.stack.tokens["operator"])
+
+    def reader(self) -> Client:
+        """A client of the query process."""
+        return Client(self.stand.url("query"), self.stand.stack.tokens["reader"])
 
     def some_time(self, seconds: float) -> None:
         """Clients go on for about so long: that much of their life the harm finds them in."""
@@ -169,3 +176,31 @@ def published(admin: "psycopg.Connection[Any]", heads: Mapping[str, int]) -> boo
 def reached(admin: "psycopg.Connection[Any]", heads: Mapping[str, int]) -> bool:
     """Every live generation has these ledgers up to these positions."""
     return all((position or 0) >= heads[ledger] for _, ledger, _, position in behind(admin, list(heads)))
+
+
+def tool(program: Path, *arguments: str) -> None:
+    """A program that is not ours, run to its good end."""
+    outcome = subprocess.run([program, *arguments], check=False, capture_output=True, text=True, timeout=120)
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def as_server(program: Path, *arguments: str) -> None:
+    """The same as the servers' own user."""
+    outcome = run_as(server_user(os.environ), [str(program), *arguments])
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def start_as_server(program: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    """A program of the servers' own user, begun."""
+    user = server_user(os.environ)
+    return subprocess.Popen(
+        [str(program), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env=dict(server_environment()),
+        user=None if user is None else user.uid,
+        group=None if user is None else user.gid,
+        extra_groups=None if user is None else [],
+    )

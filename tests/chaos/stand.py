@@ -5,6 +5,7 @@ the proxies (Kafka tells its clients its own address, so there is none before it
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import threading
 import time
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +43,6 @@ QUICK = {
     "DAYBOOK_LOG_LEVEL": "info",
     "DAYBOOK_LOOK_MS": "500",
     "DAYBOOK_PARKED_LEDGERS_MAX": str(PARKED_MAX),
-    "DAYBOOK_REBUILD_BATCH_EVENTS_MAX": "50",
     "DAYBOOK_TRANSACTION_MS_MAX": "1000",
 }
 
@@ -69,7 +69,15 @@ class Stand:
         self.admin_url = read_stack_file(servers).postgres_url
         self.redis_url = read_stack_file(servers).redis_url
         self._more: list[subprocess.Popen[bytes]] = []
+        self._programs: Path | None = None
+        self.is_spent = False
+        """Something was done to it that cannot be undone: another is needed for the next run."""
         self._crashes: dict[str, deque[float]] = {}
+
+    @property
+    def data(self) -> Path:
+        """The data folder of Daybook's own processes."""
+        return self._processes.root
 
     def admin(self) -> "psycopg.Connection[Any]":
         """A session of the administrator, past the proxy."""
@@ -118,9 +126,38 @@ class Stand:
         finally:
             os.kill(state.supervisor, signal.SIGCONT)
 
+    @contextmanager
+    def stopped(self, part: str, number: signal.Signals | None = None) -> Iterator[None]:
+        """A server is gone meanwhile, with all its processes, in order if no signal is named; its supervisor starts it again."""
+        leader = self.pid(part)
+        with self.down(part, number or (signal.SIGINT if part == "postgres" else signal.SIGTERM)):
+            own = [leader, *_children(leader)]
+            self.until(lambda: not any(map(_is_alive, own)), f"{part} does not stop")
+            yield
+
+    def lead_to(self, admin_url: str, port: int) -> None:
+        """Another server takes the place of Postgres: whoever is connected is cut off, and finds that one."""
+        self.admin_url = admin_url
+        self.postgres.set(port=port)
+        self.postgres.cut()
+
+    def postgres_program(self, name: str) -> Path:
+        """A program of the very Postgres that runs, or ran."""
+        if self._programs is None:
+            self._programs = Path(f"/proc/{self.pid('postgres')}/exe").resolve().parent
+        return self._programs / name
+
+    def server_folder(self, part: str) -> Path:
+        """Where a server keeps what it has."""
+        return self._servers.server(part)
+
     def is_ready(self, part: str) -> bool:
         """What its /health/ready says."""
-        return health_fault(f"{self.url(part)}/health/ready") is None
+        return self.is_ready_at(self.url(part))
+
+    def is_ready_at(self, url: str) -> bool:
+        """The same of a process started besides."""
+        return health_fault(f"{url}/health/ready") is None
 
     def ready_again(self) -> None:
         """Every process says that it is ready."""
@@ -138,6 +175,12 @@ class Stand:
             lines = page.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
+    def alerts(self) -> list[str]:
+        """The kinds of alerts that are raised now, as the monitor's figures have them: they need no Postgres."""
+        with urllib.request.urlopen(f"{self.url('monitor')}/metrics", timeout=10) as page:  # noqa: S310 - loopback
+            text = page.read().decode()
+        return re.findall(r'^daybook_monitor_alerts\{kind="(\w+)"\} [1-9]', text, re.MULTILINE)
+
     def log_bytes(self, part: str) -> int:
         """How long its log is."""
         return self._layout(part).log(part).stat().st_size
@@ -148,14 +191,21 @@ class Stand:
         return dict(pair.split("=", 1) for pair in raw.split("\0") if "=" in pair)
 
     @contextmanager
-    def processes_stopped(self) -> Iterator[None]:
-        """Daybook's own processes are stopped in order meanwhile, the servers go on."""
+    def processes_stopped(self, **environment: str) -> Iterator[None]:
+        """Daybook's own processes are stopped in order meanwhile, the servers go on. Afterwards they have this environment besides."""
         _down(self._processes)
         yield
-        _up(self._processes, PROCESSES, self._outer)
+        _up(self._processes, PROCESSES, self._outer | environment)
         self.stack = read_stack_file(self._processes)
 
-    def start_more(self, part: str, *, under: Sequence[str] = (), log: Path | None = None, **settings: str) -> "More":
+    def start_more(
+        self,
+        part: str,
+        *,
+        under: Sequence[str] = (),
+        log: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> "More":
         """Another process of the same kind, with the same environment but for its port, once it is ready.
 
         `under`: a module of ours and its arguments, which runs the process's own. `log`: where it writes, if not beside the others.
@@ -168,7 +218,9 @@ class Stand:
             environment["PYTHONPATH"] = str(ROOT)
         with (log or self._processes.root / "logs" / f"{part}-more.log").open("ab") as out:
             argv = [sys.executable, "-P", "-m", *under, *ARGUMENTS[part]]
-            child = subprocess.Popen(argv, env=environment | settings, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+            child = subprocess.Popen(
+                argv, env=environment | dict(settings or {}), stdout=out, stderr=out, stdin=subprocess.DEVNULL
+            )
         more = More(f"http://{LOOPBACK}:{port}", child)
         self._more.append(child)
         self.until(
@@ -207,6 +259,15 @@ class Stand:
         return self._servers if part in SERVERS else self._processes
 
 
+def _children(pid: int) -> list[int]:
+    """The processes that it has started and that have not ended."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += map(int, task.read_text().split())
+    return found
+
+
 def _is_alive(pid: int) -> bool:
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
@@ -240,6 +301,7 @@ def standing() -> Iterator[Stand]:
         stand = Stand(servers, processes, postgres, redis, outer)
         made.callback(stand.end_more)
         stand.ready_again()
+        stand.postgres_program("postgres")  # learned while it runs
         yield stand
 
 

@@ -28,7 +28,7 @@ class Proxy:
 
     def __init__(self, host: str, port: int, *, is_postgres: bool = True) -> None:
         self._host = host
-        self._port = port
+        self.port = port
         self._is_postgres = is_postgres
         self._wires: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -46,7 +46,7 @@ class Proxy:
             to_client.close()
             return
         try:
-            from_server, to_server = await asyncio.open_connection(self._host, self._port)
+            from_server, to_server = await asyncio.open_connection(self._host, self.port)
         except OSError:
             to_client.close()
             return
@@ -159,7 +159,7 @@ class ThreadedProxy:
         self._loop = loop
 
     def set(self, **attributes: object) -> None:
-        """`rule`, `rule_for`, `is_silent`, `is_refusing`, `delay_s`, `is_lost`."""
+        """`rule`, `rule_for`, `is_silent`, `is_refusing`, `delay_s`, `is_lost`; `port`: where it leads from now on."""
 
         def work() -> None:
             for name, value in attributes.items():

@@ -1,14 +1,20 @@
 """Harm to what lies between the processes: to Redis, which holds the locks, and to the wires."""
 
+import asyncio
 import random
+import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from urllib.parse import urlsplit
 
 import redis
 
+from bench.overload import GOODPUT_MIN, TOLD_MS_MAX, overloaded
 from tests.chaos.running import Run
 from tests.chaos.stand import Stand
 
+STORM = 2_000
 LOST = 0.1  # chosen: ten times what a bad line loses
 
 
@@ -31,6 +37,39 @@ def redis_gone(run: Run) -> None:
     assert first >= 0.99, f"only {first:.1%} of {len(answered)} commands were answered at the first attempt"
     run.commands_again()
     run.caught_up()
+
+
+def overload(run: Run) -> None:
+    """Three times what it can do, and then two thousand connections that say nothing."""
+    report = asyncio.run(overloaded(run.stand.data, 10.0 if run.is_full else 4.0))
+    run.did.append(
+        f"{report.offered:,.0f} commands a second offered, {report.peak:,.0f} are the peak: {report.share:.0%} of it done,"
+        f" the others turned away, p99 after {report.told_p99_ms:.0f} ms"
+    )
+    assert not report.others, f"some were answered otherwise: {report.others}"
+    assert report.shed > 0, "nobody was turned away"
+    # The generator is on the same machine, and others may be: scaled down, a third of what is wanted must be seen.
+    leniency = 1 if run.is_full else 3
+    assert report.share >= GOODPUT_MIN / leniency, f"{report.share:.0%} of the peak was done"
+    assert report.told_p99_ms <= TOLD_MS_MAX * leniency**2, f"turned away after {report.told_p99_ms:.0f} ms (p99)"
+    with run.recovery("after overload"):
+        run.commands_again()
+    _storm(run)
+    with run.recovery("after the storm"):
+        run.commands_again()
+        run.stand.until(lambda: run.stand.is_ready("command"), "the command process is not ready", within_s=30)
+    run.caught_up()
+
+
+def _storm(run: Run) -> None:
+    parts = urlsplit(run.stand.url("command"))
+    place = (parts.hostname or "", parts.port or 80)
+    with ExitStack() as opened:
+        for _ in range(STORM):
+            opened.enter_context(socket.create_connection(place, timeout=10))
+        run.did.append(f"{STORM:,} connections that say nothing")
+        run.more_commands(20)
+        assert run.stand.is_ready("command"), "the command process is not ready in the storm"
 
 
 def network_slow(run: Run) -> None:

@@ -2,20 +2,27 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
 
-from tests.chaos.running import Run
+from daybook.stack.postgres import SETTINGS
+from daybook.stack.users import give_to, server_user
+from tests.chaos.oracle import check_restored
+from tests.chaos.running import Run, as_server, start_as_server, tool
 from tests.chaos.stand import in_background
-from tests.services import daybook
+from tests.services import Servers, daybook, folder_for_servers, free_port
+from tests.support.standby import moved, running_standby
 
 
 def slow_commit(run: Run) -> None:
@@ -80,11 +87,11 @@ def restored(run: Run) -> None:
         dump = Path(tempfile.gettempdir()) / f"daybook-chaos-{os.getpid()}.dump"
         database = stand.admin_url.rpartition("/")[2]
         server = stand.admin_url.rpartition("/")[0]
-        _tool(binaries / "pg_dump", "--format=custom", f"--file={dump}", stand.admin_url)
+        tool(binaries / "pg_dump", "--format=custom", f"--file={dump}", stand.admin_url)
         with psycopg.connect(f"{server}/postgres", autocommit=True) as admin:
             admin.execute(f"drop database {database} with (force)".encode())
             admin.execute(f"create database {database}".encode())
-        _tool(binaries / "pg_restore", "--exit-on-error", f"--dbname={stand.admin_url}", str(dump))
+        tool(binaries / "pg_restore", "--exit-on-error", f"--dbname={stand.admin_url}", str(dump))
         dump.unlink()
         clean = {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")}
         admin_of = clean | {"DAYBOOK_POSTGRES_URL": stand.admin_url}
@@ -125,6 +132,129 @@ def postgres_restarted(run: Run) -> None:
     run.caught_up()
 
 
-def _tool(program: Path, *arguments: str) -> None:
-    outcome = subprocess.run([program, *arguments], check=False, capture_output=True, text=True, timeout=120)
-    assert outcome.returncode == 0, outcome.stderr
+def promoted(run: Run) -> None:
+    """A synchronous standby takes over from a primary that is killed, which then comes back as its standby and takes over in turn."""
+    stand = run.stand
+    first_url, first_port = stand.admin_url, urlsplit(stand.admin_url).port or 0
+    servers = Servers(stand.admin_url, stand.redis_url, stand.stack.kafka_bootstrap)
+    with running_standby(servers) as second:
+        _follow_synchronously(run, first_url)
+        run.some_time(1)
+        with stand.stopped("postgres", signal.SIGKILL):
+            with run.recovery("standby promoted"):
+                _take_over(run, second.admin_url, second.port)
+            run.did.append("the primary killed, its standby promoted")
+            run.some_time(2)
+            run.caught_up()
+            _copy_as_standby(run, second.admin_url)
+        _follow_synchronously(run, second.admin_url)
+        run.some_time(1)
+        second.kill()
+        with run.recovery("standby promoted"):
+            _take_over(run, first_url, first_port)
+        run.did.append("the other killed in turn, the first promoted")
+    run.commands_again()
+    run.caught_up()
+
+
+def _follow_synchronously(run: Run, primary_url: str) -> None:
+    """From now on a commit is acknowledged when the standby has it."""
+    is_fed = "select from pg_stat_replication where sync_state = 'sync' and state = 'streaming'"
+    with psycopg.connect(primary_url, autocommit=True) as primary:
+        primary.execute("alter system set synchronous_standby_names = '*'")
+        primary.execute("select pg_reload_conf()")
+        run.stand.until(lambda: primary.execute(is_fed).fetchone() is not None, "the standby does not follow")
+
+
+def _take_over(run: Run, url: str, port: int) -> None:
+    """The standby is promoted, waits for no other, and is where everybody is led to; commands are acknowledged again."""
+    run.stand.lead_to(url, port)
+    now = time.monotonic()
+    with psycopg.connect(url, autocommit=True) as standby:
+        standby.execute("alter system reset synchronous_standby_names")
+        assert standby.execute("select pg_promote(wait_seconds => 60)").fetchone() == (True,)
+    run.stand.until(
+        lambda: any(known.began > now for known in run.load.acknowledged[-50:]), "no command is acknowledged"
+    )
+
+
+def _copy_as_standby(run: Run, primary_url: str) -> None:
+    """What the stopped server had is gone; it will begin as the standby of this primary."""
+    data = run.stand.server_folder("postgres") / "data"
+    shutil.rmtree(data)
+    backup = ("--dbname", primary_url, "--pgdata", str(data), "--wal-method", "stream", "--checkpoint", "fast")
+    as_server(run.stand.postgres_program("pg_basebackup"), *backup, "--write-recovery-conf")
+
+
+def restored_to_points(run: Run) -> None:
+    """A base backup and archived WAL, restored to points at random moments: each is a whole Daybook of that moment."""
+    stand = run.stand
+    with folder_for_servers() as folder:
+        archive, base = folder / "archive", folder / "base"
+        give_to(server_user(os.environ), archive)
+        give_to(server_user(os.environ), base)
+        receiving = ("--directory", str(archive), "--dbname", stand.admin_url)
+        receiver = start_as_server(stand.postgres_program("pg_receivewal"), *receiving)
+        try:
+            backup = ("--dbname", stand.admin_url, "--pgdata", str(base), "--checkpoint", "fast")
+            as_server(stand.postgres_program("pg_basebackup"), *backup)
+            points: dict[str, int] = {}
+            with stand.admin() as admin:
+                for number in range(10 if run.is_full else 2):
+                    run.some_time(2)
+                    acknowledged = run.load.count()
+                    admin.execute("select pg_create_restore_point(%s)", [f"point_{number}"])
+                    points[f"point_{number}"] = acknowledged
+                run.some_time(1)
+                end = admin.execute("select pg_walfile_name(pg_switch_wal())").fetchall()[0][0]
+                stand.until((archive / end).exists, "the last WAL is not archived")
+        finally:
+            receiver.terminate()
+            receiver.wait(30)
+        for name, acknowledged in points.items():
+            with (
+                run.recovery("restored"),
+                _restored(run, base, archive, folder / name, name) as url,
+                psycopg.connect(url, autocommit=True) as found,
+                stand.admin() as admin,
+            ):
+                findings = check_restored(found, admin, run.load, acknowledged)
+                assert not findings, f"restored to {name}: {findings[0]}"
+    run.did.append(
+        f"a base backup, {len(points)} points at random moments, each restored and compared with the log that goes on"
+    )
+    run.commands_again()
+    run.caught_up()
+
+
+@contextmanager
+def _restored(run: Run, base: Path, archive: Path, home: Path, point: str) -> Iterator[str]:
+    """A server of its own, recovered to the point; answers an administrator's URL."""
+    user, port = server_user(os.environ), free_port()
+    shutil.copytree(base, home)
+    (home / "recovery.signal").touch()
+    with (home / "postgresql.auto.conf").open("a") as settings:
+        settings.write(f"restore_command = 'cp {archive}/%f \"%p\"'\n")
+        settings.write(f"recovery_target_name = '{point}'\nrecovery_target_action = 'promote'\n")
+    os.chown(home, 0, 0)  # so that it is given away whole
+    give_to(user, home)
+    argv = ["-D", str(home)]
+    for name, value in (SETTINGS | {"port": str(port), "shared_buffers": "32MB"}).items():
+        argv += ["-c", f"{name}={value}"]
+    server = start_as_server(run.stand.postgres_program("postgres"), *argv)
+    url = moved(run.stand.admin_url, port)
+    try:
+        run.stand.until(lambda: server.poll() is not None or _is_writable(url), f"{point} is not reached")
+        assert server.poll() is None, f"{point} is not reached: the server ended with {server.returncode}"
+        yield url
+    finally:
+        server.send_signal(signal.SIGQUIT)
+        server.wait(30)
+
+
+def _is_writable(url: str) -> bool:
+    try:
+        with psycopg.connect(url, autocommit=True) as connection:
+            return connection.execute("select pg_is_in_recovery()").fetchone() == (False,)
+    except psycopg.OperationalError:
+        return False

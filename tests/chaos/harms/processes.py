@@ -1,17 +1,21 @@
 """Harm to Daybook's own processes: killed, frozen, doubled, with clocks of their own."""
 
+import os
+import shutil
 import signal
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import redis
 
 from shared_kernel import lock_table
 from tests.chaos.fail_points import OF_ATOMIC_BATCHES, OF_SINGLES, POINTS
 from tests.chaos.load import ASSET
-from tests.chaos.running import Run, Skipped, heads_of, published
+from tests.chaos.running import Run, Skipped, heads_of, published, reached, tool
 from tests.chaos.stand import More
 
 DOOMED_TOGETHER = 6  # chosen: so many more processes start on two cores in a few seconds
@@ -35,7 +39,7 @@ def _die_at(run: Run, points: Sequence[str]) -> None:
     doomed = {}
     for point in points:
         under = ("tests.chaos.fail_points", point, str(run.rng.randint(1, 5)))
-        doomed[point] = run.stand.start_more("command", under=under, DAYBOOK_LOCKS="always")
+        doomed[point] = run.stand.start_more("command", under=under, settings={"DAYBOOK_LOCKS": "always"})
     for point, process in doomed.items():
         if point in OF_SINGLES:
             run.load.send_also_to(process.url)
@@ -116,19 +120,83 @@ def projector_killed(run: Run) -> None:
     run.caught_up()
 
 
+def deployed(run: Run) -> None:
+    """A new release writes what the old one cannot read; they run side by side, and then the new one alone."""
+    run.stand.is_spent = True  # there is no way back
+    newer = {"PYTHONPATH": str(Path(__file__).parents[1] / "next_release")}
+    parts = ("command", "query", "relay", "projector", "clock")
+    began_with = {part: run.stand.pid(part) for part in parts}
+    more = run.stand.start_more("command", settings=newer)
+    run.load.send_also_to(more.url)
+    run.did.append("a command process of the next release beside the old ones")
+    stands_still = "select state, error_class from projections.waiting where ledger = any(%s)"
+    with run.stand.admin() as admin:
+        run.stand.until(lambda: admin.execute(stands_still, [run.load.ledgers]).fetchone(), "no ledger waits")
+        run.more_commands(60)
+        found = set(admin.execute(stands_still, [run.load.ledgers]).fetchall())
+        assert found == {("waiting", "UnknownEventType")}, f"the ledgers stand still: {found}"
+        for part in parts:
+            assert run.stand.pid(part) == began_with[part], f"the old {part} has crashed"
+        run.did.append("old projectors wait at the new events")
+        with run.stand.processes_stopped(**newer):
+            pass
+        run.load.send_no_more_to(more.url)
+        run.stand.end_more()
+        run.did.append("all processes of the next release")
+        run.commands_again()
+        run.caught_up()
+        assert not admin.execute(stands_still, [run.load.ledgers]).fetchall(), "ledgers still stand still"
+
+
 def clocks_skewed(run: Run) -> None:
-    # Command processes alone: librdkafka waits by the system's clock, and under libfaketime for an hour too long.
-    library = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
-    if library is None:
-        raise Skipped("libfaketime is not installed (Debian: faketime)")
-    skewed = {"LD_PRELOAD": str(library), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    run.load.send_also_to(run.stand.start_more("command", FAKETIME="+1h", **skewed).url)
+    skew = _skew()
+    run.load.send_also_to(run.stand.start_more("command", settings=skew("+1h")).url)
     run.did.append("half of all commands sent to a process an hour ahead")
     run.more_commands(60)
-    behind_url = run.stand.start_more("command", FAKETIME="-1h", **skewed).url
+    behind_url = run.stand.start_more("command", settings=skew("-1h")).url
     status = run.load.status_at(behind_url)
     assert status == 401, f"a process an hour behind answered {status} to a token made in its future"
     run.did.append("a process an hour behind refused a token made in its future")
     run.stand.end_more()
     run.commands_again()
+    for offset in ("+1h", "-1h"):
+        _works_alone(run, "relay", offset, skew, published)
+        _works_alone(run, "projector", offset, skew, reached)
+    run.did.append("a relay and a projector an hour ahead and an hour behind, alone at work")
     run.caught_up()
+
+
+def _works_alone(
+    run: Run,
+    part: str,
+    offset: str,
+    skew: Callable[[str], dict[str, str]],
+    is_done: Callable[["psycopg.Connection[Any]", dict[str, int]], bool],
+) -> None:
+    """Another process at this time does what there is to do while the one that is there stands still."""
+    more = run.stand.start_more(part, settings=skew(offset))
+    with run.stand.frozen(part), run.stand.admin() as admin:
+        run.more_commands(30)
+        heads = heads_of(admin, run.load.ledgers)
+        with run.recovery(f"{part} at {offset}"):
+            run.stand.until(lambda: is_done(admin, heads), f"the {part} at {offset} does nothing")
+    assert more.child.poll() is None, f"the {part} at {offset} has ended: {more.child.returncode}"
+    run.stand.end_more()
+
+
+def _skew() -> Callable[[str], dict[str, str]]:
+    """What makes a process live at another time. Skipped where nothing here can."""
+    library = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
+    if library is None:
+        raise Skipped("libfaketime is not installed (Debian: faketime)")
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise Skipped("no C compiler: libfaketime alone makes librdkafka wait for an hour (see c11_waits.c)")
+    waits = Path(tempfile.gettempdir()) / f"daybook-chaos-{os.getpid()}-waits.so"
+    source = Path(__file__).parents[1] / "c11_waits.c"
+    tool(Path(compiler), "-shared", "-fPIC", "-O1", "-o", str(waits), str(source))
+    return lambda offset: {
+        "LD_PRELOAD": f"{library}:{waits}",
+        "FAKETIME": offset,
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }

@@ -281,8 +281,8 @@ async def test_a_lost_commit_is_resolved_by_the_keys(bank: Bank, fate: str) -> N
 
 @pytest.mark.parametrize("fate", ["applied", "not applied"])
 async def test_nobody_is_told_of_a_batch_what_nobody_knows(bank: Bank, fate: str) -> None:
-    client = bank.worker(Bounds(faults_max=2))
-    await opened(client)
+    await opened(bank.worker())
+    client = bank.worker(deadline_s=0.3)
     batch = [asked(client, transfer("x", "world", 60), f"k{n}") for n in range(1)]
     bank.log.lose_commit, bank.log.goes_down = fate, True
     with pytest.raises(Unavailable, match="outcome_unknown"):
@@ -295,13 +295,13 @@ async def test_nobody_is_told_of_a_batch_what_nobody_knows(bank: Bank, fate: str
     assert bank.refold().balances["x", "EUR/2"] == 40
 
 
-async def test_what_the_server_rolled_back_is_tried_again_within_bounds(bank: Bank) -> None:
-    client = bank.worker(Bounds(faults_max=3))
-    await opened(client)
+async def test_what_the_server_rolled_back_is_tried_again_while_there_is_time(bank: Bank) -> None:
+    await opened(bank.worker())
+    client = bank.worker(deadline_s=0.5)
     bank.log.rolls_back = 2
     done = await client.executor.submit_atomic([asked(client, transfer("x", "world", 60))])
     assert not done.outcomes[0].is_replay
-    bank.log.rolls_back = 3
+    bank.log.rolls_back = 10_000
     with pytest.raises(Contention, match="rolled_back"):
         await client.executor.submit_atomic([asked(client, transfer("x", "world", 1))])
     assert bank.refold().balances["x", "EUR/2"] == 40

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from command_service.application import cache as cache_module
+from command_service.application import writer
 from command_service.application.outcome import Outcome
 from command_service.application.writer import Bounds, LedgerWriter
 from command_service.domain.state import FOLD_VERSION
@@ -259,8 +260,8 @@ async def test_a_lost_connection_is_resolved_by_asking_the_log(bank: Bank, fate:
 
 @pytest.mark.parametrize("fate", ["applied", "not applied"])
 async def test_nobody_is_told_what_nobody_knows(bank: Bank, fate: str) -> None:
-    client = bank.worker(Bounds(faults_max=1))
-    await funded(client)
+    await funded(bank.worker())
+    client = bank.worker(deadline_s=0.2)
     bank.log.lose, bank.log.goes_down = fate, True
     with pytest.raises(Unavailable, match="outcome_unknown"):
         await client.send(transfer("x", "world", 10), key="k")
@@ -269,6 +270,28 @@ async def test_nobody_is_told_what_nobody_knows(bank: Bank, fate: str) -> None:
     bank.log.is_down = False
     outcome = await client.send(transfer("x", "world", 10), key="k")
     assert outcome.is_replay is (fate == "applied")
+    assert bank.refold().balances["x", "EUR/2"] == 90
+
+
+async def test_an_outage_is_waited_out_as_long_as_the_command_has_time_however_often_it_is_tried(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await funded(bank.worker())
+    client = bank.worker()  # who has to look first
+    pauses: list[None] = []
+
+    def pause(*_: float) -> float:
+        pauses.append(None)
+        return 0.0
+
+    monkeypatch.setattr(writer.random, "uniform", pause)
+    bank.log.is_down = True
+    sent = asyncio.create_task(client.send(transfer("x", "world", 10)))
+    async with asyncio.timeout(30):
+        while len(pauses) < 200:
+            await asyncio.sleep(0)
+    bank.log.is_down = False
+    assert not (await sent).is_replay
     assert bank.refold().balances["x", "EUR/2"] == 90
 
 
