@@ -194,7 +194,7 @@ def ledger_table(ledgers: list[Ledger]) -> Table:
     """A row a ledger; the last error where there is one."""
     table = Table("ledger", "state", "position", "head", "lag, events", "lag, s", "events/s", "last error")
     for each in ledgers:
-        figures = (number(each.lag_seconds), number(each.events_per_second))
+        figures = (number(each.lag_seconds or 0.0), number(each.events_per_second))
         where = (str(each.position), str(each.head), str(each.lag_events))
         table.add_row(each.ledger, each.state, *where, *figures, f"{each.error_class} {each.error}".strip())
     return table

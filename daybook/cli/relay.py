@@ -39,11 +39,12 @@ def status(*, asking: Asking = ASKING, ledger: OnlyLedger = None, limit: Shown =
     for each in read.ledgers:
         state = "behind" if each.lag_events else "published"
         where = (str(each.position), str(each.head), str(each.lag_events))
-        table.add_row(each.ledger, state, *where, number(each.lag_seconds), number(each.events_per_second))
+        table.add_row(each.ledger, state, *where, number(each.lag_seconds or 0.0), number(each.events_per_second))
     out().print(table)
     who = f"{read.owner} (epoch {read.epoch})" if read.state == "active" else "no relay holds the lease"
     figures = read.progress
-    rate = f", {number(figures.events_per_second)} a second"
-    behind = f"{figures.lag_events} events not published yet, the oldest {number(figures.lag_seconds)} s old"
-    talk().print(f"{who}; {behind}{rate}", markup=False)
+    behind = "all is published"
+    if figures.lag_events:
+        behind = f"{figures.lag_events} events not published yet, the oldest {number(figures.lag_seconds)} s old"
+    talk().print(f"{who}; {behind}, {number(figures.events_per_second)} a second", markup=False)
     return Exit.DONE

@@ -124,7 +124,7 @@ def test_how_things_stand(operator: Operator) -> None:
         0,
         0,
     )
-    assert "0 events not published yet" in operator.does("relay", "status")
+    assert "all is published" in operator.does("relay", "status")
     relay = operator.asks("relay", "status", "--limit", "1")
     assert (relay["state"], len(relay["ledgers"])) == ("active", 1)
     for words in (("projections", "status", "none"), ("relay", "status", "--ledger", "none")):
