@@ -174,7 +174,7 @@ class PostgresOperations:
         return PostgresBuilds(self._database, projection)
 
     def _check(self, session: Connection[Row], name: str) -> None:
-        if name not in self._projections:
+        if name not in self._projections and name not in self._figures:
             known = {found for (found,) in session.execute(STATEMENTS["projections_known"])}
             if name not in known:
                 raise Rejection("projection_not_found", projection=name)
@@ -238,7 +238,9 @@ class PostgresOperations:
     def _look_at_all(self, rates: "_Rates") -> list[ProjectionSummary]:
         with self._database.session() as session:
             known = {name for (name,) in session.execute(STATEMENTS["projections_known"])}
-            return [self._summary(session, name, rates) for name in sorted(known.union(self._projections))]
+            return [
+                self._summary(session, name, rates) for name in sorted(known.union(self._projections, self._figures))
+            ]
 
     def _look_at_relay(self, asker: Asker, rates: "_Rates", *, ledger: str | None, limit: int) -> RelayStatus:
         with self._database.session() as session:

@@ -91,6 +91,11 @@ def test_the_projection_of_the_page_is_installed_fed_and_read_and_refused_ones_b
             refused
         )
     assert projector.says("permission denied for schema daybook")
+    listed = {each["projection"]: each for each in projector.ask("GET", "/projections")[1]["data"]}
+    troubles = {name: each["trouble"] for name, each in listed.items() if each["state"] == "absent"}
+    assert troubles == dict.fromkeys(("absent", "nothing", "reaching", "worse"), "projection_unusable")
+    assert projector.ask("GET", "/projections/worse")[1]["projection"]["trouble"] == "projection_unusable"
+    assert projector.ask("POST", "/projections/worse/rebuild")[1]["code"] == "projection_not_found"
     assert kit.rows("select projection from projections.generations order by 1") == [
         ("books",),
         ("daily_volume",),
