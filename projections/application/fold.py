@@ -5,7 +5,7 @@ moves its ledgers: whoever learns otherwise clears it.
 """
 
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import PurePath
 
@@ -69,10 +69,10 @@ class RowCache:
             return old[key]
         return None
 
-    def keep(self, known: Mapping[Key, Row | None]) -> None:
-        """Remembers what was folded."""
+    def keep(self, known: Mapping[Key, Row | None], *, is_more: bool = False) -> None:
+        """Remembers what was folded. `is_more`: of the same batch as the last time, of which nothing is forgotten meanwhile."""
         for name, (young, old) in self._halves.items():
-            if len(young) > self._bounds[name]:
+            if not is_more and len(young) > self._bounds[name]:
                 self._halves[name] = ({}, young)
                 if old:
                     self._complete.discard(name)
@@ -131,6 +131,23 @@ def fold(
             return folded
 
 
+def parts(runs: Runs, events_max: int) -> Iterator[dict[str, Sequence[RecordedEvent]]]:
+    """The runs in the same order, so many events at once."""
+    part: dict[str, Sequence[RecordedEvent]] = {}
+    room = events_max
+    for ledger, run in runs.items():
+        begin = 0
+        while begin < len(run):
+            part[ledger] = run[begin : begin + room]
+            begin += len(part[ledger])
+            room -= len(part[ledger])
+            if not room:
+                yield part
+                part, room = {}, events_max
+    if part:
+        yield part
+
+
 def _decoded(runs: Runs, skips: Skips) -> tuple[dict[str, list[Read | RecordedEvent]], dict[str, Fault]]:
     """What each ledger's events say, up to its first unreadable one. An event to leave out stands there as it was recorded."""
     faults: dict[str, Fault] = {}
@@ -155,7 +172,11 @@ def _decoded(runs: Runs, skips: Skips) -> tuple[dict[str, list[Read | RecordedEv
 
 def _folded(projection: Projection, decoded: Mapping[str, Iterable[Read | RecordedEvent]], state: _State) -> Folded:
     project, tables = projection.project, projection.tables
-    keys = {name: (table.key, table.kept) for name, table in tables.items() if table.key}
+    keys = {
+        name: ((name,), slice(table.key), slice(None if table.kept is None else -table.kept, None))
+        for name, table in tables.items()
+        if table.key
+    }
     rows: Rows = {name: [] for name in tables}
     reached: dict[str, tuple[int, datetime]] = {}
     faults: dict[str, Fault] = {}
@@ -175,17 +196,21 @@ def _folded(projection: Projection, decoded: Mapping[str, Iterable[Read | Record
             for name, more in added.items():
                 rows[name] += more
                 if name in keys:
-                    width, kept = keys[name]
-                    of_table = (name,)
+                    of_table, subject, kept = keys[name]
                     for row in more:
-                        state[of_table + row[:width]] = row if kept is None else row[-kept:]
+                        state[of_table + row[subject]] = row[kept]
             last = each.recorded
         if last is not None:
             reached[ledger] = (last.position, last.recorded_at)
     for name, table in tables.items():
         if table.is_replaced:
-            rows[name] = list({row[: table.key]: row for row in rows[name]}.values())
+            rows[name] = last_of_each(table, rows[name])
     return Folded(rows=rows, reached=reached, faults=faults, skipped=skipped, known=state)
+
+
+def last_of_each(table: Table, rows: Iterable[Row]) -> list[Row]:
+    """Of a replaced table's rows, the last of each subject."""
+    return list({row[: table.key]: row for row in rows}.values())
 
 
 def fault_of(event: RecordedEvent, error: Exception) -> Fault:

@@ -58,13 +58,14 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """What one transaction writes: positions (sorted by ledger), rows by table (of a replaced one a subject once), new faults,
-    and of the events passed those that were left out (ledger, position).
+    and of the events passed those that were left out (ledger, position). `lines`: more rows, of tables that are only added to.
     """
 
     moves: Sequence[Move]
     rows: Mapping[str, Sequence[Row]]
     faults: Sequence[Fault]
     skipped: Sequence[tuple[str, int]] = ()
+    lines: Mapping[str, bytes] = {}
 
 
 class Lag(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +142,9 @@ class ReadModel(Protocol):
 
     def last_rows(self, keys: Sequence[Key]) -> dict[Key, Row]:
         """The last row, as far as its table keeps it, of those keys that have one."""
+
+    def lines(self, table: str, rows: Sequence[Row]) -> bytes:
+        """These rows as they will be written, so that they need not be kept; put one after the other, those of several."""
 
     def write(self, batch: Batch) -> bool:
         """Writes all of it or nothing; a ledger that passes its fault is rid of it. Waiting readers hear of what they can see now.

@@ -10,15 +10,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
 
-from projections.application.fold import RowCache, fold
+from projections.application.fold import Folded, RowCache, Runs, fold, last_of_each, parts
 from projections.application.ports import Batch, Log, Move, ReadModel, TooManyParked
-from projections.domain.projection import Key, Projection, Row
+from projections.domain.projection import Key, Projection, Row, Rows
 from shared_kernel.errors import Contention
 from shared_kernel.event_log.types import RecordedEvent
 
 BATCHES_IN_HAND = 3  # of a process: one is read while one is folded while one is written
 REPEATED_SHARE_MAX = 20  # a crash repeats no more than one event in so many ...
 BATCH_EVENTS_MIN = 20  # ... but of builds that take a second in all: chosen, smaller batches cost more than they save
+PART_EVENTS_MAX = 250  # measured: what so few events become stays in a processor's cache until it is lines
 THROTTLED_BATCHES = 4  # chosen: batches a second of a throttled build, so that it neither bursts nor crawls
 
 
@@ -30,6 +31,7 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
     ledgers_max: int
     rows_max: int
     parked_max: int
+    part_events_max: int = PART_EVENTS_MAX
     events_per_second_max: int | None = None
 
     def no_faster(self, events_per_second_max: int) -> "Speed":
@@ -147,19 +149,18 @@ class Rebuild:
         self._settle()
 
     def _write(self, runs: Mapping[str, Sequence[RecordedEvent]], writer: ThreadPoolExecutor) -> None:
-        folded = fold(self._projection, runs, cache=self._cache, load=self._load, skips=self._skips)
+        folded, lines = self._fold(runs)
         moves = [
             Move(ledger=ledger, previous=self._positions.get(ledger, 0), position=position, recorded_at=recorded_at)
             for ledger, (position, recorded_at) in sorted(folded.reached.items())
         ]
-        self._cache.keep(folded.known)
         self._standing.update(folded.faults)
         self._settle()
         final = [fault for fault in folded.faults.values() if fault.is_final]
         passing = [fault for fault in folded.faults.values() if not fault.is_final]
         room = self._speed.parked_max + 1 - self._parked  # what is beyond it would only fill the disk
         faults = final[: max(room, 0)] + passing
-        batch = Batch(moves=moves, rows=folded.rows, faults=faults, skipped=folded.skipped)
+        batch = Batch(moves=moves, rows=folded.rows, faults=faults, skipped=folded.skipped, lines=lines)
         self._writing = writer.submit(self._model.write, batch)
         self._parked += len(final)
         if self._parked > self._speed.parked_max:
@@ -168,6 +169,27 @@ class Rebuild:
         for move in moves:
             self._positions[move.ledger] = move.position
         self._progress.add(sum(move.position - move.previous for move in moves))
+
+    def _fold(self, runs: Runs) -> tuple[Folded, dict[str, bytes]]:
+        """The outcome of the batch, folded in parts; rows that are only added are lines already."""
+        tables = self._projection.tables
+        rows: Rows = {name: [] for name, table in tables.items() if table.is_replaced}
+        lines: dict[str, list[bytes]] = {name: [] for name in tables if name not in rows}
+        whole = Folded(rows=rows, reached={}, faults={}, skipped=[], known={})
+        for number, part in enumerate(parts(runs, self._speed.part_events_max)):
+            for ledger in whole.faults:
+                part.pop(ledger, None)
+            folded = fold(self._projection, part, cache=self._cache, load=self._load, skips=self._skips)
+            self._cache.keep(folded.known, is_more=number > 0)
+            for name, added in folded.rows.items():
+                if name in rows:
+                    rows[name] = last_of_each(tables[name], [*rows[name], *added])
+                elif added:
+                    lines[name].append(self._model.lines(name, added))
+            whole.reached.update(folded.reached)
+            whole.faults.update(folded.faults)
+            whole.skipped.extend(folded.skipped)
+        return whole, {name: b"".join(texts) for name, texts in lines.items() if texts}
 
     def _load(self, keys: Sequence[Key]) -> Mapping[Key, Row]:
         """Rows that memory does not know, which by now must be written and found by a key."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
@@ -76,6 +77,10 @@ class PostgresReadModel:
                     found[asked[number - 1]] = tuple(map(as_projected, values))
         return found
 
+    def lines(self, table: str, rows: Sequence[ModelRow]) -> bytes:
+        """The rows as the text of COPY."""
+        return copy_text(rows, len(self._tables[table].columns)).encode()
+
     def write(self, batch: Batch) -> bool:
         """Writes all of it or nothing; a ledger that passes its fault is rid of it. False: somebody else was there first.
 
@@ -84,7 +89,7 @@ class PostgresReadModel:
         with self._database.transaction(_WRITE) as session:
             if not self._move(session, batch):
                 raise Rollback
-            self._add(session, {table: rows for table, rows in batch.rows.items() if rows})
+            self._add(session, batch)
             if batch.skipped:
                 ledgers, positions = zip(*batch.skipped, strict=True)
                 passed = {"ledgers": list(ledgers), "positions": list(positions)}
@@ -163,13 +168,15 @@ class PostgresReadModel:
             sql.SQL(", ").join(latest),
         )
 
-    def _add(self, session: Connection[Row], rows: Mapping[str, Sequence[ModelRow]]) -> None:
+    def _add(self, session: Connection[Row], batch: Batch) -> None:
+        rows = {table: rows for table, rows in batch.rows.items() if rows}
         for name, of_table in rows.items():
             if self._tables[name].is_replaced:
                 self._remove(session, name, of_table)
-        if rows:
-            texts = (copy_text(of_table, len(self._tables[name].columns)).encode() for name, of_table in rows.items())
-            self._database.wire.copy([self._copies[name] for name in rows], texts)
+        if rows or batch.lines:
+            texts = (self.lines(name, of_table) for name, of_table in rows.items())
+            copies = [self._copies[name] for name in (*rows, *batch.lines)]
+            self._database.wire.copy(copies, chain(texts, batch.lines.values()))
 
     def _remove(self, session: Connection[Row], name: str, rows: Sequence[ModelRow]) -> None:
         table = self._tables[name]

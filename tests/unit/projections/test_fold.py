@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from projections.application.fold import Folded, RowCache, fold
+from projections.application.fold import Folded, RowCache, fold, parts
 from projections.application.ports import Unwritable
 from projections.domain.projection import Projection, Read, Rows, State, Table
 from shared_kernel import events
@@ -81,3 +81,29 @@ def test_what_is_left_out_is_passed_unread_and_named() -> None:
     assert outcome.rows == {"seen": [("bank", 1), ("bank", 2), ("bank", 4)]}
     assert (outcome.faults, outcome.skipped) == ({}, [("bank", 3), ("bank", 5)])
     assert outcome.reached["bank"] == (5, LOG[4].recorded_at)
+
+
+def test_a_batch_is_folded_in_parts_of_so_many_events_in_the_same_order() -> None:
+    runs = {"a": LOG[:2], "bank": LOG, "c": LOG[:1]}
+    divided = list(parts(runs, 3))
+    assert [sum(map(len, part.values())) for part in divided] == [3, 3, 2]
+    assert [each for part in divided for each in part] == ["a", "bank", "bank", "bank", "c"]
+    joined: dict[str, list[RecordedEvent]] = {}
+    for part in divided:
+        for ledger, run in part.items():
+            joined.setdefault(ledger, []).extend(run)
+    assert joined == runs
+
+
+def test_the_cache_forgets_nothing_of_a_batch_that_is_under_way() -> None:
+    """What was folded of it may not be written yet, so nobody else knows it."""
+    cache = RowCache({"seen": Table(columns=("ledger", "position"), key=1)}, 1)
+    for number in range(6):
+        cache.keep({("seen", f"l{number}"): (f"l{number}", number)}, is_more=number > 0)
+    assert [cache.find(("seen", f"l{number}")) for number in range(6)] == [
+        (f"l{number}", number) for number in range(6)
+    ]
+    for number in range(6, 9):
+        cache.keep({("seen", f"l{number}"): (f"l{number}", number)})
+    with pytest.raises(KeyError):
+        cache.find(("seen", "l0"))
