@@ -21,14 +21,12 @@ from projections.application.figures import Figures, RelayFigures
 from projections.application.jobs import JobLoop
 from projections.application.ports import Generation
 from projections.application.projector import Pace, Projector
-from projections.application.rebuild import Speed
 from projections.application.relay import Relay, RelayPace
 from projections.application.together import Loop, Together
 from projections.application.watching import Watch
 from projections.application.worker import Bounds, Worker
 from projections.domain.projection import Projection
 from projections.infrastructure.child_processes import ChildProcesses
-from projections.infrastructure.job_process import JobProcess
 from projections.infrastructure.kafka import KafkaPublisher, KafkaSource
 from projections.infrastructure.kafka_dead_letters import KafkaDeadLetterTopic
 from projections.infrastructure.postgres import Database
@@ -44,7 +42,6 @@ from projections.infrastructure.postgres_read_model import PostgresReadModel
 from projections.infrastructure.postgres_relayed import PostgresRelayed
 from projections.infrastructure.postgres_wakeups import PostgresWakeups
 from projections.infrastructure.shipped import Found, found, installed
-from projections.infrastructure.workshop import Workshop
 from projections.presentation import operations_routes, parking_routes
 from projections.presentation.figures import PROJECTOR, RELAY, FiguresCollector, readiness
 from projections.settings import ProjectorSettings, RelaySettings
@@ -286,42 +283,6 @@ class ProjectorContainer(containers.DeclarativeContainer):
         ),
         controls=controls,
         feed_ms=settings.provided.feed_ms,
-        stop=stop,
-    )
-
-
-class JobContainer(containers.DeclarativeContainer):
-    """A child process of a projector, which does one job."""
-
-    settings = providers.Dependency(instance_of=ProjectorSettings)
-    stop = providers.Singleton(threading.Event)
-    process = providers.Singleton(
-        JobProcess,
-        jobs=providers.Singleton(
-            PostgresJobs, providers.Singleton(Database, settings.provided.postgres_url, name="daybook job")
-        ),
-        keeping=providers.Singleton(
-            PostgresJobs, providers.Singleton(Database, settings.provided.postgres_url, name="daybook job lease")
-        ),
-        workshop=providers.Singleton(
-            Workshop,
-            settings.provided.postgres_url,
-            providers.Callable(installed),
-            speed=providers.Singleton(
-                Speed,
-                batch_events_max=settings.provided.rebuild_batch_events_max,
-                batch_bytes_max=settings.provided.batch_bytes_max,
-                ledgers_max=settings.provided.batch_ledgers_max,
-                rows_max=settings.provided.rebuild_rows_max,
-                parked_max=settings.provided.parked_ledgers_max,
-            ),
-            children=providers.Singleton(ChildProcesses),
-            processes_max=settings.provided.rebuild_processes_max,
-            shared_events_min=settings.provided.rebuild_shared_events_min,
-        ),
-        lease_ms=settings.provided.job_lease_ms,
-        report_ms=settings.provided.job_report_ms,
-        retry_ms=settings.provided.retry_ms,
         stop=stop,
     )
 

@@ -19,7 +19,7 @@ from shared_kernel.event_log.types import RecordedEvent
 BATCHES_IN_HAND = 3  # of a process: one is read while one is folded while one is written
 REPEATED_SHARE_MAX = 20  # a crash repeats no more than one event in so many ...
 BATCH_EVENTS_MIN = 20  # ... but of builds that take a second in all: chosen, smaller batches cost more than they save
-PART_EVENTS_MAX = 250  # measured: what so few events become stays in a processor's cache until it is lines
+PART_EVENTS_MAX = 100  # measured: what so few events become stays in a processor's cache until it is lines
 THROTTLED_BATCHES = 4  # chosen: batches a second of a throttled build, so that it neither bursts nor crawls
 
 

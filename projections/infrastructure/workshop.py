@@ -3,6 +3,7 @@
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Final
 from zlib import crc32
@@ -29,7 +30,7 @@ _INDEXES: Final = terms("indexes", transaction_timeout_ms=WHOLE_BUILD_MS)
 _SCRATCH: Final = terms("scratch_build")
 GROUP_EVENTS_MAX: Final = 100_000  # chosen: some hundred megabytes beside the live side while they are compared
 FIRST_DIFFERENCES: Final = 50
-SHARE_LOOK_S: Final = 0.25
+SHARE_LOOK_S: Final = 0.5
 
 
 class Workshop:
@@ -67,10 +68,8 @@ class Workshop:
 
     def work_share(self, job: Job, *, number: int, of: int, stop: threading.Event) -> None:
         """Those ledgers of a rebuild that fall to one of several processes are built, up to a last batch."""
-        fastest = None if job.events_per_second_max is None else max(job.events_per_second_max // of, 1)
-        shared = msgspec.structs.replace(job, events_per_second_max=fastest)
-        with self._begun(shared, Progress(), stop) as work:
-            work.build_share(number, of)
+        with self._begun(job, Progress(), stop) as work:
+            work.build_share(number, of, stop)
 
     @contextmanager
     def _begun(self, job: Job, progress: Progress, stop: threading.Event) -> Iterator["_Work"]:
@@ -131,11 +130,14 @@ class _Work:
             self._logger.info("generation_built", generation=self._generation.number)
         return Outcome()
 
-    def build_share(self, number: int, of: int) -> None:
-        """The ledgers that fall to the process of this number are built, up to a last batch."""
+    def build_share(self, number: int, of: int, stop: threading.Event) -> None:
+        """The ledgers that fall to the process of this number are built, up to a last batch, or `stop` is set."""
         done, left, _ = self._size(self._model(self._generation, self._plain))
-        self._speed = self._speed.bounded_for(done + left, processes=of)
-        self.builder(is_mine=functools.partial(_falls_to, number - 1, of)).run()
+        speed = self._speed.bounded_for(done + left, processes=of)
+        if speed.events_per_second_max is not None:
+            speed = speed.no_faster(max(speed.events_per_second_max // of, 1))
+        is_mine = functools.partial(_falls_to, number - 1, of)
+        self.builder(is_mine=is_mine, speed=speed, progress=Progress(), stop=stop).run()
 
     def verify(self) -> Outcome:
         """The generation is compared with the one that was live when that was asked for."""
@@ -192,6 +194,9 @@ class _Work:
         *,
         is_mine: Callable[[str], bool] = lambda ledger: True,
         leaves_out: bool = True,
+        speed: Speed | None = None,
+        progress: Progress | None = None,
+        stop: threading.Event | None = None,
     ) -> Rebuild:
         """What builds the job's generation, or another one. `leaves_out`: what operators skipped."""
         built = generation or self._generation
@@ -203,9 +208,9 @@ class _Work:
             make_keys=lambda: self._make_keys(built),
             is_mine=is_mine,
             leaves_out=leaves_out,
-            speed=self._speed,
-            progress=self._progress,
-            stop=self._stop,
+            speed=speed or self._speed,
+            progress=progress or self._progress,
+            stop=stop or self._stop,
         )
 
     def _size(self, model: PostgresReadModel) -> tuple[int, int, int]:
@@ -215,17 +220,25 @@ class _Work:
         return done, sum(lag.head - lag.position for lag in lags), len(lags)
 
     def _share_out(self, owner: str, children: ChildProcesses, processes: int, looking: PostgresReadModel) -> None:
-        """Several processes build, each its ledgers; how far they are is read from the positions that they write."""
-        shares = [f"{number}/{processes}" for number in range(1, processes + 1)]
+        """Several processes build, each its ledgers, this one the first's; how far they are is read from the positions they write."""
+        shares = [f"{number}/{processes}" for number in range(2, processes + 1)]
         working = [children.start(self._job.id, owner, share=share) for share in shares]
-        codes: list[int | None] = [None]
-        try:
-            while None in codes and not any(codes) and not self._stop.is_set():
-                codes = [child.wait(SHARE_LOOK_S) for child in working]
-                self._progress.add(sum(looking.positions().values()) - self._progress.done)
-        finally:
-            for child in working:
-                child.stop()
+        is_over = threading.Event()
+        with ThreadPoolExecutor(1, "share") as executor:
+            own = executor.submit(self.build_share, 1, processes, is_over)
+            try:
+                codes = [child.wait(0) for child in working]
+                while (None in codes or not own.done()) and not any(codes) and not self._stop.is_set():
+                    wait((own,), SHARE_LOOK_S)
+                    codes = [child.wait(SHARE_LOOK_S if own.done() else 0) for child in working]
+                    if own.done():
+                        own.result()
+                    self._progress.add(sum(looking.positions().values()) - self._progress.done)
+            finally:
+                is_over.set()
+                for child in working:
+                    child.stop()
+            own.result()
         if any(codes):
             raise Contention("share_interrupted")
 
