@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from shared_kernel.settings import HttpSettings, ProcessSettings, Secret
+from shared_kernel.settings import (
+    BreakerCallsMin,
+    BreakerFailuresInRow,
+    BreakerFailuresPercent,
+    BreakerOpenMs,
+    BreakerProbesMax,
+    BreakerWindowMs,
+    HttpSettings,
+    ProcessSettings,
+    Secret,
+)
 
 Locks = Literal["adaptive", "off", "always"]
 
@@ -94,6 +104,18 @@ class CommandSettings(HttpSettings, frozen=True, kw_only=True):
     log_lock_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a ledger's lock in Postgres")] = 2_000
     log_statement_timeout_ms: Annotated[int, Meta(ge=1, description="Longest statement in Postgres")] = 10_000
 
+    breaker_window_ms: BreakerWindowMs = 10_000
+    breaker_calls_min: BreakerCallsMin = 20
+    breaker_failures_percent: BreakerFailuresPercent = 50
+    postgres_breaker_failures_in_row: BreakerFailuresInRow = 5
+    postgres_breaker_open_ms: BreakerOpenMs = 1_000
+    postgres_breaker_probes_max: BreakerProbesMax = 2
+    redis_breaker_failures_in_row: BreakerFailuresInRow = (
+        1  # one command in a second pays for a Redis that does not answer
+    )
+    redis_breaker_open_ms: BreakerOpenMs = 1_000
+    redis_breaker_probes_max: BreakerProbesMax = 1
+
     def __post_init__(self) -> None:
         faults = []
         try:
@@ -138,3 +160,10 @@ class ClockSettings(ProcessSettings, frozen=True, kw_only=True):
     log_connect_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a new connection")] = 5_000
     log_lock_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a ledger's lock in Postgres")] = 2_000
     log_statement_timeout_ms: Annotated[int, Meta(ge=1, description="Longest statement in Postgres")] = 10_000
+
+    breaker_window_ms: BreakerWindowMs = 10_000
+    breaker_calls_min: BreakerCallsMin = 20
+    breaker_failures_percent: BreakerFailuresPercent = 50
+    postgres_breaker_failures_in_row: BreakerFailuresInRow = 5
+    postgres_breaker_open_ms: BreakerOpenMs = 1_000
+    postgres_breaker_probes_max: BreakerProbesMax = 2

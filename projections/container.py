@@ -70,10 +70,6 @@ def _owner() -> str:
     return f"{socket.gethostname()}/{secrets.token_hex(4)}"
 
 
-# Chosen: each try waits some seconds for an answer already, and one relay asks at a time.
-KAFKA_BREAKER = BreakerBounds(failures_in_row=2, probes_max=1, open_ms=2_000)
-
-
 def _health(figures: Mapping[str, Figures | RelayFigures]) -> Health:
     health = Health()
     for name, of in figures.items():
@@ -120,8 +116,17 @@ class RelayContainer(containers.DeclarativeContainer):
     stop = providers.Singleton(threading.Event)
     figures = providers.Singleton(RelayFigures)
     registry = providers.Singleton(new_registry)
+    kafka_bounds = providers.Factory(
+        BreakerBounds,
+        window_ms=settings.provided.breaker_window_ms,
+        calls_min=settings.provided.breaker_calls_min,
+        failures_percent=settings.provided.breaker_failures_percent,
+        failures_in_row=settings.provided.kafka_breaker_failures_in_row,
+        open_ms=settings.provided.kafka_breaker_open_ms,
+        probes_max=settings.provided.kafka_breaker_probes_max,
+    )
     breaker = providers.Singleton(
-        Breaker, "kafka", bounds=KAFKA_BREAKER, figures=providers.Singleton(BreakerFigures, registry)
+        Breaker, "kafka", bounds=kafka_bounds, figures=providers.Singleton(BreakerFigures, registry)
     )
     database = providers.Singleton(
         Database,

@@ -4,7 +4,16 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from shared_kernel.settings import HttpSettings, ProcessSettings
+from shared_kernel.settings import (
+    BreakerCallsMin,
+    BreakerFailuresInRow,
+    BreakerFailuresPercent,
+    BreakerOpenMs,
+    BreakerProbesMax,
+    BreakerWindowMs,
+    HttpSettings,
+    ProcessSettings,
+)
 
 Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
 
@@ -51,6 +60,14 @@ class RelaySettings(ProcessSettings, frozen=True, kw_only=True):
     lease_ms: Annotated[Milliseconds, Meta(description="How long a silent relay keeps others from taking over")] = 6_000
     stop_ms: Annotated[Milliseconds, Meta(description="How long a batch may still take after SIGTERM")] = 5_000
     poll_ms: Annotated[Milliseconds, Meta(description="Longest wait before all ledgers are looked at")] = 1_000
+    breaker_window_ms: BreakerWindowMs = 10_000
+    breaker_calls_min: BreakerCallsMin = 20
+    breaker_failures_percent: BreakerFailuresPercent = 50
+    kafka_breaker_failures_in_row: BreakerFailuresInRow = (
+        2  # each try waits some seconds for an answer already, and one relay asks at a time
+    )
+    kafka_breaker_open_ms: BreakerOpenMs = 2_000
+    kafka_breaker_probes_max: BreakerProbesMax = 1
 
 
 class ProjectorSettings(HttpSettings, frozen=True, kw_only=True):

@@ -47,11 +47,6 @@ Every answer says `as_of` and carries the same position in the header `Daybook-P
 `Daybook-Position` that a command answered with, and the answer knows that command: it waits up to `Prefer: wait=` seconds
 for it. Lists come in pages that hold still while others post: give `next_cursor` as `cursor`."""
 
-# Chosen: an answer that is waited for in vain costs every query its time-out, and the books are there without the cache.
-# Beyond what one loss of all pooled connections brings in a row, which says nothing of the server: the next attempt will.
-FAILURES_BEYOND_POOL = 5
-CACHE_BREAKER = BreakerBounds(failures_in_row=2, probes_max=1)
-
 ROUTES: Sequence[ControllerRouterHandler] = (
     Ledgers,
     Books,
@@ -64,10 +59,6 @@ ROUTES: Sequence[ControllerRouterHandler] = (
     *EXPORT_ROUTES,
     Graph,
 )
-
-
-def _postgres_bounds(connections_max: int) -> BreakerBounds:
-    return BreakerBounds(failures_in_row=connections_max + FAILURES_BEYOND_POOL)
 
 
 def _app(
@@ -113,7 +104,9 @@ def _app(
     )
 
 
-def _replicas(settings: QuerySettings, known: statements.Statements, figures: QueryFigures) -> list[Replica]:
+def _replicas(
+    settings: QuerySettings, known: statements.Statements, figures: QueryFigures, breakers: BreakerFigures
+) -> list[Replica]:
     return [
         Replica(
             name,
@@ -131,6 +124,7 @@ def _replicas(settings: QuerySettings, known: statements.Statements, figures: Qu
             ),
             conninfo=conninfo(url, name="daybook query", connect_ms=settings.postgres_connect_ms),
             figures=figures,
+            breakers=breakers,
             check_ms=settings.postgres_replica_check_ms,
             lag_ms_max=settings.postgres_replica_lag_ms_max,
         )
@@ -194,13 +188,26 @@ class Container(containers.DeclarativeContainer):
     health = providers.Singleton(Health)
     figures = providers.Singleton(QueryFigures, registry)
     breaker_figures = providers.Singleton(BreakerFigures, registry)
-    postgres_breaker = providers.Singleton(
-        Breaker,
-        "postgres",
-        bounds=providers.Callable(_postgres_bounds, settings.provided.postgres_connections_max),
-        figures=breaker_figures,
+    postgres_bounds = providers.Factory(
+        BreakerBounds,
+        window_ms=settings.provided.breaker_window_ms,
+        calls_min=settings.provided.breaker_calls_min,
+        failures_percent=settings.provided.breaker_failures_percent,
+        failures_in_row=settings.provided.postgres_breaker_failures_in_row,
+        open_ms=settings.provided.postgres_breaker_open_ms,
+        probes_max=settings.provided.postgres_breaker_probes_max,
     )
-    cache_breaker = providers.Singleton(Breaker, "cache", bounds=CACHE_BREAKER, figures=breaker_figures)
+    postgres_breaker = providers.Singleton(Breaker, "postgres", bounds=postgres_bounds, figures=breaker_figures)
+    cache_bounds = providers.Factory(
+        BreakerBounds,
+        window_ms=settings.provided.breaker_window_ms,
+        calls_min=settings.provided.breaker_calls_min,
+        failures_percent=settings.provided.breaker_failures_percent,
+        failures_in_row=settings.provided.cache_breaker_failures_in_row,
+        open_ms=settings.provided.cache_breaker_open_ms,
+        probes_max=settings.provided.cache_breaker_probes_max,
+    )
+    cache_breaker = providers.Singleton(Breaker, "cache", bounds=cache_bounds, figures=breaker_figures)
     keys = providers.Singleton(open_keys, settings)
     verifier = providers.Singleton(
         TokenVerifier,
@@ -223,7 +230,10 @@ class Container(containers.DeclarativeContainer):
         breaker=postgres_breaker,
     )
     replicated = providers.Singleton(
-        ReplicatedBooks, books, providers.Callable(_replicas, settings, all_statements, figures), figures
+        ReplicatedBooks,
+        books,
+        providers.Callable(_replicas, settings, all_statements, figures, breaker_figures),
+        figures,
     )
     listening_at = providers.Callable(
         conninfo,

@@ -4,7 +4,16 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from shared_kernel.settings import HttpSettings, Secret
+from shared_kernel.settings import (
+    BreakerCallsMin,
+    BreakerFailuresInRow,
+    BreakerFailuresPercent,
+    BreakerOpenMs,
+    BreakerProbesMax,
+    BreakerWindowMs,
+    HttpSettings,
+    Secret,
+)
 
 
 class QuerySettings(HttpSettings, frozen=True, kw_only=True):
@@ -18,7 +27,9 @@ class QuerySettings(HttpSettings, frozen=True, kw_only=True):
         int,
         Meta(ge=1, le=100_000, description="Queries that may wait for a connection; more are refused as overloaded"),
     ] = 1_000
-    postgres_pool_wait_ms: Annotated[int, Meta(ge=10, le=60_000, description="Longest wait for a connection")] = 2_000
+    postgres_pool_wait_ms: Annotated[
+        int, Meta(ge=10, le=60_000, description="Longest that a query waits for connections, all its attempts together")
+    ] = 2_000
     postgres_connect_ms: Annotated[
         int,
         Meta(ge=1_000, le=60_000, description="Longest a connection may take to be made, in whole seconds, at least 2"),
@@ -85,6 +96,16 @@ class QuerySettings(HttpSettings, frozen=True, kw_only=True):
     stream_stall_seconds_max: Annotated[
         int, Meta(ge=1, le=3_600, description="A client that takes nothing of a stream for so long is cut off")
     ] = 60
+
+    breaker_window_ms: BreakerWindowMs = 10_000
+    breaker_calls_min: BreakerCallsMin = 20
+    breaker_failures_percent: BreakerFailuresPercent = 50
+    postgres_breaker_failures_in_row: BreakerFailuresInRow = 5
+    postgres_breaker_open_ms: BreakerOpenMs = 1_000
+    postgres_breaker_probes_max: BreakerProbesMax = 2
+    cache_breaker_failures_in_row: BreakerFailuresInRow = 2  # each costs a query its time-out, and the books are there
+    cache_breaker_open_ms: BreakerOpenMs = 1_000
+    cache_breaker_probes_max: BreakerProbesMax = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -47,6 +47,8 @@ _NUMBER = re.compile(r"^#\s*(ADR)?\W*\d*\W*")
 SECTIONS = {
     ("command", "query", "relay", "projector", "clock", "monitor"): "Every process",
     ("command", "query", "projector", "monitor"): "Every HTTP process",
+    ("command", "query", "relay", "clock"): "Command and query process, relay and clock",
+    ("command", "query", "clock"): "Command and query process, and clock",
     ("command", "query"): "Command and query process",
     ("query", "projector", "monitor"): "Query process, projector and monitor",
     ("command", "monitor"): "Command process and monitor",

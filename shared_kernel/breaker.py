@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -30,8 +30,12 @@ class State(IntEnum):
     OPEN = 2
 
 
+class SaysNothing(Exception):
+    """Raised inside a call that failed, where that says nothing of the neighbour: neither a failure nor an answer of it."""
+
+
 class BreakerBounds(msgspec.Struct, frozen=True, kw_only=True):
-    """When it opens and closes. Chosen: a process that asks often opens by the rate, one that asks seldom by the row."""
+    """When it opens and closes: a process that asks often opens by the rate, one that asks seldom by the row. Each is a setting."""
 
     window_ms: int = 10_000
     calls_min: int = 20
@@ -55,7 +59,7 @@ class Breaker:
         figures: "BreakerFigures | None" = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.dependency = dependency
+        self._dependency = dependency
         self._bounds = bounds or BreakerBounds()
         self._figures = figures
         self._monotonic = monotonic
@@ -69,6 +73,11 @@ class Breaker:
         self._slot = 0
         if figures is not None:
             figures.watch(self)
+
+    @property
+    def dependency(self) -> str:
+        """The neighbour."""
+        return self._dependency
 
     @property
     def state(self) -> State:
@@ -100,7 +109,7 @@ class Breaker:
     def call(self, *failures: type[BaseException]) -> Iterator[None]:
         """The block is one call. An exception of `failures` counts against the neighbour; any other is an answer of it.
 
-        A cancelled call is neither. Raises `unavailable()` where no call passes.
+        A cancelled call is neither, nor is one that raises `SaysNothing`. Raises `unavailable()` where no call passes.
         """
         probing = self._enter()
         try:
@@ -108,11 +117,10 @@ class Breaker:
         except failures:
             self._settle(probing, is_failure=True)
             raise
-        except Exception:
-            self._settle(probing, is_failure=False)
-            raise
-        except BaseException:  # cancelled: nobody knows whether an answer would have come
-            if probing == self._round:
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, SaysNothing):
+                self._settle(probing, is_failure=False)
+            elif probing == self._round:  # cancelled, say: nobody knows whether an answer would have come
                 self._probes -= 1
             raise
         else:
@@ -180,6 +188,18 @@ class Breaker:
             self._figures.became(self.dependency, state)
 
 
+class Watched(Protocol):
+    """A breaker, or what stands for one."""
+
+    @property
+    def dependency(self) -> str:
+        """The neighbour."""
+
+    @property
+    def state(self) -> State:
+        """As it is now."""
+
+
 class BreakerFigures:
     """The breakers of one process for Prometheus."""
 
@@ -203,7 +223,7 @@ class BreakerFigures:
             registry=registry,
         )
 
-    def watch(self, breaker: Breaker) -> None:
+    def watch(self, breaker: Watched) -> None:
         """Its state is read whenever somebody looks."""
         self._state.labels(breaker.dependency).set_function(lambda: breaker.state)
 

@@ -353,7 +353,7 @@ def decode(type_name: str, data: str) -> Event:
     """The newest form of a recorded event. UnknownEventType where this software is older than the event."""
     decoder = _DECODERS.get(type_name)
     if decoder is None:
-        raise UnknownEventType("unknown_event_type", type=type_name)
+        raise UnknownEventType("unknown_event_type", event_type=type_name)
     return decoder(data)
 
 

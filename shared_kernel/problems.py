@@ -96,6 +96,7 @@ PROBLEMS: dict[str, Problem] = {
     "outcome_unknown": Problem(503, "It is not known yet whether the command was applied: repeat it with the same key"),
     "read_model_behind": Problem(503, "The read model has not reached the position yet"),
     "read_model_parked": Problem(503, "The read model stands still for this ledger"),
+    "unknown_event_type": Problem(503, "This ledger has events of a newer release, which this process cannot read"),
     "shutting_down": Problem(503, "This process is stopping"),
 }
 

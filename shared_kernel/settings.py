@@ -45,6 +45,27 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "json"
 
 
+# What the processes with circuit breakers read; the structs have one line of ancestors, so each names those that it has.
+BreakerWindowMs = Annotated[
+    int, Meta(ge=100, le=3_600_000, description="The time over which circuit breakers count calls and failures")
+]
+BreakerCallsMin = Annotated[
+    int, Meta(ge=1, le=100_000, description="Fewer calls in that time say nothing of a rate of failures")
+]
+BreakerFailuresPercent = Annotated[
+    int, Meta(ge=1, le=100, description="A breaker opens where so many of those calls failed, in percent")
+]
+BreakerFailuresInRow = Annotated[
+    int, Meta(ge=1, le=100_000, description="It also opens after so many failures without an answer between them")
+]
+BreakerOpenMs = Annotated[
+    int, Meta(ge=1, le=3_600_000, description="How long an open breaker lets nobody through, before it probes")
+]
+BreakerProbesMax = Annotated[
+    int, Meta(ge=1, le=1_000, description="So many probes at a time, and so many answers in a row before it closes")
+]
+
+
 class HttpSettings(ProcessSettings, frozen=True, kw_only=True):
     """What the two HTTP processes read besides; each gives its own default port and body bound."""
 

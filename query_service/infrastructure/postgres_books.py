@@ -3,6 +3,7 @@
 Owns the connection pool and translates driver errors. It only ever reads; the role could not do otherwise.
 """
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -19,7 +20,7 @@ from query_service.application.query_handler import Question, RowT, Snapshot, St
 from query_service.infrastructure.conditions import compiled
 from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.statements import Statements
-from shared_kernel.breaker import Breaker
+from shared_kernel.breaker import Breaker, SaysNothing
 from shared_kernel.errors import Unavailable
 from shared_kernel.postgres import conninfo
 
@@ -33,6 +34,10 @@ set default_transaction_read_only = on; set plan_cache_mode = force_generic_plan
 set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off;
 set timezone = 'UTC';
 """
+
+
+class _ConnectionLost(SaysNothing):
+    """A connection of the pool ended under a question."""
 
 
 class PostgresBooks:
@@ -56,6 +61,8 @@ class PostgresBooks:
         self._attempts_max = attempts_max
         self._breaker = breaker or Breaker(server)
         self._failed_before = 0
+        self._pool_wait_s = pool_wait_ms / 1_000
+        self._checking: asyncio.Task[None] | None = None
         self._statements = statements
         self._figures = figures
         self._schemas = ""
@@ -89,6 +96,8 @@ class PostgresBooks:
 
     async def close(self) -> None:
         """No connection is left."""
+        if self._checking is not None:
+            await asyncio.wait((self._checking,))
         await self.pool.close()
 
     async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
@@ -103,27 +112,45 @@ class PostgresBooks:
             self._asking -= 1
 
     async def _fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
+        now = asyncio.get_running_loop().time
+        until = now() + self._pool_wait_s  # all waits for a connection together, however many attempts there are
         for _ in range(self._attempts_max):
             try:
                 with self._breaker.call(psycopg.OperationalError):
-                    snapshot = await self._attempt(question, parameters)
+                    snapshot = await self._attempt(question, parameters, wait_s=max(0.0, until - now()))
             except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
                 self._schemas = ""  # that generation was dropped
             except PoolTimeout as error:
                 raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_connection") from error
-            except psycopg.OperationalError:
-                # The connection is gone, and likely all others of the pool with it. Reading again is safe.
-                with suppress(psycopg.OperationalError, PoolTimeout):
-                    await self.pool.check()
+            except _ConnectionLost:
+                await self._others_checked(until - now())  # reading again is safe
             else:
                 if snapshot is not None:
                     return snapshot
         raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_answer")
 
-    async def _attempt(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT] | None:
-        """As `_look`. Raises OperationalError only where the server is at fault: it cannot be reached, or is lost on the way."""
+    async def _others_checked(self, wait_s: float) -> None:
+        """With one connection likely all others of the pool are lost: they are looked at, once for all who ask.
+
+        Not within the query that waits: to be cut short would cost the pool what it had not looked at yet.
+        """
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check(), name="check-pool")
+        await asyncio.wait((self._checking,), timeout=max(0.0, wait_s))
+
+    async def _check(self) -> None:
+        with suppress(psycopg.OperationalError, PoolTimeout):
+            await self.pool.check()
+
+    async def _attempt(
+        self, question: Question[RowT], parameters: Mapping[str, Value], *, wait_s: float
+    ) -> Snapshot[RowT] | None:
+        """As `_look`. Raises OperationalError only where the server cannot be reached.
+
+        A connection that is lost says nothing of that: the server may have ended it long ago. The next one will tell.
+        """
         try:
-            async with self.pool.connection() as connection:
+            async with self.pool.connection(timeout=wait_s) as connection:
                 self._failed_before = self._failed_connections()
                 return await self._look(connection, question, parameters)
         except psycopg.errors.QueryCanceled as error:
@@ -133,6 +160,8 @@ class PostgresBooks:
                 raise
             # It is busy, not away: an open breaker would leave it idle.
             raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_connection") from error
+        except psycopg.OperationalError as error:
+            raise _ConnectionLost from error
 
     def _failed_connections(self) -> int:
         return self.pool.get_stats().get("connections_errors", 0)

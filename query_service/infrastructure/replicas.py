@@ -16,6 +16,7 @@ from psycopg import AsyncConnection
 from query_service.application.query_handler import Books, Question, RowT, Snapshot, Value
 from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.postgres_books import PostgresBooks
+from shared_kernel.breaker import BreakerFigures, State
 from shared_kernel.errors import Unavailable
 
 # Without a receiver a standby hears nothing of the primary; without anything left to replay it has all that it heard of.
@@ -33,7 +34,15 @@ class Replica:
     """One replica and what its last health check said. `open` begins checking, `close` ends it."""
 
     def __init__(
-        self, name: str, books: PostgresBooks, *, conninfo: str, figures: QueryFigures, check_ms: int, lag_ms_max: int
+        self,
+        name: str,
+        books: PostgresBooks,
+        *,
+        conninfo: str,
+        figures: QueryFigures,
+        breakers: BreakerFigures,
+        check_ms: int,
+        lag_ms_max: int,
     ) -> None:
         self.name = name
         self.books = books
@@ -45,6 +54,18 @@ class Replica:
         self._lag_ms_max = lag_ms_max
         self._task: asyncio.Task[None] | None = None
         self._look_again = asyncio.Event()
+        self._breakers = breakers
+        breakers.watch(self)
+
+    @property
+    def dependency(self) -> str:
+        """Its name, as of a breaker: the check is one."""
+        return self.name
+
+    @property
+    def state(self) -> State:
+        """OPEN while it is not asked."""
+        return State.CLOSED if self.is_up else State.OPEN
 
     @property
     def is_up(self) -> bool:
@@ -103,6 +124,7 @@ class Replica:
             _log.info("replica_up", replica=self.name) if is_up else _log.warning(
                 "replica_down", replica=self.name, reason=reason
             )
+            self._breakers.became(self.name, State.CLOSED if is_up else State.OPEN)
         if is_up:
             self.gone.clear()
         else:

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from projections.application.ports import PublishFailed
-from projections.container import KAFKA_BREAKER
 from projections.infrastructure.kafka import KafkaPublisher
-from shared_kernel.breaker import Breaker, State
+from shared_kernel.breaker import Breaker, BreakerBounds, State
 from shared_kernel.errors import Unavailable
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.settings import Secret
@@ -117,6 +117,33 @@ async def test_commands_and_queries_are_told_at_once_while_postgres_is_away_and_
     assert (await client.get(read, role="auditor")).status_code == 200
 
 
+async def test_connections_that_ended_while_nobody_asked_say_nothing_of_the_server(
+    database: Database, tmp_path: Path
+) -> None:
+    keeper = Bookkeeper(database.admin_url)
+    keeper.start_over()
+    keeper.append("bank", opened("bank"), account("cash"))
+    keeper.project("bank")
+    keeper.close()
+    async with services(database, tmp_path) as start:
+        client: Client = await start(
+            listens=False, postgres_connections_max=4, postgres_breaker_failures_in_row=1, postgres_pool_wait_ms=10_000
+        )
+        breaker: Breaker = client.container.postgres_breaker()
+        read = "/bank/accounts/cash/balances"
+        await asyncio.gather(*(client.ok(read) for _ in range(20)))
+        with psycopg.connect(database.admin_url, autocommit=True) as admin:
+            ended = admin.execute(
+                "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
+                " where datname = current_database() and application_name = 'daybook query'"
+            ).fetchall()
+        assert len(ended) > 1
+        await asyncio.gather(*(client.ok(read) for _ in range(20)))
+        transitions = {"dependency": "postgres", "state": "open"}
+        assert client.container.registry().get_sample_value("daybook_breaker_transitions_total", transitions) is None
+        assert breaker.state is State.CLOSED
+
+
 async def test_queries_go_on_without_the_cache_while_its_redis_is_away(database: Database, tmp_path: Path) -> None:
     keeper = Bookkeeper(database.admin_url)
     keeper.start_over()
@@ -191,7 +218,7 @@ async def test_commands_go_on_without_locks_while_redis_is_away(
 def test_the_relays_publisher_leaves_kafka_alone_while_it_is_away(kafka_topic: str) -> None:
     event = RecordedEvent(ledger="bank", position=1, type="E", data="{}", metadata="{}", recorded_at=datetime.now(UTC))
     with own_servers("kafka") as own:
-        breaker = Breaker("kafka", bounds=KAFKA_BREAKER)
+        breaker = Breaker("kafka", bounds=BreakerBounds(failures_in_row=2, probes_max=1, open_ms=2_000))
         publisher = KafkaPublisher(
             own.start().kafka_bootstrap, topic=kafka_topic, partitions=1, replicas=1, stall_ms=6_000, breaker=breaker
         )

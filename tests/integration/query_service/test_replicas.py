@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shared_kernel.breaker import State
 from shared_kernel.settings import Secret
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
 from tests.integration.query_service.conftest import Client, services
@@ -57,6 +58,8 @@ async def is_up(client: Client, wanted: bool) -> None:
     async with asyncio.timeout(NOTICED_WITHIN_S):
         while figure(client, "daybook_query_replica_is_up", replica="replica-2") != wanted:
             await asyncio.sleep(0.01)
+    # The monitor finds it among the breakers.
+    assert figure(client, "daybook_breaker_state", dependency="replica-2") == (State.CLOSED if wanted else State.OPEN)
 
 
 def figure(client: Client, name: str, **labels: str) -> float:

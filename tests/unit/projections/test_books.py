@@ -159,7 +159,7 @@ def test_the_rows_before_a_failing_event_are_kept_and_nothing_after_it() -> None
     assert [row[1] for row in folded.rows["transactions"]] == ["t"]
     fault = folded.faults["bank"]
     assert (fault.position, fault.error_class) == (3, "UnknownEventType")
-    assert fault.error == "unknown_event_type type=TransactionPosted.v9"
+    assert fault.error == "unknown_event_type event_type=TransactionPosted.v9"
 
 
 def test_a_fault_in_projecting_comes_before_a_fault_in_decoding_further_on() -> None:

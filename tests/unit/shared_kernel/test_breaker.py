@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 from prometheus_client import CollectorRegistry
 
-from shared_kernel.breaker import Breaker, BreakerBounds, BreakerFigures, State
+from shared_kernel.breaker import Breaker, BreakerBounds, BreakerFigures, SaysNothing, State
 from shared_kernel.errors import Refusal, Unavailable
 
 BOUNDS = BreakerBounds(
@@ -207,3 +207,25 @@ def test_its_state_is_shown(breaker: Breaker, clock: Clock, registry: CollectorR
     for state in ("open", "half_open", "closed"):
         labels = {"dependency": "redis", "state": state}
         assert registry.get_sample_value("daybook_breaker_transitions_total", labels) == 1
+
+
+def test_a_call_that_says_nothing_is_neither_failure_nor_answer(breaker: Breaker, clock: Clock) -> None:
+    def say_nothing() -> None:
+        with suppress(SaysNothing), breaker.call(OSError):
+            raise SaysNothing
+
+    for _ in range(BOUNDS.failures_in_row * BOUNDS.calls_min):
+        say_nothing()
+    assert breaker.state is State.CLOSED
+    for _ in range(BOUNDS.failures_in_row - 1):
+        fail(breaker)
+    say_nothing()  # no answer either: the row goes on
+    fail(breaker)
+    assert breaker.state is State.OPEN
+    clock.now += 2
+    for _ in range(BOUNDS.probes_max * 3):  # each gives its place back
+        say_nothing()
+    assert breaker.state is State.HALF_OPEN
+    for _ in range(BOUNDS.probes_max):
+        answer(breaker)
+    assert breaker.state is State.CLOSED

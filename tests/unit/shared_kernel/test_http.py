@@ -15,6 +15,7 @@ from litestar import Request, get, post
 from litestar.params import FromPath, QueryParameter
 
 from shared_kernel.errors import Contention, Corruption, DaybookError, Refusal, Unavailable
+from shared_kernel.events import UnknownEventType
 from shared_kernel.health import Health
 from shared_kernel.http import create_app
 from shared_kernel.http_context import context_of
@@ -48,6 +49,7 @@ ERRORS: dict[str, Exception] = {
     "contention": Contention("conflict", retry_after_ms=1_500),
     "unavailable": Unavailable("dependency_unavailable", dependency="postgres"),
     "corruption": Corruption("corruption"),
+    "unknown_event_type": UnknownEventType("unknown_event_type", event_type="TransactionPosted.v9"),
     "unknown": DaybookError("never_heard_of"),
     "bug": RuntimeError("canary"),
     "ours": msgspec.ValidationError("canary"),
@@ -276,6 +278,7 @@ async def test_query_parameters_are_strict(client: httpx.AsyncClient) -> None:
         ("contention", 409, "conflict"),
         ("unavailable", 503, "dependency_unavailable"),
         ("corruption", 500, "corruption"),
+        ("unknown_event_type", 503, "unknown_event_type"),
         ("unknown", 500, "internal_error"),
         ("bug", 500, "internal_error"),
         ("ours", 500, "internal_error"),
