@@ -7,6 +7,7 @@ from tests.chaos.running import Experiment, Run
 
 
 def mixed(run: Run) -> None:
+    """Harms of all kinds, each at its own moment."""
     harms = [
         processes.command_killed,
         postgres.reply_lost,

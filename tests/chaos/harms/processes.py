@@ -1,9 +1,7 @@
 """Harm to Daybook's own processes: killed, frozen, doubled, with clocks of their own."""
 
-import os
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -149,7 +147,7 @@ def deployed(run: Run) -> None:
 
 
 def clocks_skewed(run: Run) -> None:
-    skew = _skew()
+    skew = _skew(run)
     run.load.send_also_to(run.stand.start_more("command", settings=skew("+1h")).url)
     run.did.append("half of all commands sent to a process an hour ahead")
     run.more_commands(60)
@@ -184,7 +182,7 @@ def _works_alone(
     run.stand.end_more()
 
 
-def _skew() -> Callable[[str], dict[str, str]]:
+def _skew(run: Run) -> Callable[[str], dict[str, str]]:
     """What makes a process live at another time. Skipped where nothing here can."""
     library = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
     if library is None:
@@ -192,7 +190,7 @@ def _skew() -> Callable[[str], dict[str, str]]:
     compiler = shutil.which("cc")
     if compiler is None:
         raise Skipped("no C compiler: libfaketime alone makes librdkafka wait for an hour (see c11_waits.c)")
-    waits = Path(tempfile.gettempdir()) / f"daybook-chaos-{os.getpid()}-waits.so"
+    waits = run.stand.data / "c11_waits.so"
     source = Path(__file__).parents[1] / "c11_waits.c"
     tool(Path(compiler), "-shared", "-fPIC", "-O1", "-o", str(waits), str(source))
     return lambda offset: {
