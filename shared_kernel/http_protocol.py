@@ -297,12 +297,12 @@ class _Cycle(RequestResponseCycle):
         return (b"content-length", b"%d" % len(message.get("body", b""))) in start["headers"]
 
     def _write(self, status: int, headers: Any, body: bytes) -> None:
-        lines = [b"%b: %b\r\n" % header for header in (*self.default_headers, *headers)]
-        head = b"".join(lines)
-        if len(head.translate(None, _CONTROLS)) != len(head) - 2 * len(lines):  # more than each line's own end
+        lines = (*self.default_headers, *headers)
+        head = b"\r\n".join(map(b": ".join, lines))
+        if len(head.translate(None, _CONTROLS)) != len(head) - 2 * (len(lines) - 1):  # more than the lines' own ends
             raise RuntimeError("a header of the answer holds a control character")
         self.response_started = self.response_complete = True
-        self.transport.write(b"".join((STATUS_LINE[status], head, b"\r\n", body)))
+        self.transport.write(b"".join((STATUS_LINE[status], head, b"\r\n\r\n", body)))
         self.tell()
         self.on_response()
 

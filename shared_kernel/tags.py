@@ -5,6 +5,7 @@ percent-encoded: no two meanings share a tag.
 """
 
 import re
+from functools import lru_cache
 from urllib.parse import quote
 
 from shared_kernel.events import (
@@ -144,6 +145,7 @@ def key_tag(subject: str, key: str, *, system: bool = False) -> str:
     return f"{'system-key' if system else 'key'}:{_escaped(subject)}:{_escaped(key)}"
 
 
+@lru_cache(maxsize=1_024)  # a transaction's id and its key are asked for two or three times while it is decided
 def _escaped(text: str) -> str:
     """Percent-encoded but for unreserved characters. Most ids need nothing, and finding that out is seven times cheaper."""
     return text if _UNRESERVED(text) else quote(text, safe="")

@@ -142,8 +142,8 @@ def decide_batch(books: Books, tickets: Sequence[Ticket], *, seen: int, is_locke
             books.pass_over(len(verdict.recorded))
         except Rejection as rejection:
             depends = []
-            if any(
-                resource in written for resource in books.reads
+            if not written.keys().isdisjoint(
+                books.reads
             ):  # it followed from something that may yet fall: ask again when that has settled
                 batch.deferred.append(ticket)
                 continue
@@ -153,7 +153,7 @@ def decide_batch(books: Books, tickets: Sequence[Ticket], *, seen: int, is_locke
             depends = []
             verdict = _unrecorded(ticket, DaybookError("internal_error"), [])
         else:
-            if any(tag in written for tag in books.unique):  # taken within this batch, where no fence looks
+            if not written.keys().isdisjoint(books.unique):  # taken within this batch, where no fence looks
                 batch.deferred.append(ticket)
                 continue
             depends = [index for resource in books.reads for index in written.get(resource, ())]

@@ -175,7 +175,8 @@ class Executor:
 
     def _count_in(self) -> None:
         self._in_flight += 1
-        self._is_idle.clear()
+        if self._in_flight == 1:
+            self._is_idle.clear()
 
     def _settled(self, future: "asyncio.Future[T]") -> None:
         if not future.cancelled():

@@ -275,7 +275,7 @@ class Books:
         return self._get(address)
 
     def _get(self, address: str) -> Account:
-        account = self._find(address)
+        account = self.changed.get(address) or self._ahead.get(address) or self._base.get(address)
         if account is None or (account.totals is None and account.limits):
             raise NotLoaded(Need("account", address))
         return account

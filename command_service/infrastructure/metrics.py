@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from shared_kernel.metrics import Counts
+
 # Chosen: an append of one event takes under a millisecond on a local disk (executor.md §4), a stalled one seconds.
 APPEND_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 HELD_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -22,8 +24,11 @@ class CommandMetrics:
             return Counter(f"daybook_{name}", text, labels, registry=registry)
 
         self._registry = registry
-        self._commands = counter(
-            "commands", "Commands answered, by outcome: accepted or the code", "command", "outcome"
+        self._commands = Counts(
+            "daybook_commands",
+            "Commands answered, by outcome: accepted or the code",
+            ("command", "outcome"),
+            registry=registry,
         )
         self._replays = counter("replays", "Commands answered again with their first answer")
         self._conflicts = counter("append_conflicts", "Appends in which a fence failed")
@@ -53,7 +58,6 @@ class CommandMetrics:
         )
         self._without_lock = counter("without_lock", "Commands decided without their locks after waiting for them")
         self._redis_up = Gauge("daybook_redis_up", "Whether Redis answered when it was last asked", registry=registry)
-        self._answered: dict[tuple[str, str], Callable[[], None]] = {}
 
     def watch(self, queue_depth: Callable[[], int]) -> None:
         """Reads how many commands wait to be decided, whenever somebody looks."""
@@ -94,10 +98,7 @@ class CommandMetrics:
 
     def answered(self, *, command: str, outcome: str, is_replay: bool) -> None:
         """A command was answered: "accepted", or the code of its refusal or rejection."""
-        count = self._answered.get((command, outcome))
-        if count is None:
-            count = self._answered[command, outcome] = self._commands.labels(command, outcome).inc
-        count()
+        self._commands.add(command, outcome)
         if is_replay:
             self._replays.inc()
 

@@ -77,7 +77,7 @@ class Answer(NamedTuple):
     headers: list[tuple[bytes, bytes]]
 
 
-class _Place(NamedTuple):
+class _Place(msgspec.Struct, frozen=True):
     """Where an event stands. In a dry run nowhere: both are None, `as_of` is what it was judged on, `totals` what it leads to."""
 
     position: int | None

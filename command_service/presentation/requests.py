@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import NODEFAULT, UNSET
@@ -43,7 +43,7 @@ PATH_FIELDS = {
 """Commands whose subject stands in the path of their address, and under which name; their bodies must not repeat it."""
 
 
-class Caller(NamedTuple):
+class Caller(msgspec.Struct, frozen=True):
     """Who asks, and what the request says about itself."""
 
     actor: str
