@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
+import structlog
 from psycopg import Connection, Rollback, sql
 
 from projections.application.ports import Batch, ForeignGeneration, Generation, Lag, Move, Standing
@@ -86,18 +87,21 @@ class PostgresReadModel:
 
         Waiting readers are told what they can see now. They look at the live generation only, so others keep silent.
         """
-        with self._database.transaction(_WRITE) as session:
-            if not self._move(session, batch):
-                raise Rollback
-            self._add(session, batch)
-            if batch.skipped:
-                ledgers, positions = zip(*batch.skipped, strict=True)
-                passed = {"ledgers": list(ledgers), "positions": list(positions)}
-                session.execute(STATEMENTS["leave_out"], self._of | passed)
-            if batch.faults:
-                session.execute(STATEMENTS["stand_still"], self._of | _columns_of_faults(batch))
-            return True
-        return False
+        try:
+            with self._database.transaction(_WRITE) as session:
+                if not self._move(session, batch):
+                    raise Rollback
+                self._add(session, batch)
+                if batch.skipped:
+                    ledgers, positions = zip(*batch.skipped, strict=True)
+                    passed = {"ledgers": list(ledgers), "positions": list(positions)}
+                    session.execute(STATEMENTS["leave_out"], self._of | passed)
+                if batch.faults:
+                    session.execute(STATEMENTS["stand_still"], self._of | _columns_of_faults(batch))
+                return True
+            return False
+        finally:
+            self._tell("positions_released", sorted(_held(batch)))
 
     def standing(self) -> list[Standing]:
         """The ledgers that stand still."""
@@ -194,8 +198,7 @@ class PostgresReadModel:
     def _move(self, session: Connection[Row], batch: Batch) -> bool:
         """Where each ledger that moves, or is to be parked, stands as the batch believes, it is locked, and moved."""
         moves = batch.moves
-        held = {fault.ledger: fault.position - 1 for fault in batch.faults if fault.is_final}
-        held.update((move.ledger, move.previous) for move in moves)
+        held = _held(batch)
         if not held:
             return True
         ledgers = sorted(held)
@@ -212,6 +215,7 @@ class PostgresReadModel:
             ("move_positions", (*self._of_wire, *_columns_of_moves(moves))),
             *self._announcement(moves),
         )
+        self._tell("positions_locked", [ledger.decode() for ledger, *_ in rows_of(locked) if ledger is not None])
         if rows_of(locked) != expected or moved.ntuples != len(moves):
             if session.execute(STATEMENTS["incarnation"]).fetchone() != (self._incarnation,):
                 raise ForeignGeneration(self._generation)
@@ -221,11 +225,23 @@ class PostgresReadModel:
             session.execute(STATEMENTS["go_on"], self._of | of)
         return True
 
+    def _tell(self, what: str, ledgers: Sequence[str]) -> None:
+        """Rows of positions that are locked, in the order in which they were, or free again: for who looks after lock orders."""
+        of = self._generation
+        structlog.get_logger().debug(what, projection=of.projection, generation=of.number, ledgers=ledgers)
+
     def _announcement(self, moves: Sequence[Move]) -> list[tuple[str, Sequence[bytes]]]:
         if self._generation.state != "live" or not moves:
             return []
         name = self._generation.projection
         return [("announce", [binary.text_array([f"{name}/{move.ledger}/{move.position}" for move in moves])])]
+
+
+def _held(batch: Batch) -> dict[str, int]:
+    """Every ledger whose row of positions the batch locks, and where it must stand."""
+    held = {fault.ledger: fault.position - 1 for fault in batch.faults if fault.is_final}
+    held.update((move.ledger, move.previous) for move in batch.moves)
+    return held
 
 
 def as_projected(value: Any) -> Value:

@@ -1,7 +1,7 @@
 """The lock-order recorder: in which order locks were taken while others were held, and whether that can ever close a circle.
 
-Fed with the log lines of command processes at debug (`account_lock`, `heads_locked`, `batch_appended` …), so it sees what real
-processes did: locks in Redis by ledger and tag, head rows in Postgres by ledger. Two orders that form a cycle are a deadlock
+Fed with the log lines of processes at debug (`account_lock`, `heads_locked`, `batch_appended`, `positions_locked` …), so it sees what
+real processes did: locks in Redis by ledger and tag, rows in Postgres: heads by ledger, positions by generation and ledger. Two orders that form a cycle are a deadlock
 waiting for its moment, whether or not it came in this run.
 """
 
@@ -38,7 +38,9 @@ class LockOrders:
         """
         event, ledger = line.get("event"), line.get("ledger")
         # A writer's own transaction has no request; it locks one head, its ledger's.
-        holder = f"{process}/{line.get('correlation_id') or ledger or ' '.join(line.get('ledgers', ()))}"
+        ledgers = line.get("ledgers")  # their names; of a batch, how many there were
+        named = " ".join(ledgers) if isinstance(ledgers, list) else ""
+        holder = f"{process}/{line.get('correlation_id') or ledger or named}"
         if event == "account_lock":
             lock = f"redis {ledger} {line['lock']}"
             if line["status"] == "taken":
@@ -48,6 +50,10 @@ class LockOrders:
         elif event in ("heads_locked", "heads_released"):
             for name in line["ledgers"]:
                 (self.take if event == "heads_locked" else self.release)(holder, f"head {name}")
+        elif event in ("positions_locked", "positions_released"):
+            of = f"{line['projection']}/{line['generation']}"
+            for name in line["ledgers"]:  # one writer of a generation in a process does one batch at a time
+                (self.take if event == "positions_locked" else self.release)(f"{process}/{of}", f"position {of} {name}")
         elif event == "batch_appended":
             lock = f"head {ledger}"
             if lock not in self._held[holder]:  # a fast append: the row is locked for its one statement

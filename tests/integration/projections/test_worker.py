@@ -23,6 +23,7 @@ from tests.integration.projections.conftest import BOOKS, Kit
 from tests.support import histories
 from tests.support.histories import account, append_new, opened, transfer
 from tests.support.lives import books
+from tests.support.lock_orders import LockOrders
 from tests.support.plain_books import plain_books, read_books, read_log
 
 METADATA = events.encode(events.Metadata(actor="tester", correlation_id="c"))
@@ -39,6 +40,24 @@ def heal(worker: Worker) -> None:
 def new(type_: str, data: str) -> NewEvent:
     """An event that no part of Daybook would write."""
     return NewEvent(type=type_, data=data, metadata=METADATA, tags=[])
+
+
+def test_rows_of_positions_are_locked_in_one_order_whatever_order_events_come_in(kit: Kit) -> None:
+    orders = LockOrders()
+    names = ("c", "a", "b")
+    for name in names:
+        kit.append(name, [opened(name)])
+    workers = [kit.worker()[0] for _ in range(2)]
+    with capture_logs() as lines:
+        workers[0].apply(sorted(read_log(kit.admin), key=lambda event: names.index(event.ledger)))
+        for name in names:
+            kit.append(name, [transfer("t1", 1)])
+        workers[1].apply(sorted(read_log(kit.admin), key=lambda event: event.ledger, reverse=True))
+    for line in lines:
+        orders.hear("projector", line)
+    assert "position books/1 c" in orders.edges["position books/1 a"]
+    assert orders.cycles() == []
+    kit.assert_complete()
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -63,3 +63,11 @@ def test_the_same_order_by_many_is_no_circle() -> None:
         orders.hear(process, lock("taken", "a"))  # held on its own: nothing comes before it
     assert orders.cycles() == []
     assert orders.edges["redis bank a"].keys() == {"redis bank b", "redis bank c", "head bank"}
+
+
+def test_positions_of_two_projectors_in_opposite_orders_are_reported() -> None:
+    orders = LockOrders()
+    for process, ledgers in (("one", ["a", "b"]), ("two", ["b", "a"])):
+        for event in ("positions_locked", "positions_released"):
+            orders.hear(process, {"event": event, "projection": "books", "generation": 1, "ledgers": ledgers})
+    assert orders.cycles() == [["position books/1 a", "position books/1 b", "position books/1 a"]]
