@@ -104,7 +104,9 @@ def administrator(data: Path) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-def test_how_things_stand(operator: Operator) -> None:
+def test_how_things_stand(
+    operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = operator.does("projections", "list")
     for shown in ("books", "periods", "running", "events/s", "last error"):
         assert shown in said
@@ -131,8 +133,10 @@ def test_how_things_stand(operator: Operator) -> None:
         assert operator.types(*words) == Exit.FAULT
         assert "_not_found" in operator.err
         assert operator.out == ""
-    assert operator.types("projections", "list", "--operations-url", "http://127.0.0.1:9") == Exit.UNAVAILABLE
     assert operator.types("projections", "status") == Exit.USAGE
+    nobody = Operator(tmp_path, capsys, monkeypatch)
+    assert nobody.types("projections", "list") == Exit.UNAVAILABLE
+    assert "no local stack" in nobody.err
 
 
 def test_pause_and_resume(operator: Operator) -> None:
