@@ -133,7 +133,6 @@ class RelayContainer(containers.DeclarativeContainer):
         settings.provided.postgres_url,
         name="daybook relay",
         transactions=providers.Singleton(Transactions, providers.Singleton(TransactionFigures, registry)),
-        is_preparing=True,
     )
     relay = providers.Singleton(
         Relay,

@@ -138,7 +138,7 @@ class Relay:
         elapsed_s = self._monotonic() - began
         self._figures.batch_seconds += elapsed_s
         elapsed_ms = round(elapsed_s * 1_000, 3)
-        self._logger.info("batch_published", ledgers=len(moves), events=len(events), elapsed_ms=elapsed_ms)
+        self._logger.debug("batch_published", ledgers=len(moves), events=len(events), elapsed_ms=elapsed_ms)
 
     def _take_over(self) -> bool:
         epoch = self._relayed.acquire(self._owner, self._pace.lease_ms)

@@ -42,7 +42,10 @@ class KafkaGone(PublishFailed):
 
 
 class KafkaPublisher:
-    """Publishes batches; a batch is done when every delivery report is in. After a failure it begins with a fresh producer."""
+    """Publishes batches; a batch is done when the producer holds no more of it and no report of a failure came.
+
+    After a failure it begins with a fresh producer.
+    """
 
     def __init__(
         self, bootstrap: str, *, topic: str, partitions: int, replicas: int, stall_ms: int, breaker: Breaker
@@ -55,7 +58,6 @@ class KafkaPublisher:
         self._replicas = replicas
         self._producer: Producer | None = None
         self._failed: KafkaError | None = None
-        self._delivered = 0
 
     def prepare(self) -> None:
         """The topic exists and a fresh producer stands ready. Unavailable where Kafka cannot be reached, or is left alone."""
@@ -82,6 +84,8 @@ class KafkaPublisher:
                 "queue.buffering.max.kbytes": 256 * 1024,
                 "linger.ms": LINGER_MS,
                 "compression.type": "lz4",
+                "delivery.report.only.error": True,  # no call for each message that is stored
+                "on_delivery": self._on_delivery,
                 "error_cb": self._on_error,
                 **QUIET,
             }
@@ -98,31 +102,27 @@ class KafkaPublisher:
         producer, topic = self._producer, self._topic
         if producer is None:
             raise PublishFailed("no_producer")
-        self._failed, self._delivered = None, 0
+        self._failed = None
         asked_at = time.monotonic()
         of_incarnation = (INCARNATION, incarnation)
         try:
             for event in events:
+                headers = headers_of(event)
+                headers.append(of_incarnation)
                 while True:
                     try:
-                        producer.produce(
-                            topic,
-                            key=event.ledger,
-                            value=canonical_line(event),
-                            headers=[*headers_of(event), of_incarnation],
-                            on_delivery=self._on_delivery,
-                        )
+                        producer.produce(topic, canonical_line(event), event.ledger, headers=headers)
                         break
                     except BufferError:  # the queue is full: let reports come in
                         producer.poll(POLL_S)
                         meanwhile()
-            delivered, moved_at = self._delivered, time.monotonic()
-            while self._delivered < len(events) and self._failed is None:
-                producer.flush(POLL_S)  # all that waits leaves now, in one request
+            left, moved_at = len(producer), time.monotonic()
+            while left and self._failed is None:
+                before, left = left, producer.flush(POLL_S)  # all that waits leaves now, in one request
                 if time.monotonic() - asked_at > POLL_S:
                     meanwhile()
-                if self._delivered > delivered:
-                    delivered, moved_at = self._delivered, time.monotonic()
+                if left < before:
+                    moved_at = time.monotonic()
                 elif time.monotonic() - moved_at > self._stall_s:
                     raise KafkaGone("publish_failed", reason="no_delivery_reports")
         except KafkaException as error:
@@ -153,9 +153,7 @@ class KafkaPublisher:
         structlog.get_logger("daybook.relay").info("topic_ready", topic=self._topic, count=self._partitions)
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            self._delivered += 1
-        else:
+        if error is not None:
             self._failed = error
 
     def _on_error(self, error: KafkaError) -> None:

@@ -43,16 +43,13 @@ _UNWRITABLE: Final = ("22", "23", "54")
 class Database:
     """A connection made when needed, in autocommit; `name` is what the server shows of it. Threads take turns.
 
-    Either its wire prepares statements or, `is_preparing`, the driver does: at times that forgets all that there are, not only its own.
+    Its wire prepares statements, not the driver: at times that forgets all that there are, not only its own.
     """
 
-    def __init__(
-        self, url: str, *, name: str, transactions: Transactions | None = None, is_preparing: bool = False
-    ) -> None:
+    def __init__(self, url: str, *, name: str, transactions: Transactions | None = None) -> None:
         self._url = url
         self._name = name
         self._transactions = transactions or Transactions()
-        self._is_preparing = is_preparing
         self._connection: Connection[Row] | None = None
         self._wire: Wire | None = None
         self._turn = threading.RLock()
@@ -82,7 +79,7 @@ class Database:
     def wire(self) -> Wire:
         """The connection past the driver's cursors, inside `session` or `transaction`."""
         if self._wire is None:
-            raise RuntimeError("a wire is of an open session in which the driver prepares nothing")
+            raise RuntimeError("a wire is of an open session")
         return self._wire
 
     def close(self) -> None:
@@ -104,10 +101,8 @@ class Database:
                 ),
                 autocommit=True,
             )
-            self._wire = None
-            if not self._is_preparing:
-                self._connection.prepare_threshold = None
-                self._wire = Wire(self._connection.pgconn, STATEMENTS)
+            self._connection.prepare_threshold = None
+            self._wire = Wire(self._connection.pgconn, STATEMENTS)
         return self._connection
 
 

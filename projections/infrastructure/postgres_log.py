@@ -1,10 +1,14 @@
 """The event log read set-wise: many ledgers in one statement, bounded in events and bytes."""
 
-from collections.abc import Mapping
-from datetime import UTC
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Generic, TypeVar, cast
 
 from projections.infrastructure.postgres import STATEMENTS, Database
+from shared_kernel.event_log import binary
 from shared_kernel.event_log.types import RecordedEvent
+
+T = TypeVar("T")
 
 
 class PostgresLog:
@@ -23,23 +27,36 @@ class PostgresLog:
         """Events after the given positions, in order within each ledger; every ledger has its share of the batch."""
         if not after:
             return []
-        parameters = {
-            "ledgers": list(after),
-            "afters": list(after.values()),
-            "each_max": max(events_max // len(after), 1),
-            "events_max": events_max,
-            "bytes_max": bytes_max,
-        }
-        with self._database.session() as session:
-            rows = session.cursor(binary=True).execute(STATEMENTS["events_after_each"], parameters).fetchall()
+        parameters = (
+            binary.text_array(list(after)),
+            binary.int8_array(list(after.values())),
+            binary.int8(max(events_max // len(after), 1)),
+            binary.int8(events_max),
+            binary.int8(bytes_max),
+        )
+        with self._database.session():
+            result = self._database.wire.ask("events_after_each", parameters)
+        value = cast("Callable[[int, int], bytes]", result.get_value)  # no column holds a null
+        text, time = _Once[str](bytes.decode), _Once[datetime](binary.read_time)  # most of a batch have these in common
         return [
             RecordedEvent(
-                ledger=ledger,
-                position=position,
-                type=type_,
-                data=data,
-                metadata=metadata,
-                recorded_at=recorded_at.replace(tzinfo=UTC),  # the session's zone is UTC
+                ledger=text[value(row, 0)],
+                position=int.from_bytes(value(row, 1)),
+                type=text[value(row, 2)],
+                data=value(row, 3).decode(),
+                metadata=value(row, 4).decode(),
+                recorded_at=time[value(row, 5)],
             )
-            for ledger, position, type_, data, metadata, recorded_at in rows
+            for row in range(result.ntuples)
         ]
+
+
+class _Once(dict[bytes, T], Generic[T]):
+    """What each value reads as: read once."""
+
+    def __init__(self, read: Callable[[bytes], T]) -> None:
+        self._read = read
+
+    def __missing__(self, value: bytes) -> T:
+        found = self[value] = self._read(value)
+        return found

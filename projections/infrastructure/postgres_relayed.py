@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
+from uuid import UUID
 
-from psycopg import Rollback
+import psycopg
 
 from projections.application.ports import Lag, Move
 from projections.infrastructure.postgres import STATEMENTS, Database, terms
+from shared_kernel.event_log import binary
 from shared_kernel.transactions import again
 
 _POSITIONS: Final = terms("relay_positions")
-_ADVANCE: Final = terms("relay_advance")
+_FENCED: Final = "DB008"  # raised by projections.advance_relay
 
 
 class PostgresRelayed:
@@ -58,24 +60,22 @@ class PostgresRelayed:
 
     def advance(self, epoch: int, incarnation: str, moves: Sequence[Move]) -> bool:
         """Writes all positions or none. False: the epoch, the incarnation or a previous position is another."""
-        of = {
-            "epoch": epoch,
-            "incarnation": incarnation,
-            "ledgers": [move.ledger for move in moves],
-            "previous": [move.previous for move in moves],
-            "reached": [move.position for move in moves],
-        }
-        begins_some = any(move.previous == 0 for move in moves)
+        parameters = (
+            binary.int8(epoch),
+            UUID(incarnation).bytes,
+            binary.text_array([move.ledger for move in moves]),
+            binary.int8_array([move.previous for move in moves]),
+            binary.int8_array([move.position for move in moves]),
+        )
 
         def advance() -> bool:
-            with self._database.transaction(_ADVANCE) as session:
-                if session.execute(STATEMENTS["hold_lease"], of).fetchone() is None:
-                    return False
-                if begins_some:
-                    session.execute(STATEMENTS["begin_relay_positions"], of)
-                if session.execute(STATEMENTS["move_relay_positions"], of).rowcount == len(moves):
-                    return True
-                raise Rollback
-            return False
+            with self._database.session():
+                try:
+                    self._database.wire.ask("advance_relay", parameters)
+                except psycopg.Error as error:
+                    if error.sqlstate == _FENCED:
+                        return False
+                    raise
+                return True
 
         return again(advance)  # or the relay would step down for a lock that somebody held for a moment

@@ -9,17 +9,17 @@ from (
     sum(octet_length(e.data) + octet_length(e.metadata)) over (
       order by asked.ordinal, e.position rows between unbounded preceding and 1 preceding
     ) as bytes_before
-  from unnest(%(ledgers)s::text[], %(afters)s::bigint[]) with ordinality as asked (ledger, after, ordinal)
+  from unnest($1::text[], $2::bigint[]) with ordinality as asked (ledger, after, ordinal)
   cross join lateral (
     select e.position, e.type, e.data, e.metadata, e.recorded_at
     from daybook.events e
     where e.ledger = asked.ledger and e.position > asked.after
-    order by e.position limit %(each_max)s
+    order by e.position limit $3::bigint
   ) as e
   order by asked.ordinal, e.position
-  limit %(events_max)s
+  limit $4::bigint
 ) as found
-where coalesce(found.bytes_before, 0) < %(bytes_max)s
+where coalesce(found.bytes_before, 0) < $5::bigint
 
 -- name: incarnation
 select i.incarnation::text from daybook.incarnation i where i.is_only
@@ -355,17 +355,5 @@ full join projections.relay_positions p on p.ledger = l.ledger
 where coalesce(l.position, 0) <> coalesce(p.position, 0)
 order by 1
 
--- name: begin_relay_positions
-insert into projections.relay_positions (ledger, position, incarnation, epoch)
-select new.ledger, 0, %(incarnation)s::uuid, %(epoch)s
-from unnest(%(ledgers)s::text[]) as new (ledger)
-order by new.ledger
-on conflict do nothing
-
--- name: move_relay_positions
-update projections.relay_positions p
-set position = moved.position, epoch = %(epoch)s
-from unnest(%(ledgers)s::text[], %(previous)s::bigint[], %(reached)s::bigint[])
-  as moved (ledger, previous, position)
-where p.ledger = moved.ledger and p.position = moved.previous and p.epoch <= %(epoch)s
-  and p.incarnation = %(incarnation)s::uuid
+-- name: advance_relay
+select projections.advance_relay($1::bigint, $2::uuid, $3::text[], $4::bigint[], $5::bigint[])

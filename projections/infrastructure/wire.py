@@ -34,9 +34,7 @@ class Wire:
         Parameters are in Postgres's binary format. One trip but for what runs the first time, which is prepared before.
         """
         for name, _ in calls:
-            if name not in self._prepared:
-                self._check(self._pgconn.prepare(name.encode(), self._statements[name].encode()))
-                self._prepared.add(name)
+            self._prepare(name)
         results = []
         try:
             self._pgconn.enter_pipeline_mode()
@@ -56,6 +54,13 @@ class Wire:
             self._check(result)
         return results
 
+    def ask(self, name: str, parameters: Sequence[bytes]) -> pq.abc.PGresult:
+        """The named statement ran, by itself where no transaction is open; both parameters and values are in the binary format."""
+        self._prepare(name)
+        result = self._pgconn.exec_prepared(name.encode(), parameters, [_BINARY] * len(parameters), _BINARY)
+        self._check(result)
+        return result
+
     def copy(self, statements: Sequence[bytes], texts: Iterable[bytes]) -> None:
         """Every `copy … from stdin` has taken its text. After an error none of the transaction counts."""
         failed = None
@@ -73,6 +78,11 @@ class Wire:
             raise
         if failed is not None:
             self._check(failed)
+
+    def _prepare(self, name: str) -> None:
+        if name not in self._prepared:
+            self._check(self._pgconn.prepare(name.encode(), self._statements[name].encode()))
+            self._prepared.add(name)
 
     def _put(self, text: bytes) -> None:
         for start in range(0, len(text), PIECE_BYTES):

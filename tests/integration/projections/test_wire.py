@@ -4,6 +4,7 @@ import threading
 
 import psycopg
 import pytest
+from psycopg import pq
 
 from projections.application.ports import Unwritable
 from projections.infrastructure.postgres import Database, terms
@@ -149,13 +150,21 @@ def test_the_driver_forgets_none_of_the_wires_statements(session: Database) -> N
     assert rows_of(wire.execute(("divide", [binary.int4(1)]))[0]) == [(b"1",)]
 
 
-def test_where_the_driver_prepares_there_is_no_wire(kit: Kit) -> None:
-    database = Database(kit.database.urls["projector"], name="test", is_preparing=True)
-    with database.session() as connection:
-        assert connection.prepare_threshold is not None
-        with pytest.raises(RuntimeError, match="prepares nothing"):
-            _ = database.wire
+def test_before_the_first_session_there_is_no_wire(kit: Kit) -> None:
+    database = Database(kit.database.urls["projector"], name="test")
+    with pytest.raises(RuntimeError, match="open session"):
+        _ = database.wire
     database.close()
+
+
+def test_a_statement_by_itself_answers_in_binary_and_after_its_error_the_connection_goes_on(session: Database) -> None:
+    wire = wired(session)
+    for _ in range(2):  # prepared the first time
+        assert wire.ask("divide", [binary.int4(2)]).get_value(0, 0) == binary.int4(0)
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            wire.ask("divide", [binary.int4(0)])
+    with session.session() as connection:
+        assert connection.info.transaction_status == pq.TransactionStatus.IDLE
 
 
 def test_times_arrive_to_the_microsecond(session: Database, kit: Kit) -> None:
