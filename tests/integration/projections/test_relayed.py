@@ -10,7 +10,6 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from projections.application.ports import Move, PublishFailed
-from projections.container import KAFKA_BREAKER
 from projections.infrastructure.kafka import KafkaPublisher
 from projections.infrastructure.postgres_relayed import PostgresRelayed
 from projections.infrastructure.postgres_wakeups import PostgresWakeups
@@ -132,7 +131,7 @@ def publisher(stack: Servers, kafka_topic: str) -> Iterator[KafkaPublisher]:
         partitions=1,
         replicas=1,
         stall_ms=60_000,
-        breaker=Breaker("kafka", bounds=KAFKA_BREAKER),
+        breaker=Breaker("kafka"),
     )
     yield made
     made.close()
