@@ -140,6 +140,9 @@ class ReadModel(Protocol):
     def positions(self, ledgers: Sequence[str] | None = None) -> dict[str, int]:
         """Positions of these ledgers (all, if none are named). Corruption where one is of another incarnation."""
 
+    def was_repaired(self) -> bool:
+        """True once after `positions` found that rows were repaired since it looked before: no row in memory can be trusted."""
+
     def last_rows(self, keys: Sequence[Key]) -> dict[Key, Row]:
         """The last row, as far as its table keeps it, of those keys that have one."""
 

@@ -75,9 +75,14 @@ class Worker:
         self._logger = structlog.get_logger("daybook.projector").bind(projection=projection.name)
 
     def start(self) -> None:
-        """Memory agrees with the read model; ledgers that stood still are tried at once (this code may be newer)."""
-        self._positions = self._model.positions()
-        self._known.clear(is_complete=not self._positions)
+        """Memory agrees with the read model; ledgers that stood still are tried at once (this code may be newer).
+
+        Begun anew where nobody else has written meanwhile, as when partitions come, it keeps the rows that it knows.
+        """
+        positions = self._model.positions()
+        if self._model.was_repaired() or positions != self._positions or not positions:
+            self._known.clear(is_complete=not positions)
+        self._positions = positions
         self._watched = {}
         self._due = {}
         self._meet_standing()
@@ -156,8 +161,10 @@ class Worker:
         return self._positions.get(ledger, 0)
 
     def _learn(self, positions: Mapping[str, int]) -> None:
-        """Takes over positions read from the read model. If one is news, somebody else wrote, and no row can be trusted."""
-        if any(self._position(ledger) != position for ledger, position in positions.items()):
+        """Takes over positions read from the read model. If there is news, somebody else wrote, and no row can be trusted."""
+        if self._model.was_repaired() or any(
+            self._position(ledger) != position for ledger, position in positions.items()
+        ):
             self._known.clear()
             self._positions.update(positions)
 

@@ -46,6 +46,7 @@ class PostgresReadModel:
             UUID(generation.incarnation).bytes,
         )
         self._repairs: dict[str, int] = {}  # by ledger, as of the last look at its position
+        self._was_repaired = False
         self._copies = {
             table: sql.SQL("copy {} ({}) from stdin {}")
             .format(self._name(table), sql.SQL(", ").join(map(sql.Identifier, spec.columns)), sql.SQL(OPTIONS))
@@ -61,8 +62,14 @@ class PostgresReadModel:
         for ledger, position, incarnation, repairs in rows:
             if incarnation != self._incarnation:
                 raise ForeignGeneration(self._generation, ledger=ledger, position=position)
+            self._was_repaired = self._was_repaired or repairs != self._repairs.get(ledger, 0)
             self._repairs[ledger] = repairs
         return {ledger: position for ledger, position, *_ in rows}
+
+    def was_repaired(self) -> bool:
+        """True once after `positions` found that rows were repaired since it looked before: no row in memory can be trusted."""
+        was_repaired, self._was_repaired = self._was_repaired, False
+        return was_repaired
 
     def last_rows(self, keys: Sequence[Key]) -> dict[Key, ModelRow]:
         """The last row, as far as its table keeps it, of those keys that have one."""

@@ -2,6 +2,7 @@
 
 import random
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from structlog.testing import capture_logs
 from projections.application.figures import Figures
 from projections.application.ports import ForeignGeneration
 from projections.application.worker import Worker
-from projections.domain.projection import Read, Rows, State
+from projections.domain.projection import Key, Read, Row, Rows, State
 from projections.infrastructure import postgres
 from projections.infrastructure.postgres_read_model import PostgresReadModel
 from shared_kernel import events
@@ -254,6 +255,54 @@ def test_a_ledger_whose_row_somebody_holds_is_set_aside_and_the_others_go_on(
     heal(worker)
     assert kit.standing() == []
     kit.assert_complete()
+
+
+def test_a_worker_that_begins_anew_keeps_what_it_knows_unless_somebody_else_has_written(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit.append("bank", list(books("bank", 30)))
+    log = read_log(kit.admin)
+    fetched: list[int] = []
+    last_rows = PostgresReadModel.last_rows
+
+    def counted(model: PostgresReadModel, keys: Sequence[Key]) -> dict[Key, Row]:
+        fetched.append(len(keys))
+        return last_rows(model, keys)
+
+    monkeypatch.setattr(PostgresReadModel, "last_rows", counted)
+    worker, _ = kit.worker()
+    worker.apply(log[:10])
+    worker.start()
+    worker.apply(log[10:20])
+    assert fetched == []  # it began with nothing, and nobody else has written
+    kit.worker()[0].apply(log[20:25])
+    fetched.clear()
+    worker.start()
+    worker.apply(log[25:])
+    assert fetched
+    kit.assert_complete()
+
+
+@pytest.mark.parametrize("is_parked", [False, True])
+def test_what_a_repair_mended_is_what_a_worker_goes_on_from(kit: Kit, is_parked: bool) -> None:
+    kit.append("bank", [opened("bank"), account("bank:cash", "debit"), account("users:1"), transfer("first", 5)])
+    worker, figures = kit.worker()
+    worker.apply(read_log(kit.admin))
+    if is_parked:
+        kit.parking().park("books", "bank", actor="op", reason="to be repaired")
+        heal(worker)
+    kit.admin.execute("update books_1.entries set posted_debits = 1005 where address = 'bank:cash'")
+    kit.admin.execute("update projections.positions set repairs = repairs + 1")
+    kit.append("bank", [transfer("second", 7)])
+    if is_parked:
+        kit.parking().retry("books", "bank", patterns=None, actor="op", reason="repaired")
+        heal(worker)
+    else:
+        worker.start()
+        worker.apply(read_log(kit.admin)[-1:])
+    assert figures.lost_races == 0
+    totals = "select posted_debits from books_1.entries where address = 'bank:cash' order by position"
+    assert kit.rows(totals) == [(1005,), (1012,)]
 
 
 def test_a_lost_connection_is_told_and_the_same_events_can_be_given_again(kit: Kit) -> None:
