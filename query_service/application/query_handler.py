@@ -153,8 +153,12 @@ class Arrival(Protocol):
 class Visible(Protocol):
     """Tells when a position becomes visible in the read model. A hint: the snapshot decides."""
 
-    def expect(self, ledger: str, position: int) -> AbstractContextManager[Arrival]:
-        """From here on an announcement of this or a later position wakes the arrival."""
+    def expect(self, ledger: str, position: int, *, of_periods: bool) -> AbstractContextManager[Arrival]:
+        """From here on an announcement of this or a later position of `books` wakes the arrival, or (`of_periods`) of either model."""
+        ...
+
+    def is_behind(self, ledger: str, position: int) -> bool:
+        """True if `books` was heard of, and only of an earlier position: a look would most likely be in vain."""
         ...
 
 
@@ -211,18 +215,24 @@ class QueryHandler:
     ) -> Snapshot[RowT]:
         # Rather woken too early than too late: what a time needs is known only when the snapshot is there.
         wanted = max(1, asked.position or 0, asked.at_position or 0, asked.cursor.position if asked.cursor else 0)
-        with self._visible.expect(asked.ledger or "", wanted) as arrival:
+        ledger, began = asked.ledger or "", asyncio.get_running_loop().time()
+        with self._visible.expect(ledger, wanted, of_periods=question.needs_periods) as arrival:
+            if not question.is_of_log and self._visible.is_behind(ledger, wanted):
+                # One look instead of two for most who read what they have just written; a wrong position is told a poll later.
+                await arrival.wait(min(self._poll_ms, self._longest_ms(asked)))
             snapshot = await self._books.fetch(question, parameters)
             if not _is_answered(snapshot.stamp, asked):
-                snapshot = await self._wait(question, asked, parameters, arrival)
+                snapshot = await self._wait(question, asked, parameters, arrival, began)
         return snapshot
 
+    def _longest_ms(self, asked: Asked) -> int:
+        return min(self._wait_ms if asked.wait_ms is None else asked.wait_ms, self._wait_ms_max)
+
     async def _wait(
-        self, question: Question[RowT], asked: Asked, parameters: Mapping[str, Value], arrival: Arrival
+        self, question: Question[RowT], asked: Asked, parameters: Mapping[str, Value], arrival: Arrival, began: float
     ) -> Snapshot[RowT]:
         now = asyncio.get_running_loop().time
-        began = now()
-        wait_ms = min(self._wait_ms if asked.wait_ms is None else asked.wait_ms, self._wait_ms_max)
+        wait_ms = self._longest_ms(asked)
         while True:
             left_ms = wait_ms - (now() - began) * 1000
             # Asked once more after the last moment: what arrived in it is answered.

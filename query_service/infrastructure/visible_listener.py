@@ -26,10 +26,11 @@ _log = structlog.get_logger(__name__)
 class _Arrival:
     """As in `application.query_handler.Arrival`."""
 
-    __slots__ = ("_heard", "is_waiting", "position")
+    __slots__ = ("_heard", "is_waiting", "of_periods", "position")
 
-    def __init__(self, position: int) -> None:
+    def __init__(self, position: int, *, of_periods: bool) -> None:
         self.position = position
+        self.of_periods = of_periods
         self.is_waiting = False
         self._heard = asyncio.Event()
 
@@ -55,6 +56,7 @@ class VisibleListener:
         self._expected: dict[str, set[_Arrival]] = {}
         self._task: asyncio.Task[None] | None = None
         self._newest: dict[str, int] = {}
+        self._heard: dict[str, int] = {}  # what was announced last, of ledgers that were announced lately
         self.listening = asyncio.Event()
         figures.watch_waiting(self.waiting)
 
@@ -71,9 +73,9 @@ class VisibleListener:
             self._task = None
 
     @contextmanager
-    def expect(self, ledger: str, position: int) -> Iterator[_Arrival]:
+    def expect(self, ledger: str, position: int, *, of_periods: bool) -> Iterator[_Arrival]:
         """As in `application.query_handler.Visible`."""
-        arrival = _Arrival(position)
+        arrival = _Arrival(position, of_periods=of_periods)
         self._expected.setdefault(ledger, set()).add(arrival)
         try:
             yield arrival
@@ -82,6 +84,10 @@ class VisibleListener:
             waiting.discard(arrival)
             if not waiting:
                 del self._expected[ledger]
+
+    def is_behind(self, ledger: str, position: int) -> bool:
+        """As in `application.query_handler.Visible`."""
+        return self._heard.get(ledger, position) < position
 
     def waiting(self) -> int:
         """How many wait now."""
@@ -95,21 +101,22 @@ class VisibleListener:
         """As in `infrastructure.cached_books.Newest`. Whatever becomes visible from now on will be announced."""
         if not self.listening.is_set():
             return
-        known = self._newest.pop(ledger, 0)  # put at the end: the one longest unused goes first
-        if len(self._newest) >= LEDGERS_KEPT_MAX:
-            del self._newest[next(iter(self._newest))]
-        self._newest[ledger] = max(known, position)
+        _keep(self._newest, ledger, max(self._newest.get(ledger, 0), position))
 
     def hear(self, payload: str) -> None:
         """Wakes who waits for what was announced: `<projection>/<ledger>/<position>`."""
         projection, _, rest = payload.partition("/")
-        ledger, _, position = rest.rpartition("/")
-        if projection == "books" and position.isdigit() and int(position) > self._newest.get(ledger, int(position)):
-            self._newest[ledger] = int(position)
-        if projection in PROJECTIONS and position.isdigit():
-            for arrival in self._expected.get(ledger, ()):
-                if arrival.position <= int(position):
-                    arrival.wake()
+        ledger, _, digits = rest.rpartition("/")
+        if projection not in PROJECTIONS or not digits.isdigit():
+            return
+        is_books, position = projection == "books", int(digits)
+        if is_books:
+            if position > self._newest.get(ledger, position):
+                self._newest[ledger] = position
+            _keep(self._heard, ledger, position)
+        for arrival in self._expected.get(ledger, ()):
+            if arrival.position <= position and (is_books or arrival.of_periods):
+                arrival.wake()
 
     async def _listen(self) -> None:
         while True:
@@ -126,4 +133,13 @@ class VisibleListener:
             finally:
                 self.listening.clear()
                 self._newest.clear()
+                self._heard.clear()
             await asyncio.sleep(RECONNECT_MS / 1000)
+
+
+def _keep(positions: dict[str, int], ledger: str, position: int) -> None:
+    """Remembers it, at the end: of too many ledgers the one longest unused goes first."""
+    positions.pop(ledger, None)
+    if len(positions) >= LEDGERS_KEPT_MAX:
+        del positions[next(iter(positions))]
+    positions[ledger] = position

@@ -103,6 +103,11 @@ async def services(database: Database, folder: Path) -> AsyncIterator[Service]:
         yield start
 
 
+def statements(client: Client) -> float:
+    """How many questions Postgres has answered for this service."""
+    return client.container.registry().get_sample_value("daybook_query_answers_total", {"source": "primary"}) or 0.0
+
+
 @pytest.fixture
 async def open_service(database: Database, keeper: Bookkeeper, tmp_path: Path) -> AsyncIterator[Service]:
     """Starts the service with settings of the test's own, listening for what becomes visible."""

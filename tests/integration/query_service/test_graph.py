@@ -11,7 +11,7 @@ from query_service.presentation import graph_view
 from query_service.presentation.graph_routes import SCHEMA
 from shared_kernel.events import HoldPosted, HoldVoided, TransactionHeld
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
-from tests.integration.query_service.conftest import Client, Service, token
+from tests.integration.query_service.conftest import Client, Service, statements, token
 
 pytestmark = pytest.mark.long
 
@@ -65,11 +65,6 @@ async def fault(client: Client, query: str, **how: Any) -> dict[str, Any]:
     (error,) = response.json()["errors"]
     told: dict[str, Any] = error["extensions"] | {"message": error["message"]}
     return told
-
-
-def statements(client: Client) -> float:
-    """How many questions Postgres has answered for this service."""
-    return client.container.registry().get_sample_value("daybook_query_answers_total", {"source": "primary"}) or 0.0
 
 
 EVERYTHING = """

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
-from tests.integration.query_service.conftest import Client, Service
+from tests.integration.query_service.conftest import Client, Service, statements
 
 # Long enough to be told apart from a time-out of the test, and never waited for where the test is right.
 PATIENCE = {"Prefer": "wait=60"}
@@ -46,13 +46,38 @@ async def test_announcement_of_another_ledger_or_an_older_position_answers_nobod
 ) -> None:
     client = await open_service(visible_poll_ms=10_000, wait_ms_max=60_000)
     visible = client.container.visible()
-    with visible.expect("bank", 4) as arrival:
-        for payload in ("books/bank/3", "books/bank:1/9", "seals/bank/9", "books/bank", "books/bank/x", ""):
+    others = ("books/bank/3", "books/bank:1/9", "seals/bank/9", "books/bank", "books/bank/x", "")
+    with visible.expect("bank", 4, of_periods=False) as arrival, visible.expect("bank", 4, of_periods=True) as both:
+        for payload in others:
             visible.hear(payload)
+        assert not arrival._heard.is_set()
+        assert not both._heard.is_set()
+        visible.hear("periods/bank/5")
+        assert both._heard.is_set()
         assert not arrival._heard.is_set()
         visible.hear("books/bank/5")
         assert arrival._heard.is_set()
     assert not visible._expected
+
+
+async def test_one_look_is_enough_where_the_announcement_is_still_to_come(
+    open_service: Service, bank: Bookkeeper
+) -> None:
+    client = await open_service(visible_poll_ms=10_000, wait_ms_max=60_000)
+    visible = client.container.visible()
+    await visible.listening.wait()
+    visible.hear("books/bank/3")
+    assert visible.is_behind("bank", 4)
+    assert not visible.is_behind("bank", 3)
+    assert not visible.is_behind("other", 4)
+    before = statements(client)
+    async with asyncio.timeout(9), asyncio.TaskGroup() as group:
+        asked = group.create_task(client.get(BALANCES, headers={"Daybook-Position": "4", **PATIENCE}))
+        await _waiting(client)
+        assert statements(client) == before
+        await asyncio.to_thread(bank.project, "bank")
+    assert asked.result().json()["balances"]["EUR/2"]["posted"] == 700
+    assert statements(client) == before + 1
 
 
 async def test_poll_is_the_net_where_no_notification_comes(open_service: Service, bank: Bookkeeper) -> None:
