@@ -140,7 +140,7 @@ class ClockSettings(ProcessSettings, frozen=True, kw_only=True):
     poll_ms: Annotated[
         int, Meta(ge=1, le=3_600_000, description="How often the clock looks for what is due, about")
     ] = 500
-    retry_max_ms: Annotated[int, Meta(ge=1, le=3_600_000, description="Longest wait after failures")] = 10_000
+    retry_max_ms: Annotated[int, Meta(ge=1, le=3_600_000, description="Longest wait after failures")] = 2_000
     page_commands_max: Annotated[
         int, Meta(ge=1, le=5_000, description="Transactions that are asked for, and ended, at once")
     ] = 500

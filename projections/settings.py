@@ -39,7 +39,7 @@ class RelaySettings(ProcessSettings, frozen=True, kw_only=True):
     batch_bytes_max: BatchBytesMax = 16_000_000
     batch_ledgers_max: BatchLedgersMax = 500
     retry_ms: RetryMs = 200
-    retry_max_ms: RetryMaxMs = 10_000
+    retry_max_ms: RetryMaxMs = 2_000
     watch_ms: WatchMs = 2_000
     kafka_partitions: Annotated[int, Meta(ge=1, description="Partitions of the topic where the relay makes it")] = 6
     kafka_replicas: Annotated[int, Meta(ge=1, description="Replicas of the topic where the relay makes it")] = 1
@@ -79,7 +79,7 @@ class ProjectorSettings(HttpSettings, frozen=True, kw_only=True):
     batch_bytes_max: BatchBytesMax = 16_000_000
     batch_ledgers_max: BatchLedgersMax = 500
     retry_ms: RetryMs = 200
-    retry_max_ms: RetryMaxMs = 10_000
+    retry_max_ms: RetryMaxMs = 2_000
     watch_ms: WatchMs = 2_000
     projections: Annotated[
         str,

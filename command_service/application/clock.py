@@ -65,7 +65,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How often the clock looks; each is a setting of the process."""
 
     poll_ms: int = 500
-    retry_max_ms: int = 10_000
+    retry_max_ms: int = 2_000
 
 
 class Clock:
