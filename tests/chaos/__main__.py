@@ -1,6 +1,7 @@
 """`python -m tests.chaos`: runs experiments, keeps every result, and writes docs/reliability.md from all that are kept.
 
-Resumable: a run whose result is kept for this very commit is not done again.
+Resumable: a run whose result is kept for this very commit is not done again. The results are kept beside the document and are committed
+with it, so that runs of several days and machines count together; those of code that has changed too much since are taken out by hand.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from tests.chaos.running import Result, Skipped, run
 from tests.chaos.stand import standing
 
 ROOT = Path(__file__).parents[2]
+RESULTS = DOCUMENT.with_suffix(".jsonl")
 
 
 def main() -> int:
@@ -26,7 +28,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--runs", type=int, default=1, help="runs of each, with one seed after another")
     parser.add_argument("--full", action="store_true", help="outages as long as they would be")
-    parser.add_argument("--results", type=Path, default=ROOT / ".data" / "chaos.jsonl", help="where results are kept")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     parser.add_argument("--report", action="store_true", help="only write the document")
     arguments = parser.parse_args()
     names = arguments.experiments or list(EXPERIMENTS)
@@ -84,8 +86,15 @@ def _keep(path: Path, result: Result) -> None:
 
 
 def _commit() -> str:
-    asked = ("git", "-C", str(ROOT), "describe", "--always", "--dirty")
-    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    """The commit that runs; with `-dirty` where something else than what is written here was changed since."""
+    head = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "--", ".", *(f":!docs/{path.name}" for path in (DOCUMENT, RESULTS)))
+    return f"{head or 'unknown'}{'-dirty' if changed else ''}"
+
+
+def _git(*arguments: str) -> str:
+    asked = ("git", "-C", str(ROOT), *arguments)
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":
