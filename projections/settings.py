@@ -54,7 +54,7 @@ class RelaySettings(ProcessSettings, frozen=True, kw_only=True):
     rest_ms_max: Annotated[
         int,
         Meta(
-            ge=0, description="Longest rest after a batch; beyond 1,500 events a second three times as long as it took"
+            ge=0, description="Longest rest after a batch; beyond 1,200 events a second three times as long as it took"
         ),
     ] = 100
     lease_ms: Annotated[Milliseconds, Meta(description="How long a silent relay keeps others from taking over")] = 6_000
@@ -109,7 +109,7 @@ class ProjectorSettings(HttpSettings, frozen=True, kw_only=True):
     rest_ms_max: Annotated[
         int,
         Meta(
-            ge=0, description="Longest rest after a batch; beyond 1,500 events a second three times as long as it took"
+            ge=0, description="Longest rest after a batch; beyond 1,200 events a second three times as long as it took"
         ),
     ] = 250
     poll_ms: Annotated[Milliseconds, Meta(description="Longest wait for Kafka at once")] = 200

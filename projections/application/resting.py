@@ -8,7 +8,7 @@ side takes its share in large pieces and leaves the rest to the commands.
 import math
 from typing import Final
 
-FRESH_A_SECOND: Final = 1_500  # chosen: half as many again as the rate that the promise of 100 ms is made for
+FRESH_A_SECOND: Final = 1_200  # chosen: a fifth more than the rate that the promise of 100 ms is made for
 REST_RATIO: Final = (
     3  # measured (ADR 0009): a quarter of a core at the most for small batches, all of it once batches are full
 )
