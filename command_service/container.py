@@ -28,7 +28,7 @@ from command_service.presentation.openapi import describe_requests
 from command_service.presentation.routes import ROUTES, DirectRoutes
 from command_service.settings import ClockSettings, CommandSettings
 from shared_kernel import lock_table
-from shared_kernel.breaker import Breaker, BreakerBounds, BreakerFigures
+from shared_kernel.breaker import Breaker, BreakerFigures, bounds_of
 from shared_kernel.event_log.pool import LogPool
 from shared_kernel.event_log.types import Tail
 from shared_kernel.health import Health, HealthServer
@@ -161,27 +161,11 @@ class Container(containers.DeclarativeContainer):
     )
     transactions = providers.Singleton(Transactions, providers.Singleton(TransactionFigures, registry))
     breaker_figures = providers.Singleton(BreakerFigures, registry)
-    postgres_bounds = providers.Factory(
-        BreakerBounds,
-        window_ms=settings.provided.breaker_window_ms,
-        calls_min=settings.provided.breaker_calls_min,
-        failures_percent=settings.provided.breaker_failures_percent,
-        failures_in_row=settings.provided.postgres_breaker_failures_in_row,
-        open_ms=settings.provided.postgres_breaker_open_ms,
-        probes_max=settings.provided.postgres_breaker_probes_max,
-    )
+    postgres_bounds = providers.Factory(bounds_of, "postgres", settings)
     postgres_breaker = providers.Singleton(Breaker, "postgres", bounds=postgres_bounds, figures=breaker_figures)
     pool = providers.Singleton(_pool, settings, settings.provided.log_connections_max, transactions, postgres_breaker)
     probe = providers.Singleton(lambda settings: _pool(settings, 1), settings)
-    redis_bounds = providers.Factory(
-        BreakerBounds,
-        window_ms=settings.provided.breaker_window_ms,
-        calls_min=settings.provided.breaker_calls_min,
-        failures_percent=settings.provided.breaker_failures_percent,
-        failures_in_row=settings.provided.redis_breaker_failures_in_row,
-        open_ms=settings.provided.redis_breaker_open_ms,
-        probes_max=settings.provided.redis_breaker_probes_max,
-    )
+    redis_bounds = providers.Factory(bounds_of, "redis", settings)
     redis_breaker = providers.Singleton(Breaker, "redis", bounds=redis_bounds, figures=breaker_figures)
     locks = providers.Singleton(_locks, settings=settings, pool=pool, metrics=metrics, breaker=redis_breaker)
     executor = providers.Singleton(
@@ -226,15 +210,7 @@ class ClockContainer(containers.DeclarativeContainer):
     stop = providers.Singleton(asyncio.Event)
     transactions = providers.Singleton(Transactions, providers.Singleton(TransactionFigures, registry))
     breaker_figures = providers.Singleton(BreakerFigures, registry)
-    postgres_bounds = providers.Factory(
-        BreakerBounds,
-        window_ms=settings.provided.breaker_window_ms,
-        calls_min=settings.provided.breaker_calls_min,
-        failures_percent=settings.provided.breaker_failures_percent,
-        failures_in_row=settings.provided.postgres_breaker_failures_in_row,
-        open_ms=settings.provided.postgres_breaker_open_ms,
-        probes_max=settings.provided.postgres_breaker_probes_max,
-    )
+    postgres_bounds = providers.Factory(bounds_of, "postgres", settings)
     postgres_breaker = providers.Singleton(Breaker, "postgres", bounds=postgres_bounds, figures=breaker_figures)
     pool = providers.Singleton(_pool, settings, settings.provided.log_connections_max, transactions, postgres_breaker)
     executor = providers.Singleton(

@@ -45,7 +45,7 @@ from projections.infrastructure.shipped import Found, found, installed
 from projections.presentation import operations_routes, parking_routes
 from projections.presentation.figures import PROJECTOR, RELAY, FiguresCollector, readiness
 from projections.settings import ProjectorSettings, RelaySettings
-from shared_kernel.breaker import Breaker, BreakerBounds, BreakerFigures
+from shared_kernel.breaker import Breaker, BreakerFigures, bounds_of
 from shared_kernel.health import Health, HealthServer
 from shared_kernel.http import Lifespan, create_app
 from shared_kernel.http_edge import Edge
@@ -116,15 +116,7 @@ class RelayContainer(containers.DeclarativeContainer):
     stop = providers.Singleton(threading.Event)
     figures = providers.Singleton(RelayFigures)
     registry = providers.Singleton(new_registry)
-    kafka_bounds = providers.Factory(
-        BreakerBounds,
-        window_ms=settings.provided.breaker_window_ms,
-        calls_min=settings.provided.breaker_calls_min,
-        failures_percent=settings.provided.breaker_failures_percent,
-        failures_in_row=settings.provided.kafka_breaker_failures_in_row,
-        open_ms=settings.provided.kafka_breaker_open_ms,
-        probes_max=settings.provided.kafka_breaker_probes_max,
-    )
+    kafka_bounds = providers.Factory(bounds_of, "kafka", settings)
     breaker = providers.Singleton(
         Breaker, "kafka", bounds=kafka_bounds, figures=providers.Singleton(BreakerFigures, registry)
     )

@@ -31,7 +31,7 @@ from query_service.presentation.statement_routes import Statements
 from query_service.presentation.streams import Streams
 from query_service.presentation.transaction_routes import Transactions
 from query_service.settings import QuerySettings
-from shared_kernel.breaker import Breaker, BreakerBounds, BreakerFigures
+from shared_kernel.breaker import Breaker, BreakerFigures, bounds_of
 from shared_kernel.health import Health
 from shared_kernel.http import Lifespan, create_app
 from shared_kernel.http_edge import Edge
@@ -188,25 +188,9 @@ class Container(containers.DeclarativeContainer):
     health = providers.Singleton(Health)
     figures = providers.Singleton(QueryFigures, registry)
     breaker_figures = providers.Singleton(BreakerFigures, registry)
-    postgres_bounds = providers.Factory(
-        BreakerBounds,
-        window_ms=settings.provided.breaker_window_ms,
-        calls_min=settings.provided.breaker_calls_min,
-        failures_percent=settings.provided.breaker_failures_percent,
-        failures_in_row=settings.provided.postgres_breaker_failures_in_row,
-        open_ms=settings.provided.postgres_breaker_open_ms,
-        probes_max=settings.provided.postgres_breaker_probes_max,
-    )
+    postgres_bounds = providers.Factory(bounds_of, "postgres", settings)
     postgres_breaker = providers.Singleton(Breaker, "postgres", bounds=postgres_bounds, figures=breaker_figures)
-    cache_bounds = providers.Factory(
-        BreakerBounds,
-        window_ms=settings.provided.breaker_window_ms,
-        calls_min=settings.provided.breaker_calls_min,
-        failures_percent=settings.provided.breaker_failures_percent,
-        failures_in_row=settings.provided.cache_breaker_failures_in_row,
-        open_ms=settings.provided.cache_breaker_open_ms,
-        probes_max=settings.provided.cache_breaker_probes_max,
-    )
+    cache_bounds = providers.Factory(bounds_of, "cache", settings)
     cache_breaker = providers.Singleton(Breaker, "cache", bounds=cache_bounds, figures=breaker_figures)
     keys = providers.Singleton(open_keys, settings)
     verifier = providers.Singleton(

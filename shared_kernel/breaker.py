@@ -16,6 +16,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from shared_kernel.errors import Unavailable
+from shared_kernel.settings import ProcessSettings
 
 SLOTS: Final = 10  # chosen: the window moves by a tenth of itself
 
@@ -46,6 +47,15 @@ class BreakerBounds(msgspec.Struct, frozen=True, kw_only=True):
     open_ms: int = 1_000
     probes_max: int = 2
     """So many probes at a time, and so many answers in a row before it closes."""
+
+
+def bounds_of(dependency: str, settings: ProcessSettings) -> BreakerBounds:
+    """As the process is told: `breaker_…` for all of its breakers, `<dependency>_breaker_…` for this one. AttributeError: it has none."""
+    of_all = {name: getattr(settings, f"breaker_{name}") for name in ("window_ms", "calls_min", "failures_percent")}
+    own = {
+        name: getattr(settings, f"{dependency}_breaker_{name}") for name in ("failures_in_row", "open_ms", "probes_max")
+    }
+    return BreakerBounds(**of_all, **own)
 
 
 class Breaker:

@@ -6,8 +6,9 @@ from contextlib import suppress
 import pytest
 from prometheus_client import CollectorRegistry
 
-from shared_kernel.breaker import Breaker, BreakerBounds, BreakerFigures, SaysNothing, State
+from shared_kernel.breaker import Breaker, BreakerBounds, BreakerFigures, SaysNothing, State, bounds_of
 from shared_kernel.errors import Refusal, Unavailable
+from shared_kernel.settings import ProcessSettings, Secret
 
 BOUNDS = BreakerBounds(
     window_ms=10_000, calls_min=10, failures_percent=50, failures_in_row=4, open_ms=1_000, probes_max=2
@@ -229,3 +230,24 @@ def test_a_call_that_says_nothing_is_neither_failure_nor_answer(breaker: Breaker
     for _ in range(BOUNDS.probes_max):
         answer(breaker)
     assert breaker.state is State.CLOSED
+
+
+class Told(ProcessSettings, frozen=True, kw_only=True):
+    """What a process with two breakers reads."""
+
+    breaker_window_ms: int = 7_000
+    breaker_calls_min: int = 6
+    breaker_failures_percent: int = 40
+    redis_breaker_failures_in_row: int = 1
+    redis_breaker_open_ms: int = 500
+    redis_breaker_probes_max: int = 3
+    kafka_breaker_failures_in_row: int = 4
+
+
+def test_bounds_are_those_of_the_process_and_of_this_breaker() -> None:
+    told = Told(postgres_url=Secret("postgresql://"))
+    assert bounds_of("redis", told) == BreakerBounds(
+        window_ms=7_000, calls_min=6, failures_percent=40, failures_in_row=1, open_ms=500, probes_max=3
+    )
+    with pytest.raises(AttributeError, match="kafka_breaker_open_ms"):
+        bounds_of("kafka", told)
