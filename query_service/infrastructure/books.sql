@@ -41,7 +41,8 @@ stamp as materialized (
 )
 
 -- name: both_stamp
--- The same for a question that needs the periods too: as far as both have come.
+-- The same for a question that needs the periods too: as far as both have come. A model without a position has not come anywhere
+-- (least() would pass the null over).
 stamp as materialized (
   select seen.*, (
       select dated.recorded_at from daybook.events dated where dated.ledger = %(ledger)s and dated.position = seen.at
@@ -50,11 +51,8 @@ stamp as materialized (
     select
       generation.schema_name || ' ' || other.schema_name as schema_name,
       generation.generation || '.' || other.generation as generation, log.incarnation, log.head,
-      coalesce(least(reached.position, other_reached.position), 0) as reached,
-      case
-        when least(reached.position, other_reached.position) >= asked.needed and other_reached.position is not null
-          then coalesce(asked.named, least(reached.position, other_reached.position))
-      end as at,
+      both_reached.position as reached,
+      case when both_reached.position >= asked.needed then coalesce(asked.named, both_reached.position) end as at,
       least(standstill.state, other_standstill.state) as state,
       least(standstill.since, other_standstill.since) as since,
       least(standstill.position, other_standstill.position) as stuck_position, {asked_columns}
@@ -81,6 +79,9 @@ stamp as materialized (
       where known.projection = 'periods' and known.generation = other_live.generation and known.ledger = %(ledger)s
         and known.incarnation = log.incarnation limit 1
     ) other_reached on true
+    cross join lateral (
+      select least(coalesce(reached.position, 0), coalesce(other_reached.position, 0)) as position
+    ) both_reached
     left join lateral (
       select min(known.state) as state, min(known.since) as since, min(known.position) as position
       from projections.standstills known

@@ -141,10 +141,14 @@ class Bookkeeper:
         for name in PROJECTIONS:
             self.connection.execute(f"drop schema {name}_{generation} cascade")
 
-    def project(self, ledger: str, *, generation: int = 1, until: int | None = None, announce: bool = True) -> int:
-        """The generation has the ledger's events up to `until` (None: all); answers where it stands."""
+    def project(
+        self, ledger: str, *, generation: int = 1, until: int | None = None, announce: bool = True, only: str | None = None
+    ) -> int:
+        """The generation (of every projection, or one) has the ledger's events up to `until` (None: all); answers where it stands."""
         reached = 0
         for name, projection in PROJECTIONS.items():
+            if only not in (None, name):
+                continue
             reached = self._project(projection, ledger, generation, until=until)
             if announce:
                 self.connection.execute("select pg_notify('daybook_visible', %s)", [f"{name}/{ledger}/{reached}"])

@@ -170,6 +170,25 @@ async def test_ledger_that_is_in_the_log_only_is_waited_for_not_denied(
     assert asked.result().json()["as_of"]["position"] == 1
 
 
+@pytest.mark.parametrize("first", ["books", "periods"])
+async def test_question_that_needs_both_models_waits_for_the_one_that_does_not_know_the_ledger_yet(
+    open_service: Service, keeper: Bookkeeper, first: str
+) -> None:
+    keeper.append("bank", opened("bank"), account("cash"), account("users:1:wallet"))
+    keeper.append("bank", posting("t1", "cash", "users:1:wallet", 700, effective_at="2026-03-01T00:00:00Z"))
+    keeper.project("bank", only=first)
+    client = await open_service(visible_poll_ms=10_000, wait_ms_max=60_000)
+    headers = {"Daybook-Position": "4", **PATIENCE}
+    asked = "/bank/balances?address=cash&effective_at=2026-03-31T00:00:00Z&as_of_position=4"
+    problem = await client.problem(asked, 503, "read_model_behind", headers={"Prefer": "wait=0"})
+    assert (problem["visible"], problem["head"]) == (0, 4)
+    async with asyncio.timeout(9), asyncio.TaskGroup() as group:
+        answer = group.create_task(client.get(asked, headers=headers))
+        await _waiting(client)
+        await asyncio.to_thread(keeper.project, "bank")
+    assert [(row["asset"], row["accounts"]) for row in answer.result().json()["data"]] == [("EUR/2", 1)]
+
+
 async def test_positions_of_another_incarnation_count_for_nothing(client: Client, bank: Bookkeeper) -> None:
     before = await client.ok("/bank/accounts?limit=1")
     bank.connection.execute("update projections.positions set incarnation = gen_random_uuid()")
