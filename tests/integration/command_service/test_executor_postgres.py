@@ -176,7 +176,11 @@ async def test_an_expiry_that_races_a_post_leaves_one_end_and_a_retry_of_the_hol
             teller.send(command("post_hold", transaction=hold.id)),
             clock.send(command("expire_hold", transaction=hold.id)),
         ]
-        told = await asyncio.gather(*(both if number % 2 else reversed(both)), return_exceptions=True)
+        order = both if number % 2 else both[::-1]
+        # Most race, and who wins those is the machine's affair; of every tenth two, each has one to itself.
+        told: list[object] = []
+        for together in [order[:1], order[1:]] if number % 10 < 2 else [order]:
+            told += await asyncio.gather(*together, return_exceptions=True)
         (ended,) = (outcome for outcome in told if isinstance(outcome, Outcome))
         (late,) = (error for error in told if isinstance(error, Rejection))
         assert late.code == "already_settled"

@@ -142,7 +142,13 @@ class Bookkeeper:
             self.connection.execute(f"drop schema {name}_{generation} cascade")
 
     def project(
-        self, ledger: str, *, generation: int = 1, until: int | None = None, announce: bool = True, only: str | None = None
+        self,
+        ledger: str,
+        *,
+        generation: int = 1,
+        until: int | None = None,
+        announce: bool = True,
+        only: str | None = None,
     ) -> int:
         """The generation (of every projection, or one) has the ledger's events up to `until` (None: all); answers where it stands."""
         reached = 0
