@@ -1,8 +1,9 @@
 """`python -m bench freshness`: how soon a committed transaction is visible to readers, at a steady rate of commands.
 
-Two clocks are read for it. *Visible*: every transaction, from the time that the log recorded it at (just before its commit) until a
-listener was told that the books have its position. *Read your write*: some clients ask for the newest position that was
-acknowledged, as of its command's answer, and wait until the query service has answered.
+Every transaction is *visible* when a listener was told that a read model has its position. That is counted from two moments: when its
+append was committed, which is when the command process said so in its log (`batch_appended`), and when the log recorded it, before
+the commit was written to disk. *Read your write*: some clients ask for the newest position that was acknowledged, as of its command's
+answer, and wait until the query service has answered.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ import uvloop
 
 from bench import processor, workloads
 from bench.generator import Measured, UnexpectedAnswer, Workload, measure, percentile
-from bench.stack import Origin, Stack, keep, read, running, wait_until_visible
+from bench.stack import Origin, keep, read, running, wait_until_visible
 from bench.yardstick import server
 from daybook.client import Client, Target, find_target, ledger_path
 from daybook.terminal import Exit, talk
@@ -63,6 +64,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     asked_a_second: float
     commands: Measured
     visible: dict[str, Spread]
+    visible_since_recorded: dict[str, Spread]
     read_your_write: Measured
     cores_elsewhere: float
     gate_ms: float
@@ -97,7 +99,7 @@ def freshness(
     with running(data) as folder:
         target = find_target(data=folder, command_url=None, query_url=None, token=None)
         report = uvloop.run(
-            _measured(target, read(folder), name=name, rates=(a_second, queries), warm_up=warm_up, window=window)
+            _measured(target, folder, name=name, rates=(a_second, queries), warm_up=warm_up, window=window)
         )
     keep(report, to_markdown(report), name=name, measured_at=report.origin.measured_at)
     return Exit.DONE if report.visible["books"].p99_ms <= GATE_MS else Exit.FAULT
@@ -125,8 +127,9 @@ class _Posted:
 
 
 async def _measured(
-    target: Target, stack: Stack, *, name: str, rates: tuple[float, float], warm_up: float, window: float
+    target: Target, folder: Path, *, name: str, rates: tuple[float, float], warm_up: float, window: float
 ) -> Report:
+    stack = read(folder)
     ledger = f"fresh-{secrets.token_hex(4)}"
     talk().print(f"opening {workloads.ACCOUNTS} accounts in the ledger {ledger}")
     with closing(Client(target.command_url, target.token("writer"))) as client:
@@ -163,13 +166,18 @@ async def _measured(
         async with asyncio.timeout(10):
             while any(not told or told[-1][0] < last for told in heard.values()):
                 await asyncio.sleep(0.01)
-    counted = sorted(posted.recorded)[-commands.transactions :]
+    counted = [
+        (position, datetime.fromisoformat(at.decode()).timestamp())
+        for position, at in sorted(posted.recorded)[-commands.transactions :]
+    ]
+    committed = _first_since(counted, _commits(folder / "logs" / "command.log", ledger))
     return Report(
         name=name,
         origin=Origin.here(server(stack.postgres_url)),
         asked_a_second=rates[0],
         commands=commands,
-        visible={projection: Spread.of(_delays(counted, told)) for projection, told in heard.items()},
+        visible={projection: _spread(committed, told) for projection, told in heard.items()},
+        visible_since_recorded={projection: _spread(counted, told) for projection, told in heard.items()},
         read_your_write=readers,
         cores_elsewhere=round(cores_elsewhere, 2),
         gate_ms=GATE_MS,
@@ -220,13 +228,30 @@ def _announcements(url: str, ledger: str) -> Iterator[dict[str, list[tuple[int, 
         listener.join()
 
 
-def _delays(recorded: list[tuple[int, bytes]], told: list[tuple[int, float]]) -> list[float]:
-    """Of each transaction: from its recorded time until its position, or a later one, was heard of."""
+def _commits(log: Path, ledger: str) -> list[tuple[int, float]]:
+    """The heads that the ledger's appends have made, and when each was committed."""
+    lines = [line for line in log.read_bytes().splitlines() if b'"batch_appended"' in line and ledger.encode() in line]
+    told = msgspec.json.Decoder(_Committed)
+    return [(line.position, line.timestamp.timestamp()) for line in map(told.decode, lines)]
+
+
+class _Committed(msgspec.Struct):
+    """What counts of a line of the command process's log."""
+
+    position: int
+    timestamp: datetime
+
+
+def _first_since(transactions: list[tuple[int, float]], told: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Of each transaction: when its position, or a later one, was told first."""
     positions = [position for position, _ in told]
-    return [
-        told[bisect_left(positions, position)][1] - datetime.fromisoformat(at.decode()).timestamp()
-        for position, at in recorded
-    ]
+    return [(position, told[bisect_left(positions, position)][1]) for position, _ in transactions]
+
+
+def _spread(transactions: list[tuple[int, float]], told: list[tuple[int, float]]) -> Spread:
+    """How long it took each until then."""
+    told = _first_since(transactions, told)
+    return Spread.of([then - at for (_, at), (_, then) in zip(transactions, told, strict=True)])
 
 
 def to_markdown(report: Report) -> str:
@@ -238,16 +263,18 @@ def to_markdown(report: Report) -> str:
         "| | count | p50 ms | p99 ms | longest ms |",
         "|---|---:|---:|---:|---:|",
         *(
-            f"| recorded until visible in {projection} | {s.count:,} | {s.p50_ms:.1f} | {s.p99_ms:.1f} | {s.longest_ms:.1f} |"
-            for projection, s in report.visible.items()
+            f"| {since} until visible in {projection} | {s.count:,} | {s.p50_ms:.1f} | {s.p99_ms:.1f} | {s.longest_ms:.1f} |"
+            for since, visible in (("committed", report.visible), ("recorded", report.visible_since_recorded))
+            for projection, s in visible.items()
         ),
         f"| read your write | {readers.transactions:,} | {readers.p50_ms:.1f} | {readers.p99_ms:.1f} | {readers.longest_ms:.1f} |",
         f"| command | {commands.transactions:,} | {commands.p50_ms:.1f} | {commands.p99_ms:.1f} | {commands.longest_ms:.1f} |",
         "",
         f"{commands.rate:,.0f} transactions/s of {report.asked_a_second:,.0f} that fell due (open loop, {commands.connections} "
-        f"connections; generator {commands.generator_cpu:.2f} cores). From the time that the log recorded a transaction at, which is "
-        f"before its commit, to the announcement that readers see it: p99 **{report.visible['books'].p99_ms:.0f} ms** for the books; "
-        f"the gate is {report.gate_ms:.0f} ms. *Read your write*: {readers.rate:,.0f} queries a second with the position that was "
+        f"connections; generator {commands.generator_cpu:.2f} cores). From commit to the announcement that readers see it: p99 "
+        f"**{report.visible['books'].p99_ms:.0f} ms** for the books; the gate is {report.gate_ms:.0f} ms. *Recorded* is the time in the "
+        "log, before the commit is written to disk. "
+        f"*Read your write*: {readers.rate:,.0f} queries a second with the position that was "
         "acknowledged last, until their answer.",
         "",
         f"{report.origin.told()} Other work took {report.cores_elsewhere:.2f} of the cores meanwhile.",

@@ -183,7 +183,7 @@ class _Run:
                 else:
                     self._due.append(due)
                 due += 1 / a_second
-            await asyncio.sleep(TICK_SECONDS)
+            await asyncio.sleep(max(TICK_SECONDS, due - time.perf_counter()))
 
     async def wait(self, seconds: float) -> None:
         """The time passes, or a fault of any connection is raised."""

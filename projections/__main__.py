@@ -98,7 +98,6 @@ def _project(container: "ProjectorsContainer", settings: ProjectorSettings) -> N
         exit_with(error)
     for name, reason in container.refused().items():
         structlog.get_logger("daybook").error("projection_unusable", projection=name, reason=reason)
-    gc.set_threshold(*GC_THRESHOLD)
     from shared_kernel.serve import serve_or_exit
 
     serve_or_exit(app, settings, container.health())

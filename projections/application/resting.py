@@ -18,22 +18,25 @@ RECENT_S: Final = 1.0  # chosen: as many rounds as make a rate of what comes in 
 
 
 class Resting:
-    """Remembers how many events came lately, and when the last batch began."""
+    """Remembers how many events came a second lately, and when the last batch began."""
 
     def __init__(self, *, round_ms: int, rest_ms_max: int) -> None:
         self._round_s = round_ms / 1_000
         self._rest_s_max = rest_ms_max / 1_000
         self._began: float | None = None
-        self._recent = 0.0  # events; those of RECENT_S ago count for a third
+        self._a_second = 0.0  # of RECENT_S; what came before counts for a third
 
     def after(self, events: int, *, began: float, ended: float) -> float:
         """Seconds to rest after a batch: until `round_ms` from its beginning; where more than FRESH_A_SECOND come, REST_RATIO
         times the work, up to `rest_ms_max`.
         """
         since, self._began = self._began, began
-        if since is not None:  # nobody knows how long those of the first batch took to come
-            self._recent = self._recent * math.exp((since - began) / RECENT_S) + events
+        if since is not None and since < began:  # nobody knows how long those of the first batch took to come
+            # They came evenly since then: counted as if all came now, a rate of rare lumps would seem higher than it is, and long
+            # rests would make the lumps that they follow from.
+            faded = math.exp((since - began) / RECENT_S)
+            self._a_second = self._a_second * faded + events / (began - since) * (1 - faded)
         worked_s = ended - began
-        is_busy = self._recent > FRESH_A_SECOND * RECENT_S
+        is_busy = self._a_second > FRESH_A_SECOND
         long_s = min(worked_s * REST_RATIO, self._rest_s_max) if is_busy else 0.0
         return max(self._round_s - worked_s, long_s, 0.0)

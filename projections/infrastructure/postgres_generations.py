@@ -19,6 +19,7 @@ from shared_kernel.errors import Corruption, Rejection
 # Chosen: "book", so that it meets no other advisory lock; the second key is the projection's name.
 _LOCK_CHANGES: Final = 0x626F6F6B
 _LOCK_BUILD: Final = 0x626F6F6C
+_STATISTICS: Final = 10  # as in migration 0010: no plan depends on them
 _CHANGE: Final = terms("generation_change", holds_others=True)  # a swap holds the live side until the other is level
 # Connection, transaction, resources, locks, intervention, the system: whatever SQL it was, it may succeed the next time.
 _PASSING: Final = ("08", "40", "53", "55", "57", "58", "XX")
@@ -156,6 +157,9 @@ def make_schema(session: Connection[Row], projection: Projection, name: str, *, 
             raise _unusable(projection, reason="column_missing", detail=f"its SQL makes no {table}.{missing[0]}")
     if with_indexes:
         make_indexes(session, projection, name)
+    for table, column in sorted(columns):
+        small = sql.SQL("alter table {} alter column {} set statistics {}")
+        session.execute(small.format(sql.Identifier(name, table), sql.Identifier(column), _STATISTICS))
     # The command role's clock reads what a projection's own SQL grants it.
     session.execute(sql.SQL("grant usage on schema {} to daybook_query, daybook_command").format(schema))
     session.execute(sql.SQL("grant select on all tables in schema {} to daybook_query").format(schema))

@@ -51,3 +51,14 @@ def test_a_rush_is_over_as_soon_as_fewer_come() -> None:
         rests_s.append(resting.after(500 if lump < 20 else 100, began=began, ended=began + 0.04))
     assert rests_s[15:20] == [pytest.approx(0.12)] * 5
     assert rests_s[60:] == [0.0] * 20
+
+
+def test_rests_that_a_rush_has_made_long_do_not_last_by_themselves_at_the_promised_rate() -> None:
+    resting, began, rest_s, rests_s = Resting(round_ms=30, rest_ms_max=300), 0.0, 0.0, []
+    for lump in range(60):
+        cycle_s = 0.12 + rest_s
+        began += cycle_s
+        rest_s = resting.after(round((4_000 if lump < 20 else 1_000) * cycle_s), began=began, ended=began + 0.12)
+        rests_s.append(rest_s)
+    assert rests_s[19] == pytest.approx(0.3)
+    assert rests_s[-1] == 0.0
