@@ -76,8 +76,8 @@ def freshness(
     name: str = "freshness",
     a_second: float = 1_000.0,
     queries: float = 50.0,
-    warm_up: float = 3.0,
-    window: float = 15.0,
+    warm_up: float = 40.0,
+    window: float = 20.0,
 ) -> int:
     """Measure how soon a committed transaction can be read, at a steady rate of commands.
 
@@ -92,7 +92,8 @@ def freshness(
     queries
         Queries a second that wait for the newest acknowledged position.
     warm_up
-        Seconds before the window.
+        Seconds before the window. The system writes out after half a minute what starting the servers has left in its memory, and
+        Kafka's compiler is busy for about as long: neither comes again.
     window
         Seconds of the window.
     """

@@ -12,7 +12,6 @@ from shared_kernel.errors import Corruption
 from shared_kernel.serve import serve_or_exit
 from shared_kernel.settings import SettingsError, exit_with, load_or_exit
 
-
 USAGE = """usage: python -m command_service [clock]
 
 without a word: serves commands over HTTP

@@ -13,16 +13,21 @@ _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "
 
 def copy_text(rows: Sequence[Row], width: int) -> str:
     """The rows, each of `width` values, one a line, for COPY with `OPTIONS`."""
+    text, is_plain = plain_text(rows, width)
+    return text if is_plain else "".join(["\t".join(map(_escaped, row)) + "\n" for row in rows])
+
+
+def plain_text(rows: Sequence[Row], width: int) -> tuple[str, bool]:
+    """The rows' values between tabs and new lines; false where some of them would have to be escaped, which they are not."""
     template = "\t".join(["%s"] * width) + "\n"
     text = "".join([template % row for row in rows])
-    is_plain = (
+    return text, (
         "\\" not in text
         and "\r" not in text
         and text.count("\n") == len(rows)
         and text.count("\t") == len(rows) * (width - 1)
         and (NULL not in text or not any(NULL in row for row in rows))
     )
-    return text if is_plain else "".join(["\t".join(map(_escaped, row)) + "\n" for row in rows])
 
 
 def _escaped(value: Value) -> str:

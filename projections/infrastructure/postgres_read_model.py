@@ -18,12 +18,13 @@ from psycopg import Connection, Rollback, sql
 from projections.application.ports import Batch, ForeignGeneration, Generation, Lag, Move, Standing
 from projections.domain.projection import Key, Projection, Value
 from projections.domain.projection import Row as ModelRow
-from projections.infrastructure.copy_text import OPTIONS, copy_text
+from projections.infrastructure.copy_text import NULL, OPTIONS, copy_text, plain_text
 from projections.infrastructure.postgres import STATEMENTS, Database, Row, terms
-from projections.infrastructure.wire import rows_of
+from projections.infrastructure.wire import Call, rows_of
 from shared_kernel.event_log import binary
 from shared_kernel.words import format_time
 
+INSERTED_ROWS_MAX: Final = 1_000  # measured: up to here inserts cost no more than COPY, and fewer trips
 _WRITE: Final = terms("read_model_write")
 
 
@@ -96,9 +97,11 @@ class PostgresReadModel:
         """
         try:
             with self._database.transaction(_WRITE) as session:
-                if not self._move(session, batch):
+                additions = self._additions(batch)
+                if not self._move(session, batch, additions):
                     raise Rollback
-                self._add(session, batch)
+                if additions is None:
+                    self._add(session, batch)
                 if batch.skipped:
                     ledgers, positions = zip(*batch.skipped, strict=True)
                     passed = {"ledgers": list(ledgers), "positions": list(positions)}
@@ -106,9 +109,15 @@ class PostgresReadModel:
                 if batch.faults:
                     session.execute(STATEMENTS["stand_still"], self._of | _columns_of_faults(batch))
                 return True
+            self._check_incarnation()
             return False
         finally:
             self._tell("positions_released", sorted(_held(batch)))
+
+    def _check_incarnation(self) -> None:
+        with self._database.session() as session:
+            if session.execute(STATEMENTS["incarnation"]).fetchone() != (self._incarnation,):
+                raise ForeignGeneration(self._generation)
 
     def standing(self) -> list[Standing]:
         """The ledgers that stand still."""
@@ -179,6 +188,51 @@ class PostgresReadModel:
             sql.SQL(", ").join(latest),
         )
 
+    def _additions(self, batch: Batch) -> list[Call] | None:
+        """What adds the rows, to go on the trip of the move; None where COPY has to, or is better at it.
+
+        For COPY the server asks before each table. Of small rounds such trips are most, where processes wait for a processor.
+        """
+        rows = {table: rows for table, rows in batch.rows.items() if rows}
+        if batch.lines or not rows or sum(map(len, rows.values())) > INSERTED_ROWS_MAX:
+            return None
+        calls: list[Call] = []
+        for name, of_table in rows.items():
+            table = self._tables[name]
+            text, is_plain = plain_text(of_table, len(table.columns))
+            if table.is_replaced or not is_plain or len(table.columns) == 1:
+                return None
+            calls.append((self._added_by(name), (text[:-1].encode(),)))
+        return calls
+
+    def _added_by(self, table: str) -> str:
+        return f"add to {self._generation.schema_name}.{table}"
+
+    @cached_property
+    def _inserts(self) -> Mapping[str, str]:
+        return {self._added_by(name): self._insert(name) for name in self._tables}
+
+    def _insert(self, name: str) -> str:
+        columns = self._tables[name].columns
+        values = [
+            sql.SQL("v[{}]::{}").format(sql.Literal(number), sql.SQL(self._types[name, column]))
+            for number, column in enumerate(columns, 1)
+        ]
+        # The fence: each line is taken apart once, not for each of its values.
+        rows = sql.SQL(
+            "select string_to_array(line, E'\\t', {}) as v from string_to_table($1::text, E'\\n') as line offset 0"
+        )
+        return (
+            sql.SQL("insert into {} ({}) select {} from ({}) as added")
+            .format(
+                self._name(name),
+                sql.SQL(", ").join(map(sql.Identifier, columns)),
+                sql.SQL(", ").join(values),
+                rows.format(sql.Literal(NULL)),
+            )
+            .as_string()
+        )
+
     def _add(self, session: Connection[Row], batch: Batch) -> None:
         rows = {table: rows for table, rows in batch.rows.items() if rows}
         for name, of_table in rows.items():
@@ -202,31 +256,38 @@ class PostgresReadModel:
         )
         session.execute(delete, [list(part) for part in zip(*(row[: table.key] for row in rows), strict=True)])
 
-    def _move(self, session: Connection[Row], batch: Batch) -> bool:
-        """Where each ledger that moves, or is to be parked, stands as the batch believes, it is locked, and moved."""
+    def _move(self, session: Connection[Row], batch: Batch, additions: Sequence[Call] | None) -> bool:
+        """Where each ledger that moves, or is to be parked, stands as the batch believes, it is locked, and moved, and rows added.
+
+        Otherwise what the additions have done or met counts for nothing, and is rolled back.
+        """
         moves = batch.moves
         held = _held(batch)
         if not held:
             return True
+        additions = additions or []
         ledgers = sorted(held)
         new = [ledger for ledger in ledgers if held[ledger] == 0]
         expected = [
             (ledger.encode(), b"%d" % held[ledger], b"t", b"%d" % self._repairs.get(ledger, 0)) for ledger in ledgers
         ]
         wire = self._database.wire
+        if additions:
+            wire.learn(self._inserts)
         if new:
             wire.execute(("begin_positions", (*self._of_wire, binary.text_array(new))))
         # One trip, but each statement sees what was committed until it begins: the second, what was while the first waited.
-        locked, moved, *_ = wire.execute(
+        locked, moved, *others = wire.execute(
             ("lock_positions", (*self._of_wire, binary.text_array(ledgers))),
             ("move_positions", (*self._of_wire, *_columns_of_moves(moves))),
             *self._announcement(moves),
+            *additions,
+            unchecked=len(additions),
         )
         self._tell("positions_locked", [ledger.decode() for ledger, *_ in rows_of(locked) if ledger is not None])
         if rows_of(locked) != expected or moved.ntuples != len(moves):
-            if session.execute(STATEMENTS["incarnation"]).fetchone() != (self._incarnation,):
-                raise ForeignGeneration(self._generation)
             return False
+        wire.check(others)
         if (b"t",) in rows_of(moved):
             of = {"ledgers": [move.ledger for move in moves], "reached": [move.position for move in moves]}
             session.execute(STATEMENTS["go_on"], self._of | of)
@@ -237,7 +298,7 @@ class PostgresReadModel:
         of = self._generation
         structlog.get_logger().debug(what, projection=of.projection, generation=of.number, ledgers=ledgers)
 
-    def _announcement(self, moves: Sequence[Move]) -> list[tuple[str, Sequence[bytes]]]:
+    def _announcement(self, moves: Sequence[Move]) -> list[Call]:
         if self._generation.state != "live" or not moves:
             return []
         name = self._generation.projection

@@ -16,22 +16,30 @@ PIECE_BYTES: Final = 256 * 1024  # chosen: what libpq holds of a COPY at once, b
 
 _BINARY: Final = pq.Format.BINARY
 
+Call = tuple[str, Sequence[bytes | None]]
+"""A statement's name, and its parameters."""
+
 
 class Wire:
     """As long as its connection; nobody else may use that meanwhile. Errors are psycopg's, and leave the connection whole or closed."""
 
     def __init__(self, pgconn: pq.abc.PGconn, statements: Mapping[str, LiteralString]) -> None:
         self._pgconn = pgconn
-        self._statements = statements
+        self._statements: dict[str, str] = {**statements}
         self._prepared: set[str] = set()
         self._readable, self._either = select.poll(), select.poll()
         self._readable.register(pgconn.socket, select.POLLIN)
         self._either.register(pgconn.socket, select.POLLIN | select.POLLOUT)
 
-    def execute(self, *calls: tuple[str, Sequence[bytes | None]]) -> list[pq.abc.PGresult]:
+    def learn(self, statements: Mapping[str, str]) -> None:
+        """More statements have names."""
+        self._statements.update(statements)
+
+    def execute(self, *calls: Call, unchecked: int = 0) -> list[pq.abc.PGresult]:
         """The named statements ran one after the other, inside the transaction that is open; a result of each, its values as text.
 
-        Parameters are in Postgres's binary format. One trip but for what runs the first time, which is prepared before.
+        Parameters are in Postgres's binary format. One trip but for what runs the first time, which is prepared before. How the
+        last `unchecked` went is for `check` to tell, when the caller has seen from the others that it matters.
         """
         for name, _ in calls:
             self._prepare(name)
@@ -50,9 +58,13 @@ class Wire:
         except BaseException:
             self._pgconn.finish()  # somewhere in the middle: nobody could tell whose answer comes next
             raise
+        self.check(results[: len(calls) - unchecked])
+        return results
+
+    def check(self, results: Sequence[pq.abc.PGresult]) -> None:
+        """Raises for the first that failed."""
         for result in results:
             self._check(result)
-        return results
 
     def ask(self, name: str, parameters: Sequence[bytes]) -> pq.abc.PGresult:
         """The named statement ran, by itself where no transaction is open; both parameters and values are in the binary format."""
