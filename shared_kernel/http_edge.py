@@ -114,6 +114,16 @@ class Edge:
         else:
             await self.app(scope, receive, send)
 
+    def refusal(self, path: str, waiting: int) -> tuple[int, Headers, bytes] | None:
+        """What a request for this address is answered at once, for the server to write: as `_shed`. None: it is let in.
+
+        `waiting`: how many the server has let in that have not come here yet.
+        """
+        if self.in_flight + waiting < self._requests_max or path in QUIET_PATHS:
+            return None
+        self._metrics.shed.inc()
+        return self._overloaded.status, _headers(self._overloaded, self._overloaded_body), self._overloaded_body
+
     async def _shed(self, scope: Any, send: Send) -> None:
         """503 at once: no token is looked at, no body read, no line written, or turning away would cost as much as answering."""
         self._metrics.shed.inc()

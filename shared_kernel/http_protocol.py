@@ -5,7 +5,9 @@ It stands on names inside uvicorn (`cycle`, `pipeline`, `flow`), so uvicorn is p
 """
 
 import asyncio
-from functools import lru_cache
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
@@ -24,6 +26,10 @@ KEEP_ALIVE_SECONDS = 75  # chosen: longer than the 60 s after which common load 
 # Chosen: whoever takes less within `send_seconds_max` has stopped reading, or wishes to hold us.
 SEND_BYTES_MIN = 16 * 1024
 
+# Chosen: some 5 ms of work. Between two turns of the loop is read what came, and told if it is too much.
+STARTED_A_TURN = 16
+
+Headers = list[tuple[bytes, bytes]]
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _CONTROLS = bytes((*range(9), *range(10, 32), 127))  # all but the tab: RFC 9110 §5.5
@@ -33,10 +39,19 @@ _SLICE_BYTES = 16 * 1024  # chosen: what is handed to the parser at once; uvloop
 
 
 class Config(uvicorn.Config):
-    """uvicorn's configuration with the bounds that are ours."""
+    """uvicorn's configuration with the bounds that are ours.
+
+    `refusal` gives for an address, and how many requests wait to be begun, the answer that turns one away; None: it is let in.
+    """
 
     connections_max: int
     send_seconds_max: float
+    refusal: Callable[[str, int], tuple[int, Headers, bytes] | None]
+
+    def __init__(self, app: Any, **settings: Any) -> None:
+        super().__init__(app, **settings)
+        self.starts = _Starts()
+        self.refusal = lambda _path, _waiting: None
 
 
 class Connection(HttpToolsProtocol):
@@ -115,12 +130,16 @@ class Connection(HttpToolsProtocol):
             scope[SURPLUS_KEY] = True
         self.headers = []
         ahead = self.cycle
-        self.cycle = _Cycle(self, scope, keep_alive=version != "1.0" and self.parser.should_keep_alive())
-        if _is_over(ahead):
-            self._start_asgi_task(self.cycle, self.app)
-        else:
+        cycle = self.cycle = _Cycle(self, scope, keep_alive=version != "1.0" and self.parser.should_keep_alive())
+        if not _is_over(ahead):
             self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+            self.pipeline.appendleft((cycle, self.app))
+        elif self._is_surplus or not cycle.is_refused(config := cast("Config", self.config), config.starts.waiting):
+            self._start_asgi_task(cycle, self.app)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """In its turn."""
+        cast("Config", self.config).starts.add(self.loop, partial(super()._start_asgi_task, cycle, app))
 
     def on_body(self, body: bytes) -> None:
         """Part of a body; the bound of bodies is the application's."""
@@ -201,6 +220,43 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
+class _Starts:
+    """Begins the requests of all connections, first come first served, so many a turn of the loop.
+
+    All that came together in one turn would hold up for as long whoever comes next, and only wants to be told that it is too much.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._left = STARTED_A_TURN
+        self._is_turning = False
+
+    @property
+    def waiting(self) -> int:
+        """How many are still to be begun."""
+        return len(self._waiting)
+
+    def add(self, loop: asyncio.AbstractEventLoop, begin: Callable[[], None]) -> None:
+        """It is begun now, or in one of the next turns."""
+        if self._left:
+            self._left -= 1
+            begin()
+        else:
+            self._waiting.append(begin)
+        if not self._is_turning:
+            self._is_turning = True
+            loop.call_soon(self._turn, loop)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._left = STARTED_A_TURN
+        self._is_turning = bool(self._waiting)
+        while self._left and self._waiting:
+            self._left -= 1
+            self._waiting.popleft()()
+        if self._is_turning:
+            loop.call_soon(self._turn, loop)
+
+
 class _Cycle(RequestResponseCycle):
     """One request and its answer. A body that is there is given, and an answer that is whole is sent, without uvicorn's detours.
 
@@ -244,6 +300,17 @@ class _Cycle(RequestResponseCycle):
             if not self._is_given and (self.body or not self.more_body):
                 self._asked.set()
         return self._asked
+
+    def is_refused(self, config: Config, waiting: int) -> bool:
+        """True if it was turned away: at once, past all that waits for its turn. An odd one is left to the application to turn away."""
+        if not self._may_write() or self.scope["method"] == "HEAD":
+            return False
+        refusal = config.refusal(self.scope["path"], waiting)
+        if refusal is None:
+            return False
+        self._write(*refusal)
+        cast("_OneWriteATurn", self.transport).send()
+        return True
 
     def tell(self) -> None:
         """There is something new for who waits, if anybody does."""
@@ -331,12 +398,12 @@ class _OneWriteATurn:
     def write(self, data: bytes) -> None:
         """Sent at the end of this turn, or before the connection is closed."""
         if not self._parts:
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self.send)
         self._parts.append(data)
 
     def close(self) -> None:
         """No more comes after what was written."""
-        self._send()
+        self.send()
         self._transport.close()
 
     def is_closing(self) -> bool:
@@ -346,7 +413,8 @@ class _OneWriteATurn:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
-    def _send(self) -> None:
+    def send(self) -> None:
+        """What was written leaves."""
         parts, self._parts = self._parts, []
         if parts:
             data = parts[0] if len(parts) == 1 else b"".join(parts)

@@ -129,6 +129,7 @@ class _Server(uvicorn.Server):
         )
         config.connections_max = settings.http_connections_max
         config.send_seconds_max = settings.http_send_seconds_max
+        config.refusal = app.refusal
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each client that does not speak HTTP
         super().__init__(config)
         app.watch_connections(lambda: len(self.server_state.connections))

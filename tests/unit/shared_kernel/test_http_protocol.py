@@ -7,7 +7,7 @@ import pytest
 from uvicorn.server import ServerState
 
 from shared_kernel.http_context import BODY_KEY, WHOLE
-from shared_kernel.http_protocol import Config, Connection
+from shared_kernel.http_protocol import STARTED_A_TURN, Config, Connection
 
 Messages = list[dict[str, Any]]
 GET = b"GET /a%20b?c HTTP/1.1\r\nhost: here\r\n\r\n"
@@ -156,3 +156,80 @@ async def test_a_header_that_would_be_two_is_never_sent(value: bytes, is_whole: 
 async def test_an_answer_of_another_length_than_it_states_breaks_the_connection() -> None:
     wire, _ = await answered(GET, start([(b"content-length", b"3")]), body(b"ok"))
     assert wire.is_closed
+
+
+class Crowd:
+    """Connections of one server, whose application waits, and which lets in who is told to."""
+
+    def __init__(self) -> None:
+        self.state = ServerState()
+        self.seen: Messages = []
+        self.asked: list[tuple[str, int]] = []
+        self.is_full = False
+        self.config = Config(self._app, interface="asgi3", lifespan="off", log_config=None, access_log=False)
+        self.config.connections_max, self.config.send_seconds_max = 100, 10.0
+        self.config.refusal = self._refusal
+        self.release = asyncio.Event()
+
+    def _refusal(self, path: str, waiting: int) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
+        self.asked.append((path, waiting))
+        return (503, PLAIN, b"no") if self.is_full else None
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        self.seen.append(scope)
+        await self.release.wait()
+        await send(start(PLAIN))
+        await send(body(b"ok"))
+
+    def connect(self) -> tuple[Connection, Wire]:
+        """One more client."""
+        wire = Wire()
+        connection = Connection(self.config, self.state, {}, asyncio.get_running_loop())
+        connection.connection_made(wire)
+        return connection, wire
+
+
+async def test_who_is_turned_away_is_told_before_anything_else_is_done_and_may_ask_again() -> None:
+    crowd = Crowd()
+    connection, wire = crowd.connect()
+    crowd.is_full = True
+    connection.data_received(POST[:-4])
+    assert wire.written == [b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\nx-kind: plain\r\n\r\nno"]
+    connection.data_received(b"body")  # nobody reads it
+    connection.data_received(GET + GET)
+    assert len(wire.written) == 3
+    crowd.is_full = False
+    crowd.release.set()
+    connection.data_received(GET)
+    await asyncio.gather(*crowd.state.tasks)
+    await asyncio.sleep(0)
+    assert (len(crowd.seen), wire.written[3].endswith(b"\r\n\r\nok"), wire.is_closed) == (1, True, False)
+
+
+@pytest.mark.parametrize("odd", [GET.replace(b"1.1", b"1.0"), GET.replace(b"GET", b"HEAD")], ids=["old", "head"])
+async def test_an_odd_request_is_left_to_the_application_to_turn_away(odd: bytes) -> None:
+    crowd = Crowd()
+    connection, wire = crowd.connect()
+    crowd.is_full = True
+    connection.data_received(odd)
+    assert wire.written == []
+    await asyncio.sleep(0)
+    assert len(crowd.seen) == 1
+
+
+async def test_many_at_once_begin_in_their_order_so_many_a_turn() -> None:
+    crowd = Crowd()
+    opened = [crowd.connect() for _ in range(2 * STARTED_A_TURN + 1)]
+    for number, (connection, _) in enumerate(opened):
+        connection.data_received(GET.replace(b"/a", b"/%d" % number))
+    assert [waiting for _, waiting in crowd.asked] == [0] * (STARTED_A_TURN + 1) + list(range(1, STARTED_A_TURN + 1))
+    begun = []
+    for _ in range(4):
+        await asyncio.sleep(0)
+        begun.append(len(crowd.seen))
+    assert begun == [STARTED_A_TURN, 2 * STARTED_A_TURN, len(opened), len(opened)]
+    assert [scope["path"] for scope in crowd.seen] == [f"/{number} b" for number in range(len(opened))]
+    crowd.release.set()
+    await asyncio.gather(*crowd.state.tasks)
+    await asyncio.sleep(0)
+    assert all(wire.written for _, wire in opened)
