@@ -88,6 +88,11 @@ class Edge:
         self._rates = rates
         self._overloaded = problem_answer(Contention("overloaded", retry_after_ms=1_000), None)
         self._overloaded_body = json.encode(self._overloaded.document)
+        lines = [
+            b"HTTP/1.1 503 Service Unavailable",
+            *map(b": ".join, _headers(self._overloaded, self._overloaded_body)),
+        ]
+        self._refusal = b"\r\n".join((*lines, b"", self._overloaded_body))
         self.in_flight = 0
         self._verifier = verifier
         self._metrics = metrics
@@ -114,15 +119,15 @@ class Edge:
         else:
             await self.app(scope, receive, send)
 
-    def refusal(self, path: str, waiting: int) -> tuple[int, Headers, bytes] | None:
-        """What a request for this address is answered at once, for the server to write: as `_shed`. None: it is let in.
+    def refusal(self, path: str, waiting: int) -> bytes | None:
+        """What a request for this address is answered at once, for the server to send: as `_shed`. None: it is let in.
 
         `waiting`: how many the server has let in that have not come here yet.
         """
         if self.in_flight + waiting < self._requests_max or path in QUIET_PATHS:
             return None
         self._metrics.shed.inc()
-        return self._overloaded.status, _headers(self._overloaded, self._overloaded_body), self._overloaded_body
+        return self._refusal
 
     async def _shed(self, scope: Any, send: Send) -> None:
         """503 at once: no token is looked at, no body read, no line written, or turning away would cost as much as answering."""

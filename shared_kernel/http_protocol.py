@@ -26,10 +26,9 @@ KEEP_ALIVE_SECONDS = 75  # chosen: longer than the 60 s after which common load 
 # Chosen: whoever takes less within `send_seconds_max` has stopped reading, or wishes to hold us.
 SEND_BYTES_MIN = 16 * 1024
 
-# Chosen: some 5 ms of work. Between two turns of the loop is read what came, and told if it is too much.
-STARTED_A_TURN = 16
+# Chosen: some 8 ms of work. What came meanwhile is read between two turns of the loop, and told if it is too much.
+STARTED_A_TURN = 24
 
-Headers = list[tuple[bytes, bytes]]
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 _CONTROLS = bytes((*range(9), *range(10, 32), 127))  # all but the tab: RFC 9110 §5.5
@@ -41,12 +40,13 @@ _SLICE_BYTES = 16 * 1024  # chosen: what is handed to the parser at once; uvloop
 class Config(uvicorn.Config):
     """uvicorn's configuration with the bounds that are ours.
 
-    `refusal` gives for an address, and how many requests wait to be begun, the answer that turns one away; None: it is let in.
+    `refusal` gives for an address, and how many requests wait to be begun, the answer that turns one away, as it is sent but for the
+    server's own headers; None: it is let in.
     """
 
     connections_max: int
     send_seconds_max: float
-    refusal: Callable[[str, int], tuple[int, Headers, bytes] | None]
+    refusal: Callable[[str, int], bytes | None]
 
     def __init__(self, app: Any, **settings: Any) -> None:
         super().__init__(app, **settings)
@@ -68,6 +68,7 @@ class Connection(HttpToolsProtocol):
     _is_surplus = False  # there were as many as there may be: what it asks for is turned away by the application
     _taken_bytes = 0  # of answers, by the client's system, when it was last looked at and some were left
     _stalls_since: float | None = None
+    _is_refusing = False  # the request that comes was turned away, and nobody wants the rest of it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there.
@@ -110,6 +111,8 @@ class Connection(HttpToolsProtocol):
         self._unread_bytes = 0
         version = self.parser.get_http_version()
         path, raw_path, query = (_address if len(self.url) <= _URL_KEPT_MAX else _parsed)(self.url)
+        if self._is_turned_away(path, version):
+            return
         scope: Any = {
             "type": "http",
             "asgi": _ASGI,
@@ -134,8 +137,30 @@ class Connection(HttpToolsProtocol):
         if not _is_over(ahead):
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
-        elif self._is_surplus or not cycle.is_refused(config := cast("Config", self.config), config.starts.waiting):
+        else:
             self._start_asgi_task(cycle, self.app)
+
+    def _is_turned_away(self, path: str, version: str) -> bool:
+        """True if it was told so: at once, past all that waits for its turn. What is odd is left to the application to turn away."""
+        is_plain = version == "1.1" and self.parser.should_keep_alive() and self.parser.get_method() != b"HEAD"
+        if (
+            not is_plain
+            or self._is_surplus
+            or self.expect_100_continue
+            or self.flow.write_paused
+            or not _is_over(self.cycle)
+        ):
+            return False
+        config = cast("Config", self.config)
+        answer = config.refusal(path, config.starts.waiting)
+        if answer is None:
+            return False
+        self._is_refusing = True
+        self.headers = []
+        head = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+        self._writer.write(answer.replace(b"\r\n", b"\r\n" + head, 1))
+        self._writer.send()
+        return True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """In its turn."""
@@ -145,7 +170,7 @@ class Connection(HttpToolsProtocol):
         """Part of a body; the bound of bodies is the application's."""
         self._unread_bytes = 0
         cycle = self.cycle
-        if not cycle.response_complete:
+        if not (self._is_refusing or cycle.response_complete):
             cycle.body += body
             if len(cycle.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
@@ -154,6 +179,9 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request is whole, perhaps after its answer: then uvicorn would take no notice."""
         self._unread_bytes = 0
+        if self._is_refusing:
+            self._is_refusing = False
+            return
         cycle = self.cycle
         cycle.more_body = False
         if not cycle.response_complete:
@@ -186,7 +214,7 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         if not _is_over(cycle):
             return
-        is_idle = _is_read(cycle) and not self._unread_bytes
+        is_idle = _is_read(cycle) and not self._unread_bytes and not self._is_refusing
         if self._wait != (cycle, is_idle):
             self._wait, self._waits_since = (cycle, is_idle), now
         elif self.transport.is_closing():
@@ -300,17 +328,6 @@ class _Cycle(RequestResponseCycle):
             if not self._is_given and (self.body or not self.more_body):
                 self._asked.set()
         return self._asked
-
-    def is_refused(self, config: Config, waiting: int) -> bool:
-        """True if it was turned away: at once, past all that waits for its turn. An odd one is left to the application to turn away."""
-        if not self._may_write() or self.scope["method"] == "HEAD":
-            return False
-        refusal = config.refusal(self.scope["path"], waiting)
-        if refusal is None:
-            return False
-        self._write(*refusal)
-        cast("_OneWriteATurn", self.transport).send()
-        return True
 
     def tell(self) -> None:
         """There is something new for who waits, if anybody does."""

@@ -163,6 +163,7 @@ class Crowd:
 
     def __init__(self) -> None:
         self.state = ServerState()
+        self.state.default_headers = [(b"date", b"today")]
         self.seen: Messages = []
         self.asked: list[tuple[str, int]] = []
         self.is_full = False
@@ -171,9 +172,9 @@ class Crowd:
         self.config.refusal = self._refusal
         self.release = asyncio.Event()
 
-    def _refusal(self, path: str, waiting: int) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
+    def _refusal(self, path: str, waiting: int) -> bytes | None:
         self.asked.append((path, waiting))
-        return (503, PLAIN, b"no") if self.is_full else None
+        return b"HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\nno" if self.is_full else None
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         self.seen.append(scope)
@@ -194,7 +195,7 @@ async def test_who_is_turned_away_is_told_before_anything_else_is_done_and_may_a
     connection, wire = crowd.connect()
     crowd.is_full = True
     connection.data_received(POST[:-4])
-    assert wire.written == [b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\nx-kind: plain\r\n\r\nno"]
+    assert wire.written == [b"HTTP/1.1 503 No\r\ndate: today\r\ncontent-length: 2\r\n\r\nno"]
     connection.data_received(b"body")  # nobody reads it
     connection.data_received(GET + GET)
     assert len(wire.written) == 3
