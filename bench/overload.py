@@ -68,7 +68,9 @@ class _Stack(msgspec.Struct, frozen=True):
     postgres_url: str
 
 
-def overload(*, data: Path = Path(".data"), name: str = "overload", window: float = 10.0) -> int:
+def overload(
+    *, data: Path = Path(".data"), name: str = "overload", window: float = 10.0, results: Path = RESULTS
+) -> int:
     """Measure what is done of three times too much, and how soon the rest is told.
 
     Parameters
@@ -79,11 +81,13 @@ def overload(*, data: Path = Path(".data"), name: str = "overload", window: floa
         What the result files are called, after the date.
     window
         Seconds of each window.
+    results
+        The folder for the result files.
     """
     report = uvloop.run(overloaded(data, window))
     table = to_markdown(report)
-    stem = RESULTS / f"{report.measured_at[:10]}-{name}"
-    RESULTS.mkdir(exist_ok=True)
+    stem = results / f"{report.measured_at[:10]}-{name}"
+    results.mkdir(exist_ok=True)
     stem.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     stem.with_suffix(".md").write_text(table)
     out().print(table, markup=False)

@@ -1,28 +1,33 @@
 """`python -m bench projection`: events a second of a rebuild of `books`, and of live consumption, for a million events.
 
 A rebuild is what an operator asks for: a job of a child process, Postgres and indexes included, on the servers of a stack of its own
-whose other processes have nothing to do. Live consumption is a projector that follows Kafka, with a relay, from nothing to the head.
+whose other processes have nothing to do. Live consumption is a projector that follows Kafka, with a relay, from nothing to the head;
+before it, in the same run, a whole stack's one command worker posts at 64 connections, which is what it must outdo.
 """
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 import psycopg
+import uvloop
 from joserfc.jwk import ECKey
 
-from bench import transfers
-from bench.stack import Origin, keep
+from bench import transfers, workloads
+from bench.generator import measure
+from bench.stack import Origin, keep, running
 from bench.yardstick import server
+from daybook.client import Client, find_target
 from daybook.stack.database import role_urls
 from daybook.terminal import CommandFailed, Exit, talk
 from projections.application.operations import Asker
@@ -35,6 +40,8 @@ from shared_kernel.migrations.runner import ensure_roles, migrate
 EVENTS = 1_000_000
 LEDGERS = 1_000
 GATE = 40_000.0  # the issue on projections: events a second of a rebuild of `books`, on two cores with Postgres
+LIVE_TIMES = 3.0  # the same: live consumption over what one command worker posts at 64 connections
+CONNECTIONS = 64
 LOOK_S = 0.25
 _PASSWORD = "bench"  # noqa: S105 - of servers that live as long as this
 
@@ -52,10 +59,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the figures need to be believed later."""
+    """Everything that the figures need to be believed later. `posted`: transactions a second that one command worker took, if asked."""
 
     origin: Origin
     runs: list[Run]
+    posted: float | None
     gate: float
 
 
@@ -80,6 +88,7 @@ def projection(
         What the result files are called, after the date.
     """
     runs: list[Run] = []
+    posted = None if what == "rebuild" else _posted()
     with _servers("postgres" if what == "rebuild" else "postgres,kafka") as servers:
         origin = Origin.here(server(servers.postgres_url))
         for ledgers in (LEDGERS, 1):
@@ -90,9 +99,11 @@ def projection(
                     runs.append(_rebuilt(urls, servers, ledgers=ledgers, events=events))
                 if what != "rebuild":
                     runs.append(_followed(urls, servers, ledgers=ledgers, events=events))
-    report = Report(origin=origin, runs=runs, gate=GATE)
+    report = Report(origin=origin, runs=runs, posted=posted, gate=GATE)
     keep(report, to_markdown(report), name=name, measured_at=origin.measured_at)
-    has_passed = what == "live" or runs[0].events_per_second >= GATE
+    has_passed = all(
+        run.events_per_second >= (GATE if run.what == "rebuild" else LIVE_TIMES * (posted or 0)) for run in runs
+    )
     return Exit.DONE if has_passed else Exit.FAULT
 
 
@@ -109,15 +120,37 @@ def to_markdown(report: Report) -> str:
         f" {run.memory_mb[0]} · {run.memory_mb[1]} |"
         for run in report.runs
     ]
+    if report.posted is not None:
+        times = [f"{run.events_per_second / report.posted:.1f}" for run in report.runs if run.what == "live"]
+        lines += [
+            "",
+            f"Just before, one command worker of a whole stack posted {report.posted:,.0f} transactions/s at {CONNECTIONS} connections, each an "
+            f"event in one ledger: live consumption is {' and '.join(times)} times that; the gate is {LIVE_TIMES:.0f}.",
+        ]
     lines += [
         "",
-        f"The gate is {report.gate:,.0f} events/s of a rebuild in many ledgers. Transfers of two entries with a description, metadata and"
+        f"The gate is {report.gate:,.0f} events/s of a rebuild. Transfers of two entries with a description, metadata and"
         " a key; a rebuild with Postgres, keys and indexes; live consumption through Kafka, with the relay.",
         "",
         report.origin.told(),
         "",
     ]
     return "\n".join(lines)
+
+
+def _posted() -> float:
+    """Transactions a second that one command worker takes with all other processes at work, as `python -m bench` measures it."""
+    with running(None) as folder:
+        target = find_target(data=folder, command_url=None, query_url=None, token=None)
+        ledger, token = f"bench-{secrets.token_hex(4)}", target.token("writer")
+        with closing(Client(target.command_url, token)) as client:
+            workloads.open_ledger(client, ledger)
+        workload = workloads.singles(urlsplit(target.command_url).netloc, token, ledger, secrets.token_hex(4))
+        measured = uvloop.run(
+            measure(target.command_url, workload, connections=CONNECTIONS, warm_up_seconds=5.0, window_seconds=10.0)
+        )
+    talk().print(f"{measured.rate:,.0f} transactions/s at {CONNECTIONS} connections")
+    return measured.rate
 
 
 def _rebuilt(urls: Mapping[str, str], servers: _Servers, *, ledgers: int, events: int) -> Run:

@@ -13,7 +13,8 @@ import msgspec
 from shared_kernel.security import Principal
 
 SCOPE_KEY = "daybook"
-SURPLUS_KEY = "daybook.surplus"  # in the scope of requests that came on one connection too many
+SURPLUS_KEY = "daybook.surplus"
+"""In the scope of requests that are to be turned away: true if they came on one connection too many, false if they waited too long."""
 BODY_KEY = "daybook.body"
 """In the ASGI scope: the whole body, where it came before anybody asked for it, or once the edge has read it."""
 WHOLE = "daybook.response"

@@ -133,7 +133,7 @@ class Edge:
         """503 at once: no token is looked at, no body read, no line written, or turning away would cost as much as answering."""
         self._metrics.shed.inc()
         headers = _headers(self._overloaded, self._overloaded_body)
-        if SURPLUS_KEY in scope:
+        if scope.get(SURPLUS_KEY):
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": self._overloaded.status, "headers": headers})
         await send({"type": "http.response.body", "body": self._overloaded_body, "more_body": False})

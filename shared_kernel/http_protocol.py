@@ -28,6 +28,7 @@ SEND_BYTES_MIN = 16 * 1024
 
 # Chosen: some 8 ms of work. What came meanwhile is read between two turns of the loop, and told if it is too much.
 STARTED_A_TURN = 24
+WAIT_SECONDS_MAX = 1.0  # chosen: whoever could not be begun for this long is rather told to come again, as soon
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
@@ -164,7 +165,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """In its turn."""
-        cast("Config", self.config).starts.add(self.loop, partial(super()._start_asgi_task, cycle, app))
+        cast("Config", self.config).starts.add(self.loop, cycle.scope, partial(super()._start_asgi_task, cycle, app))
 
     def on_body(self, body: bytes) -> None:
         """Part of a body; the bound of bodies is the application's."""
@@ -255,7 +256,7 @@ class _Starts:
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[tuple[float, Any, Callable[[], None]]] = deque()
         self._left = STARTED_A_TURN
         self._is_turning = False
 
@@ -264,13 +265,13 @@ class _Starts:
         """How many are still to be begun."""
         return len(self._waiting)
 
-    def add(self, loop: asyncio.AbstractEventLoop, begin: Callable[[], None]) -> None:
-        """It is begun now, or in one of the next turns."""
+    def add(self, loop: asyncio.AbstractEventLoop, scope: Any, begin: Callable[[], None]) -> None:
+        """It is begun now, or in one of the next turns. If that takes too long, the scope says so."""
         if self._left:
             self._left -= 1
             begin()
         else:
-            self._waiting.append(begin)
+            self._waiting.append((loop.time(), scope, begin))
         if not self._is_turning:
             self._is_turning = True
             loop.call_soon(self._turn, loop)
@@ -280,7 +281,10 @@ class _Starts:
         self._is_turning = bool(self._waiting)
         while self._left and self._waiting:
             self._left -= 1
-            self._waiting.popleft()()
+            since, scope, begin = self._waiting.popleft()
+            if loop.time() - since >= WAIT_SECONDS_MAX:
+                scope[SURPLUS_KEY] = False
+            begin()
         if self._is_turning:
             loop.call_soon(self._turn, loop)
 

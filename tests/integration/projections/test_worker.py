@@ -14,7 +14,7 @@ from projections.application.figures import Figures
 from projections.application.ports import ForeignGeneration
 from projections.application.worker import Worker
 from projections.domain.projection import Key, Read, Row, Rows, State
-from projections.infrastructure import postgres
+from projections.infrastructure import postgres, postgres_read_model
 from projections.infrastructure.postgres_read_model import PostgresReadModel
 from shared_kernel import events
 from shared_kernel.errors import Corruption, Unavailable
@@ -240,7 +240,7 @@ def test_a_projection_that_was_mended_catches_up_when_an_operator_says_so(kit: K
 def test_a_ledger_whose_row_somebody_holds_is_set_aside_and_the_others_go_on(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "_OPTIONS", postgres._OPTIONS.replace("lock_timeout=5s", "lock_timeout=50ms"))
+    monkeypatch.setattr(postgres_read_model, "_WRITE", postgres.terms("read_model_write", lock_timeout_ms=50))
     for name in ("a", "b", "c"):
         kit.append(name, [opened(name)])
     worker, _ = kit.worker()

@@ -18,7 +18,7 @@ from shared_kernel.errors import Contention, Corruption, DaybookError, Refusal, 
 from shared_kernel.events import UnknownEventType
 from shared_kernel.health import Health
 from shared_kernel.http import create_app
-from shared_kernel.http_context import context_of
+from shared_kernel.http_context import SURPLUS_KEY, context_of
 from shared_kernel.http_docs import SWAGGER_FILES, openapi_document
 from shared_kernel.http_edge import Edge, body_of
 from shared_kernel.json_text import decode
@@ -402,6 +402,19 @@ async def test_one_request_too_many_is_turned_away_at_once_and_health_is_not(tmp
     assert app.in_flight == 0
     async with client_of(app, token()) as client:
         assert (await client.post(THINGS, content=GOOD, headers=JSON)).status_code == 201
+
+
+@pytest.mark.parametrize("is_connection_surplus", [True, False])
+async def test_what_the_server_marks_as_surplus_is_turned_away(tmp_path: Path, *, is_connection_surplus: bool) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": THINGS, "query_string": b"", "headers": []}
+    await make_app(tmp_path)(scope | {SURPLUS_KEY: is_connection_surplus}, None, send)
+    assert sent[0]["status"] == 503
+    assert ((b"connection", b"close") in sent[0]["headers"]) == is_connection_surplus
 
 
 async def test_who_asks_too_often_is_429_and_others_are_not(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from uvicorn.server import ServerState
 
-from shared_kernel.http_context import BODY_KEY, WHOLE
+from shared_kernel import http_protocol
+from shared_kernel.http_context import BODY_KEY, SURPLUS_KEY, WHOLE
 from shared_kernel.http_protocol import STARTED_A_TURN, Config, Connection
 
 Messages = list[dict[str, Any]]
@@ -234,3 +235,15 @@ async def test_many_at_once_begin_in_their_order_so_many_a_turn() -> None:
     await asyncio.gather(*crowd.state.tasks)
     await asyncio.sleep(0)
     assert all(wire.written for _, wire in opened)
+
+
+async def test_who_could_not_be_begun_for_too_long_is_marked_as_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = Crowd()
+    for _ in range(STARTED_A_TURN + 2):
+        crowd.connect()[0].data_received(GET)
+    monkeypatch.setattr(http_protocol, "WAIT_SECONDS_MAX", 0.0)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert [scope.get(SURPLUS_KEY) for scope in crowd.seen] == [None] * STARTED_A_TURN + [False] * 2
+    crowd.release.set()
+    await asyncio.gather(*crowd.state.tasks)
