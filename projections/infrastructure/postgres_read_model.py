@@ -194,13 +194,15 @@ class PostgresReadModel:
         For COPY the server asks before each table. Of small rounds such trips are most, where processes wait for a processor.
         """
         rows = {table: rows for table, rows in batch.rows.items() if rows}
-        if batch.lines or not rows or sum(map(len, rows.values())) > INSERTED_ROWS_MAX:
+        if not batch.moves or batch.lines or not rows or sum(map(len, rows.values())) > INSERTED_ROWS_MAX:
             return None
         calls: list[Call] = []
         for name, of_table in rows.items():
             table = self._tables[name]
+            if table.is_replaced or len(table.columns) == 1:
+                return None
             text, is_plain = plain_text(of_table, len(table.columns))
-            if table.is_replaced or not is_plain or len(table.columns) == 1:
+            if not is_plain:
                 return None
             calls.append((self._added_by(name), (text[:-1].encode(),)))
         return calls
