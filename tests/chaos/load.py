@@ -48,8 +48,10 @@ class Load:
         self.unanswered: list[str] = []
         self.surprises: list[str] = []
         self._stop = threading.Event()
+        self._lock = threading.Lock()
         self._name = name
         self._bodies: dict[str, str] = {}
+        self._newest: dict[str, int] = {}
         rng.shuffle(self.ledgers)
         seeds = [rng.random() for _ in range(writers)]
         self._threads = [
@@ -72,6 +74,10 @@ class Load:
     def count(self) -> int:
         """Commands acknowledged so far."""
         return len(self.acknowledged)
+
+    def newest(self, ledger: str) -> int:
+        """The greatest position of the ledger that was acknowledged so far; 0: none."""
+        return self._newest.get(ledger, 0)
 
     def send_also_to(self, url: str) -> None:
         """From now on some attempts go to this command process."""
@@ -193,6 +199,8 @@ class Load:
                 self.acknowledged.append(
                     Acknowledged(ledger, key, status, position, text, attempts, first, began, time.monotonic())
                 )
+                with self._lock:
+                    self._newest[ledger] = max(position, self._newest.get(ledger, 0))
                 return
             is_conflict = status == 409 and b'"conflict"' in text
             if status not in (0, 429, 503) and not is_conflict:

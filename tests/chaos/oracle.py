@@ -1,14 +1,16 @@
 """The common oracle: what must hold after every experiment, whatever was done. One function; an empty list means that it holds.
 
 For each ledger: positions 1 … n without a gap, every rule of the books at every position (shared_kernel/checking.py), debits equal to
-credits; every acknowledged command in the log exactly once, where its answer said; a repetition gets the first answer; every read
-model equal to the fold of the log (tests/support/plain_books.py, which shares no code with it).
+credits; every acknowledged command in the log exactly once, where its answer said, and none before another that had been answered
+before it was sent; a repetition gets the first answer; every read model equal to the fold of the log (tests/support/plain_books.py,
+which shares no code with it); and what clients read meanwhile no older than they asked for, and what the log says as of its position.
 """
 
 import json
 import random
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC
 from typing import Any
 
@@ -18,7 +20,8 @@ from projections.infrastructure.postgres_read_model import as_projected
 from projections.infrastructure.shipped import shipped
 from shared_kernel.checking import Checker
 from shared_kernel.event_log.types import RecordedEvent
-from tests.chaos.load import Load
+from tests.chaos.load import Acknowledged, Load
+from tests.chaos.readers import Readers, Seen
 from tests.chaos.stand import Stand
 from tests.support.folding import project_in_batches, written
 from tests.support.plain_books import COLUMNS, comparable, plain_books
@@ -31,15 +34,19 @@ NEWER = {
 FOLDED = ("periods",)  # compared with the projection's own fold; `books` with one that shares no code
 
 
-def check(stand: Stand, load: Load, rng: random.Random) -> list[str]:
+def check(stand: Stand, load: Load, rng: random.Random, readers: Readers | None = None) -> list[str]:
     """Waits until the read models have what the log has, then says everything that does not hold."""
     found = [*load.surprises, *(f"never answered: {key}" for key in load.unanswered)]
+    seen = readers.seen if readers else []
+    found += readers.surprises if readers else []
     with stand.admin() as admin:
         stand.until(lambda: not behind(admin, load.ledgers), "the read models have not caught up")
         events = {ledger: _log(admin, ledger) for ledger in load.ledgers}
         for ledger, log in events.items():
             found += _rules(ledger, log)
             found += _acknowledged(ledger, log, load)
+            found += out_of_order([known for known in load.acknowledged if known.ledger == ledger])
+            found += misread([each for each in seen if each.ledger == ledger], log)
         found += _read_models(admin, events)
     found += _repeated(load, rng)
     return found[:FINDINGS_MAX]
@@ -138,6 +145,50 @@ def _acknowledged(ledger: str, log: list[RecordedEvent], load: Load) -> list[str
         expected = "TransactionPosted.v1" if known.status == 201 else "CommandRefused.v1"
         if outcomes != [expected]:
             found.append(f"{ledger}: {known.key} was answered {known.status} and stands as {outcomes}")
+    return found
+
+
+def out_of_order(acknowledged: Iterable[Acknowledged]) -> list[str]:
+    """Commands of one ledger that stand before one which had been answered before they were sent the first time."""
+    found: list[str] = []
+    sent_last = None
+    for known in sorted(acknowledged, key=lambda each: each.position):
+        if not known.position:
+            continue
+        if sent_last is not None and known.ended < sent_last.first:
+            found.append(
+                f"{known.ledger}: {known.key} was answered at {known.position} before {sent_last.key} was sent, which stands at"
+                f" {sent_last.position}"
+            )
+        if sent_last is None or known.first > sent_last.first:
+            sent_last = known
+    return found
+
+
+def misread(seen: Iterable[Seen], log: Sequence[RecordedEvent]) -> list[str]:
+    """What clients read of one ledger that is older than they had asked for, or not what its log says as of that position."""
+    at: dict[str, list[int]] = {}
+    totals: dict[str, list[tuple[int, int]]] = {}
+    for event in log:
+        if event.type != "TransactionPosted.v1":  # the load makes no others that move anything
+            continue
+        for entry in json.loads(event.data)["entries"]:
+            of_account = totals.setdefault(entry["account"], [(0, 0)])
+            debited, credited = of_account[-1]
+            if entry["direction"] == "debit":
+                debited += entry["amount"]
+            else:
+                credited += entry["amount"]
+            of_account.append((debited, credited))
+            at.setdefault(entry["account"], []).append(event.position)
+    found = []
+    for each in seen:
+        expected = totals.get(each.account, [(0, 0)])[bisect_right(at.get(each.account, []), each.position)]
+        what = f"{each.ledger}: {each.account} was read as of {each.position}"
+        if each.position < each.asked:
+            found.append(f"{what}, which is older than {each.asked}")
+        if (each.debited, each.credited) != expected:
+            found.append(f"{what} with {each.debited}, {each.credited}, and the log says {expected[0]}, {expected[1]}")
     return found
 
 

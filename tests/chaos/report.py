@@ -12,8 +12,10 @@ HEAD = """# Reliability
 
 Made by `make chaos`; do not edit. Each experiment does one kind of harm to a whole Daybook, started as an operator would start it, while
 clients post. Each run is seeded and is judged by the same oracle afterwards: positions without a gap, every rule of the books at
-every position, debits equal to credits; every acknowledged command in the log exactly once, where its answer said; a repetition
-answered as the first time; every read model equal to the fold of the log. Clients repeat under the same key what is not answered.
+every position, debits equal to credits; every acknowledged command in the log exactly once, where its answer said, and in an order
+that agrees with who was answered before whom; a repetition answered as the first time; every read model equal to the fold of the log.
+Clients repeat under the same key what is not answered. Others read balances meanwhile, each with the newest position that it knows: no
+answer may be older, and each must be what the log says as of the position that it names.
 
 Recovery is counted from the end of the harm (of a kill: from the kill, restart included), in seconds: median, and the longest.
 Everything ran on one machine: the times say that it recovers, not how fast it could. `load` is how many tasks of that machine wanted a
@@ -31,8 +33,8 @@ def document(results: Sequence[Result]) -> str:
                 rows.append(_row(name, known.fault, runs, is_full=is_full))
     parts = [
         HEAD,
-        "| | harm | runs | seeds | passed | commands, of which repeated | load | recovery, s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | harm | runs | seeds | passed | commands, of which repeated | reads | load | recovery, s |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     parts += rows
     untried = [name for name, _ in _by_number() if not any(each.experiment == name for each in results)]
@@ -60,11 +62,12 @@ def _row(name: str, fault: str, runs: Sequence[Result], *, is_full: bool) -> str
     recovered = "; ".join(f"{what} {median(found):.1f}, {max(found):.1f}" for what, found in times.items())
     passed = sum(not each.findings for each in runs)
     commands, repeated = sum(each.commands for each in runs), sum(each.repeated for each in runs)
+    reads = sum(each.reads for each in runs)
     size = " (full)" if is_full else ""
     is_row = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
     span = f"{seeds[0]}-{seeds[-1]}" if is_row else ", ".join(map(str, seeds))
     load = f"{busiest:.0f}" if (busiest := max(each.load for each in runs)) else "-"
-    return f"| {name}{size} | {fault} | {len(runs)} | {span} | {passed} | {commands:,}, {repeated:,} | {load} | {recovered} |"
+    return f"| {name}{size} | {fault} | {len(runs)} | {span} | {passed} | {commands:,}, {repeated:,} | {reads:,} | {load} | {recovered} |"
 
 
 def _failures(results: Sequence[Result]) -> list[str]:

@@ -21,6 +21,7 @@ from daybook.client import Client
 from daybook.stack.users import run_as, server_environment, server_user
 from tests.chaos.load import Load
 from tests.chaos.oracle import behind, check
+from tests.chaos.readers import Readers
 from tests.chaos.stand import Stand
 
 WARM_UP_COMMANDS = 30
@@ -42,6 +43,7 @@ class Run:
             name=f"{name}:{seed}:{os.getpid()}".lower(),
             rng=self.rng,
         )
+        self.readers = Readers(lambda: stand.url("query"), stand.stack.tokens["reader"], self.load, self.rng)
 
     def operator(self, part: str) -> Client:
         """An operator who asks this process."""
@@ -112,6 +114,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     did: list[str]
     commands: int
     repeated: int
+    reads: int = 0
     findings: list[str]
     recovered: dict[str, float]
     seconds: float
@@ -126,14 +129,16 @@ def run(stand: Stand, name: str, experiment: Experiment, seed: int, *, is_full: 
     try:
         try:
             this.load.start()
+            this.readers.start()
             this.more_commands(WARM_UP_COMMANDS)
             experiment.harm(this)
             this.more_commands(SETTLED_COMMANDS)
         finally:
+            this.readers.stop()
             this.load.stop()
             stand.end_more()
         stand.ready_again()
-        findings = check(stand, this.load, this.rng)
+        findings = check(stand, this.load, this.rng, this.readers)
     except Skipped:
         raise
     except Exception as error:  # whatever it is, the run has not passed
@@ -148,6 +153,7 @@ def run(stand: Stand, name: str, experiment: Experiment, seed: int, *, is_full: 
         did=this.did,
         commands=len(known),
         repeated=sum(each.attempts > 1 for each in known),
+        reads=len(this.readers.seen),
         findings=findings,
         recovered={what: round(seconds, 2) for what, seconds in this.recovered.items()},
         seconds=round(time.monotonic() - begun, 1),

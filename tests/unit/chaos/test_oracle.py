@@ -1,0 +1,72 @@
+"""The parts of the chaos oracle that look at order and at what was read: each sees what it is there for, and nothing else."""
+
+import json
+from datetime import UTC, datetime
+
+from shared_kernel.event_log.types import RecordedEvent
+from tests.chaos.load import Acknowledged
+from tests.chaos.oracle import misread, out_of_order
+from tests.chaos.readers import Seen
+
+LEDGER = "bank"
+
+
+def acknowledged(position: int, *, first: float, ended: float) -> Acknowledged:
+    return Acknowledged(LEDGER, f"key-{position}", 201, position, b"", 1, first, first, ended)
+
+
+def posted(position: int, amount: int) -> RecordedEvent:
+    entries = [
+        {"account": "a", "direction": "debit", "amount": amount, "asset": "EUR/2"},
+        {"account": "b", "direction": "credit", "amount": amount, "asset": "EUR/2"},
+    ]
+    return RecordedEvent(
+        ledger=LEDGER,
+        position=position,
+        type="TransactionPosted.v1",
+        data=json.dumps({"entries": entries}),
+        metadata="{}",
+        recorded_at=datetime(2026, 11, 28, tzinfo=UTC),
+    )
+
+
+LOG = [posted(2, 10), posted(3, 5), posted(5, 1)]
+
+
+def test_commands_that_were_under_way_together_may_stand_in_either_order() -> None:
+    together = [acknowledged(2, first=1.0, ended=3.0), acknowledged(1, first=2.0, ended=4.0)]
+    assert out_of_order(together) == []
+
+
+def test_a_command_that_was_sent_after_an_answer_and_stands_before_it_is_found() -> None:
+    told = out_of_order(
+        [
+            acknowledged(1, first=5.0, ended=6.0),
+            acknowledged(2, first=0.0, ended=7.0),
+            acknowledged(3, first=1.0, ended=2.0),
+        ]
+    )
+    assert told == ["bank: key-3 was answered at 3 before key-1 was sent, which stands at 1"]
+
+
+def test_what_the_log_says_as_of_the_position_is_read_right() -> None:
+    right = [
+        Seen(LEDGER, "a", 1, 1, 0, 0),
+        Seen(LEDGER, "a", 2, 2, 10, 0),
+        Seen(LEDGER, "b", 2, 4, 0, 15),
+        Seen(LEDGER, "a", 5, 9, 16, 0),
+        Seen(LEDGER, "never", 5, 5, 0, 0),
+    ]
+    assert misread(right, LOG) == []
+
+
+def test_an_answer_that_is_older_than_what_was_asked_for_is_found() -> None:
+    assert misread([Seen(LEDGER, "a", 3, 2, 10, 0)], LOG) == ["bank: a was read as of 2, which is older than 3"]
+
+
+def test_an_answer_that_lacks_an_entry_or_has_one_too_early_is_found() -> None:
+    told = misread([Seen(LEDGER, "a", 3, 3, 10, 0), Seen(LEDGER, "b", 3, 3, 0, 16)], LOG)
+    assert told == [
+        "bank: a was read as of 3 with 10, 0, and the log says 15, 0",
+        "bank: b was read as of 3 with 0, 16, and the log says 0, 15",
+    ]
