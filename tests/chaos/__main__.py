@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="where results are kept")
     parser.add_argument("--report", action="store_true", help="only write the document")
     arguments = parser.parse_args()
-    names = arguments.experiments or list(EXPERIMENTS)
+    names = list(dict.fromkeys(arguments.experiments)) or list(EXPERIMENTS)
     if unknown := sorted(set(names) - set(EXPERIMENTS)):
         parser.error(f"no such experiment: {', '.join(unknown)}")
     kept = _kept(arguments.results)
