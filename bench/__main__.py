@@ -25,6 +25,7 @@ from bench.overload import overload
 from bench.projection import projection
 from bench.reads import reads
 from bench.stack import Origin, Stack, check_log, keep, read, running
+from bench.throttled import throttled
 from bench.yardstick import OPTIONS, all_cores, server, yardstick
 from daybook.client import Client, Target, find_target
 from daybook.terminal import CommandFailed, Exit, talk
@@ -223,6 +224,7 @@ def main() -> int:
     app.command(locks)
     app.command(freshness)
     app.command(projection)
+    app.command(throttled)
     try:
         return int(app() or 0)
     except CommandFailed as failure:

@@ -56,6 +56,15 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
+    """What one window saw: the commands of it, when they became visible by projection, and who waited for the newest of them."""
+
+    commands: Measured
+    visible: dict[str, Spread]
+    visible_since_recorded: dict[str, Spread]
+    read_your_write: Measured
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for, and what came of it."""
 
@@ -130,20 +139,44 @@ class _Posted:
 async def _measured(
     target: Target, folder: Path, *, name: str, rates: tuple[float, float], warm_up: float, window: float
 ) -> Report:
-    stack = read(folder)
+    stack, ledger = read(folder), open_ledger(target, folder)
+    others, began = processor.elsewhere(stack.pids), time.monotonic()
+    before = others()
+    seen = await observed(target, folder, ledger, rates=rates, warm_up=warm_up, window=window)
+    return Report(
+        name=name,
+        origin=Origin.here(server(stack.postgres_url)),
+        asked_a_second=rates[0],
+        commands=seen.commands,
+        visible=seen.visible,
+        visible_since_recorded=seen.visible_since_recorded,
+        read_your_write=seen.read_your_write,
+        cores_elsewhere=round((others() - before) / (time.monotonic() - began), 2),
+        gate_ms=GATE_MS,
+    )
+
+
+def open_ledger(target: Target, folder: Path) -> str:
+    """A new ledger with all its accounts, visible to readers; its name."""
     ledger = f"fresh-{secrets.token_hex(4)}"
     talk().print(f"opening {workloads.ACCOUNTS} accounts in the ledger {ledger}")
     with closing(Client(target.command_url, target.token("writer"))) as client:
         workloads.open_ledger(client, ledger)
-    with psycopg.connect(stack.postgres_url) as connection:
+    with psycopg.connect(read(folder).postgres_url) as connection:
         [(head,)] = connection.execute("select position from daybook.ledgers where ledger = %s", [ledger]).fetchall()
     wait_until_visible(target, ledger, head, account=workloads.address(0))
-    host = urlsplit(target.command_url).netloc
-    posted = _Posted(workloads.singles(host, target.token("writer"), ledger, secrets.token_hex(4)))
+    return ledger
+
+
+async def observed(
+    target: Target, folder: Path, ledger: str, *, rates: tuple[float, float], warm_up: float, window: float
+) -> Observed:
+    """What one window saw. `rates`: transactions a second, and queries."""
+    posted = _Posted(
+        workloads.singles(urlsplit(target.command_url).netloc, target.token("writer"), ledger, secrets.token_hex(4))
+    )
     queries = _queries(target, ledger, posted)
-    others, began = processor.elsewhere(stack.pids), time.monotonic()
-    before = others()
-    with _announcements(stack.postgres_url, ledger) as heard:
+    with _announcements(read(folder).postgres_url, ledger) as heard:
         commands, readers = await asyncio.gather(
             measure(
                 target.command_url,
@@ -162,7 +195,6 @@ async def _measured(
                 window_seconds=window,
             ),
         )
-        cores_elsewhere = (others() - before) / (time.monotonic() - began)
         last = posted.newest
         async with asyncio.timeout(10):
             while any(not told or told[-1][0] < last for told in heard.values()):
@@ -172,16 +204,11 @@ async def _measured(
         for position, at in sorted(posted.recorded)[-commands.transactions :]
     ]
     committed = _first_since(counted, _commits(folder / "logs" / "command.log", ledger))
-    return Report(
-        name=name,
-        origin=Origin.here(server(stack.postgres_url)),
-        asked_a_second=rates[0],
+    return Observed(
         commands=commands,
         visible={projection: _spread(committed, told) for projection, told in heard.items()},
         visible_since_recorded={projection: _spread(counted, told) for projection, told in heard.items()},
         read_your_write=readers,
-        cores_elsewhere=round(cores_elsewhere, 2),
-        gate_ms=GATE_MS,
     )
 
 

@@ -7,10 +7,8 @@ before it, in the same run, a whole stack's one command worker posts at 64 conne
 
 import os
 import secrets
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -25,7 +23,7 @@ from joserfc.jwk import ECKey
 
 from bench import transfers, workloads
 from bench.generator import measure
-from bench.stack import Origin, keep, running
+from bench.stack import Origin, keep, read, running
 from bench.yardstick import server
 from daybook.client import Client, find_target
 from daybook.stack.database import role_urls
@@ -304,21 +302,11 @@ def _family(pid: int) -> tuple[float, int]:
 @contextmanager
 def _servers(only: str) -> Iterator[_Servers]:
     """Servers and nothing else, for as long as this lasts."""
-    durable = Path("/var/tmp")  # noqa: S108 - on disk by convention, where /tmp may be memory
-    folder = Path(tempfile.mkdtemp(prefix="daybook-bench-", dir=durable if durable.is_dir() else None))
-    folder.chmod(0o711)  # the servers may run as another user
-    daybook = [sys.executable, "-P", "-m", "daybook"]
-    try:
-        up = [*daybook, "up", "--only", only, "--detach", "--data", str(folder), "--owner", str(os.getpid())]
-        if subprocess.run(up, check=False, stdout=subprocess.DEVNULL).returncode:
-            raise CommandFailed("the servers did not start", Exit.UNAVAILABLE)
+    with running(None, only=only) as folder:
         keys = folder / "keys.json"  # nobody asks the projector anything, but it does not start without
         keys.write_bytes(msgspec.json.encode({"keys": [ECKey.generate_key("P-256").as_dict(private=False)]}))
-        found = msgspec.json.decode((folder / "stack.json").read_bytes(), type=_Servers)
-        yield msgspec.structs.replace(found, keys_file=str(keys))
-    finally:
-        subprocess.run([*daybook, "down", "--data", str(folder)], check=False)
-        shutil.rmtree(folder, ignore_errors=True)
+        found = read(folder)
+        yield _Servers(found.postgres_url, found.kafka_bootstrap, str(keys))
 
 
 @contextmanager

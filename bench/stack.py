@@ -31,6 +31,8 @@ class Stack(msgspec.Struct, frozen=True):
     pids: dict[str, int]
     postgres_urls: dict[str, str] = {}
     redis_url: str = ""
+    kafka_bootstrap: str = ""
+    projector_url: str = ""
     tokens: dict[str, str] = {}
 
 

@@ -252,6 +252,7 @@ class ProjectorContainer(containers.DeclarativeContainer):
             poll_ms=settings.provided.poll_ms,
             heads_ms=settings.provided.heads_ms,
             commit_ms=settings.provided.offsets_ms,
+            silent_ms=settings.provided.silent_ms,
             retry_ms=settings.provided.retry_ms,
             retry_max_ms=settings.provided.retry_max_ms,
             swap_behind_max=settings.provided.swap_behind_max,

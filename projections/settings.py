@@ -114,6 +114,12 @@ class ProjectorSettings(HttpSettings, frozen=True, kw_only=True):
     ] = 250
     poll_ms: Annotated[Milliseconds, Meta(description="Longest wait for Kafka at once")] = 200
     heads_ms: Annotated[Milliseconds, Meta(description="How often positions are compared with all heads")] = 2_000
+    silent_ms: Annotated[
+        Milliseconds,
+        Meta(
+            description="A consumer that brings nothing for so long, while the log has to fill in what it should bring, is begun anew"
+        ),
+    ] = 15_000
     offsets_ms: Annotated[Milliseconds, Meta(description="How often offsets are committed to Kafka")] = 1_000
     swap_behind_max: Annotated[
         int, Meta(ge=0, description="Events that a new generation may be behind the log when it takes over")

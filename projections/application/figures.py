@@ -30,6 +30,7 @@ class Figures(msgspec.Struct, kw_only=True):
     from_log: int = 0
     gaps: int = 0
     healed: int = 0
+    renewed: int = 0
     duplicates: int = 0
     foreign: int = 0
     malformed: int = 0

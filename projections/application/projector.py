@@ -25,6 +25,7 @@ from projections.application.ports import (
     Wanted,
 )
 from projections.application.resting import Resting
+from projections.application.silence import Silence
 from projections.application.worker import Worker
 from shared_kernel.errors import Contention, DaybookError, Unavailable
 from shared_kernel.event_log.types import RecordedEvent
@@ -41,6 +42,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     poll_ms: int
     heads_ms: int
     commit_ms: int
+    silent_ms: int
     retry_ms: int
     retry_max_ms: int
     swap_behind_max: int
@@ -71,6 +73,7 @@ class Projector:
         self._figures = figures
         self._pace = pace
         self._resting = Resting(round_ms=pace.round_ms, rest_ms_max=pace.rest_ms_max)
+        self._silence = Silence(silent_ms=pace.silent_ms)
         self._stop = stop
         self._arrived: list[RecordedEvent] = []
         self._looked_at = 0.0
@@ -148,6 +151,7 @@ class Projector:
         if self._source.was_assigned():
             worker.start()
         if self._arrived:
+            self._silence.broken()
             began = time.monotonic()
             worker.apply(self._arrived)
             events, self._arrived = len(self._arrived), []
@@ -160,6 +164,10 @@ class Projector:
         if now - self._looked_at >= self._pace.heads_ms / 1_000:
             worker.check(is_live=True)
             self._looked_at = time.monotonic()
+            if worker.is_healing and self._silence.healed(self._looked_at):
+                self._figures.renewed += 1
+                self._logger.warning("silent_consumer_renewed")
+                self._source.close(is_done=False)  # the next poll begins anew
 
     def _build(self, generation: Generation, worker: Worker) -> bool:
         """One round of a build: a batch from the log. True: readers now see this generation, or another process saw to it."""

@@ -72,6 +72,8 @@ class Worker:
         self._said_at = -SAY_S
         self._behind: dict[str, int] = {}  # ledger -> where the log is known to reach
         self._watched: dict[str, int] = {}  # ledger -> its position at the last look, if that was behind
+        self.is_healing = False
+        """The last look found ledgers that no message brings to their heads."""
         self._logger = structlog.get_logger("daybook.projector").bind(projection=projection.name)
 
     def start(self) -> None:
@@ -120,7 +122,8 @@ class Worker:
             for lag in lags
             if lag.ledger in watched and (not is_live or self._watched.get(lag.ledger) == lag.position)
         ]
-        if is_live and unmoved:
+        self.is_healing = is_live and bool(unmoved)
+        if self.is_healing:
             self._say_healing(unmoved)
         self._behind.update((lag.ledger, lag.head) for lag in unmoved)
         self._watched = watched

@@ -4,6 +4,8 @@ Owns the connection pool and translates driver errors. It only ever reads; the r
 """
 
 import asyncio
+import os
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -27,6 +29,7 @@ from shared_kernel.postgres import conninfo
 STAMP_COLUMNS: Final = 13
 PREPARED_MAX: Final = 150  # chosen: every statement that is asked often, beside some filters
 ATTEMPTS_MAX: Final = 4  # chosen: a connection that the server closed and a generation's change may meet; twice each
+SILENT_MS_MAX: Final = 1_000  # chosen: so long a server that lives may take to say that a statement ran too long
 
 # Plans must not depend on when statistics arrive (design §12): every statement here goes by an index, made for nested loops.
 _SESSION: Final = """
@@ -38,6 +41,10 @@ set timezone = 'UTC';
 
 class _ConnectionLost(SaysNothing):
     """A connection of the pool ended under a question."""
+
+
+class _Silent(psycopg.OperationalError):
+    """Nothing came when the statement's time was long over: the wire leads nowhere, though nobody has closed it."""
 
 
 class PostgresBooks:
@@ -62,7 +69,8 @@ class PostgresBooks:
         self._breaker = breaker or Breaker(server)
         self._failed_before = 0
         self._pool_wait_s = pool_wait_ms / 1_000
-        self._checking: asyncio.Task[None] | None = None
+        self._patience_s = (statement_ms + SILENT_MS_MAX) / 1_000
+        self._drained_at = 0.0
         self._statements = statements
         self._figures = figures
         self._schemas = ""
@@ -96,8 +104,6 @@ class PostgresBooks:
 
     async def close(self) -> None:
         """No connection is left."""
-        if self._checking is not None:
-            await asyncio.wait((self._checking,))
         await self.pool.close()
 
     async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
@@ -115,44 +121,41 @@ class PostgresBooks:
         now = asyncio.get_running_loop().time
         until = now() + self._pool_wait_s  # all waits for a connection together, however many attempts there are
         for _ in range(self._attempts_max):
+            began = now()
             try:
                 with self._breaker.call(psycopg.OperationalError):
-                    snapshot = await self._attempt(question, parameters, wait_s=max(0.0, until - now()))
+                    snapshot = await self._attempt(question, parameters, wait_s=max(0.0, until - began))
             except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
                 self._schemas = ""  # that generation was dropped
             except PoolTimeout as error:
                 raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_connection") from error
+            except _Silent as error:
+                await self._drain(began)
+                raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_answer") from error
             except _ConnectionLost:
-                await self._others_checked(until - now())  # reading again is safe
+                await self._drain(began)  # reading again is safe
             else:
                 if snapshot is not None:
                     return snapshot
         raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_answer")
 
-    async def _others_checked(self, wait_s: float) -> None:
-        """With one connection likely all others of the pool are lost: they are looked at, once for all who ask.
-
-        Not within the query that waits: to be cut short would cost the pool what it had not looked at yet.
-        """
-        if self._checking is None or self._checking.done():
-            self._checking = asyncio.create_task(self._check(), name="check-pool")
-        await asyncio.wait((self._checking,), timeout=max(0.0, wait_s))
-
-    async def _check(self) -> None:
-        with suppress(psycopg.OperationalError, PoolTimeout):
-            await self.pool.check()
+    async def _drain(self, began: float) -> None:
+        """With one connection likely all others of the pool are lost: new ones take their place, unless that was done since then."""
+        if began >= self._drained_at:
+            self._drained_at = asyncio.get_running_loop().time()
+            await self.pool.drain()
 
     async def _attempt(
         self, question: Question[RowT], parameters: Mapping[str, Value], *, wait_s: float
     ) -> Snapshot[RowT] | None:
-        """As `_look`. Raises OperationalError only where the server cannot be reached.
+        """As `_look`. Raises OperationalError only where the server cannot be reached, or does not answer.
 
         A connection that is lost says nothing of that: the server may have ended it long ago. The next one will tell.
         """
         try:
             async with self.pool.connection(timeout=wait_s) as connection:
                 self._failed_before = self._failed_connections()
-                return await self._look(connection, question, parameters)
+                return await self._look_patiently(connection, question, parameters)
         except psycopg.errors.QueryCanceled as error:
             raise Unavailable("dependency_unavailable", dependency="postgres", reason="statement_timeout") from error
         except PoolTimeout as error:
@@ -160,6 +163,8 @@ class PostgresBooks:
                 raise
             # It is busy, not away: an open breaker would leave it idle.
             raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_connection") from error
+        except _Silent:
+            raise
         except psycopg.OperationalError as error:
             raise _ConnectionLost from error
 
@@ -181,6 +186,23 @@ class PostgresBooks:
                 return await self._live(connection)
         except (PoolTimeout, psycopg.OperationalError) as error:
             raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_connection") from error
+
+    async def _look_patiently(
+        self, connection: AsyncConnection, question: Question[RowT], parameters: Mapping[str, Value]
+    ) -> Snapshot[RowT] | None:
+        """As `_look`, but for a server that falls silent: whatever lies between may go on telling the system that all is well."""
+        loop = asyncio.get_running_loop()
+        patience = loop.call_later(self._patience_s, _cut, connection)
+        try:
+            return await self._look(connection, question, parameters)
+        except psycopg.errors.QueryCanceled:
+            raise
+        except psycopg.OperationalError as error:
+            if loop.time() < patience.when():
+                raise
+            raise _Silent from error
+        finally:
+            patience.cancel()
 
     async def _look(
         self, connection: AsyncConnection, question: Question[RowT], parameters: Mapping[str, Value]
@@ -214,6 +236,12 @@ class PostgresBooks:
             await connection.execute(self._statements.text("live", self._schemas or "none").encode())
         ).fetchone()
         return None if row is None else cast("str", row[0])
+
+
+def _cut(connection: AsyncConnection) -> None:
+    """Whoever waits for something to come learns that nothing will. To cancel them instead would first ask the server, and wait again."""
+    with suppress(OSError, psycopg.OperationalError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
 
 
 def session(statement_ms: int) -> bytes:

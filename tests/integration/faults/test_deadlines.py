@@ -1,4 +1,6 @@
-"""A command's time is over while somebody holds the ledger's row: told in time where nothing is sent, waited for where something is."""
+"""Time is over. A command's while somebody holds the ledger's row: told in time where nothing is sent, waited for where something is;
+a query's when nothing comes any more from a Postgres that nobody has told to be gone.
+"""
 
 import asyncio
 import time
@@ -9,9 +11,14 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from query_service.infrastructure.postgres_books import SILENT_MS_MAX
+from shared_kernel.settings import Secret
 from tests.integration.command_service.conftest import Caller, workers
 from tests.integration.event_log.words import until_blocked
+from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened
+from tests.integration.query_service.conftest import services
 from tests.services import Database, Servers
+from tests.support.proxy import proxied
 
 ENTRIES = [
     {"account": "cash", "direction": "debit", "amount": 7, "asset": "CZK/2"},
@@ -91,3 +98,28 @@ async def test_a_command_that_outlives_its_time_in_doubt_is_told_so(
         assert told in {(503, "deadline_passed"), (503, "outcome_unknown")}
         assert (await caller.get(f"/{ledger}/commands/{key}")).status_code == 404
         assert (await caller.post(f"/{ledger}/transactions", {"entries": ENTRIES}, key=key)).status_code == 201
+
+
+async def test_a_query_whose_answer_never_comes_is_given_up_and_others_are_answered_when_the_wire_is_whole_again(
+    database: Database, tmp_path: Path
+) -> None:
+    keeper = Bookkeeper(database.admin_url)
+    keeper.start_over()
+    keeper.append("bank", opened("bank"), account("cash"))
+    keeper.project("bank")
+    keeper.close()
+    statement_ms, read = 200, "/bank/accounts/cash/balances"
+    async with proxied(database.urls["query"]) as (proxy, url), services(database, tmp_path) as start:
+        client = await start(
+            listens=False, postgres_url=Secret(url), postgres_statement_ms=statement_ms, postgres_pool_wait_ms=10_000
+        )
+        assert (await client.get(read)).status_code == 200
+        proxy.is_silent = True
+        began = time.monotonic()
+        answer = await client.get(read)
+        took_s = time.monotonic() - began
+        assert (answer.status_code, answer.json()["code"]) == (503, "dependency_unavailable")
+        assert (answer.json()["dependency"], answer.json()["reason"]) == ("postgres", "no_answer")
+        assert (statement_ms + SILENT_MS_MAX) / 1_000 <= took_s < SOON_S
+        proxy.is_silent = False
+        assert (await client.get(read)).status_code == 200

@@ -174,6 +174,12 @@ class Processes:
             [added] = admin.create_partitions([NewPartitions(self.topic, partitions)]).values()
             added.result(60)
 
+    def delete_topic(self) -> None:
+        """The topic is gone, with all that is in it."""
+        with self.admin() as admin:
+            [deleted] = admin.delete_topics([self.topic]).values()
+            deleted.result(60)
+
     def group_state(self, projection: str = "books") -> ConsumerGroupState:
         """How the consumer group of a projection stands."""
         with self.admin() as admin:

@@ -30,6 +30,7 @@ PACE = Pace(
     poll_ms=10,
     heads_ms=20,
     commit_ms=1_000,
+    silent_ms=15_000,
     retry_ms=5,
     retry_max_ms=20,
     swap_behind_max=0,
