@@ -17,6 +17,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from projections.application.figures import Figures
 from projections.application.ports import PublishFailed
+from projections.infrastructure.kafka_logs import QUIET
 from shared_kernel.breaker import Breaker
 from shared_kernel.errors import Unavailable
 from shared_kernel.event_log.types import RecordedEvent
@@ -31,8 +32,6 @@ POLL_S: Final = 0.1  # how often a waiting publisher looks at its lease
 # only one that takes longer than this to hand over leaves in parts meanwhile.
 LINGER_MS: Final = 50
 INCARNATION: Final = "daybook_incarnation"  # the header of every message
-QUIET: Final = {"log_level": 3}  # errors only: each lost connection is otherwise told many times
-
 
 Headers = dict[str, str | bytes | None] | list[tuple[str, str | bytes | None]]
 

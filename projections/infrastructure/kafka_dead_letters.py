@@ -4,14 +4,15 @@ Nothing here waits: the topic is asked for and messages are queued, and whatever
 """
 
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from projections.application.ports import DeadLetter
-from projections.infrastructure.kafka import ADMIN_S_MAX, MESSAGE_BYTES_MAX, QUIET, headers_of
+from projections.infrastructure.kafka import ADMIN_S_MAX, MESSAGE_BYTES_MAX, headers_of
+from projections.infrastructure.kafka_logs import QUIET
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import canonical_line
 from shared_kernel.words import format_time
@@ -66,7 +67,7 @@ class KafkaDeadLetterTopic:
 
     def _ready(self) -> Producer:
         if self._producer is None:
-            servers: dict[str, str | int | float | bool] = {"bootstrap.servers": self._bootstrap, **QUIET}
+            servers: dict[str, Any] = {"bootstrap.servers": self._bootstrap, **QUIET}
             self._admin = AdminClient(servers)
             # One partition: letters are few, and read by people. Replicas: as many as the brokers give by default.
             topic = NewTopic(self._topic, num_partitions=1, config={"max.message.bytes": str(MESSAGE_BYTES_MAX)})

@@ -1,5 +1,6 @@
 """Relay and projector as processes on real Kafka: killed, frozen, misled, and in the end the read model is the log."""
 
+import json
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -307,6 +308,10 @@ def test_without_kafka_the_read_model_still_follows_the_log_and_the_relay_says_i
     assert not relay.ready()
     assert kit.rows("select count(*) from projections.relay_positions") == [(0,)]
     assert (relay.stop(), projector.stop()) == (0, 0)
+    for process in (relay, projector):
+        told = [json.loads(line) for line in process.log.read_text().splitlines()]  # librdkafka's own words, too
+        refused = [line for line in told if "Connection refused" in line["event"]]
+        assert len(refused) < len(told) / 2
 
 
 def test_processes_wait_for_postgres_and_say_so(processes: Processes) -> None:
