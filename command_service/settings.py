@@ -24,9 +24,6 @@ class CommandSettings(HttpSettings, frozen=True, kw_only=True):
 
     http_port: Annotated[int, Meta(ge=1, le=65535, description="TCP port of the HTTP API")] = 8080
     http_body_bytes_max: Annotated[int, Meta(ge=1024, description="Longest request body taken")] = 4 * 1024 * 1024
-    http_requests_max: Annotated[
-        int, Meta(ge=1, le=100_000, description="Requests being answered at once; more are turned away as overloaded")
-    ] = 400  # measured: all that comes is done as soon as with 1,000, in half the time, and the collector's pauses are short
     query_public_url: Annotated[
         str,
         Meta(
