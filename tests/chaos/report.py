@@ -75,4 +75,4 @@ def _failures(results: Sequence[Result]) -> list[str]:
     if not failed:
         return []
     told = [f"- {each.experiment}, seed {each.seed}, {each.at}, {each.commit}: {each.findings[0]}" for each in failed]
-    return ["\n## Runs that failed\n", *told]
+    return ["\n## Runs that failed\n", "What was found by them and mended stands in CHANGELOG.md.\n", *told]
