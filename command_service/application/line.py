@@ -119,6 +119,7 @@ class Line:
         """The caller, and whoever sent the same, hears the outcome."""
         name = outcome.event.code if isinstance(outcome.event, CommandRefused) else "accepted"
         self._metrics.answered(command=type(ticket.command).__name__, outcome=name, is_replay=outcome.is_replay)
+        ticket.is_answered = True
         if not ticket.future.done():
             ticket.future.set_result(outcome)
         for follower in ticket.followers:
@@ -135,6 +136,7 @@ class Line:
     def fail(self, ticket: Ticket, error: DaybookError) -> None:
         """The caller, and whoever sent the same, hears why there is no outcome."""
         self._metrics.answered(command=type(ticket.command).__name__, outcome=error.code, is_replay=False)
+        ticket.is_answered = True
         if not ticket.future.done():
             ticket.future.set_exception(error)
         for follower in ticket.followers:

@@ -43,6 +43,10 @@ class LogSession(Protocol):
 class Log(Protocol):
     """Hands out sessions, as many at a time as its bound allows."""
 
+    @property
+    def is_contended(self) -> bool:
+        """Somebody waits for a session: whoever has one and could go on with it gives it back first."""
+
     def borrow(self) -> AbstractAsyncContextManager[LogSession]:
         """A session for the block. After OutcomeUnknown in it the old backend is gone before the error leaves the block."""
 

@@ -146,7 +146,7 @@ class LedgerWriter:
         if not batch:
             return
         is_shared = self._locks.touch(self.ledger)
-        taken = list(batch)  # grows with every batch that follows
+        taken = list(batch)  # whoever has no answer yet: of the batches that follow, too
         try:
             async with self._log.borrow() as session:
                 if is_locked:
@@ -223,6 +223,8 @@ class LedgerWriter:
                 flights.popleft()
                 self._tell(ahead.decided, appended, ahead.departed_at)
                 again += await self._complete(session, ahead.decided, appended)
+                # Under load one follows another without an end: who is answered must not be kept until there is one.
+                taken[:] = [ticket for ticket in taken if not ticket.is_answered]
         except Exception as error:
             raise await _worst(error, flights) from error
         self._line.put_back(again)
@@ -252,9 +254,12 @@ class LedgerWriter:
         return any(verdict.ticket.deadline < now for verdict in decided.verdicts)
 
     async def _may_follow(self, ahead: _Flight) -> bool:
-        """Enough commands wait while the append ahead is still on its way, and nothing speaks against deciding on what it will do."""
+        """Enough commands wait while the append ahead is still on its way, and nothing speaks against deciding on what it will do.
+
+        While others wait for a session none follows: this one's comes back, or a few busy ledgers would keep all of them.
+        """
         fewest = self._bounds.follow_commands_min
-        if not fewest or self._unrest or ahead.decided.deferred:
+        if not fewest or self._unrest or ahead.decided.deferred or self._log.is_contended:
             return False
         if len(self._line) < fewest:
             enough = self._loop.create_task(self._line.has(fewest))
@@ -262,7 +267,10 @@ class LedgerWriter:
                 await asyncio.wait((ahead.back, enough), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 enough.cancel()
-        return not ahead.back.done() and len(self._line) >= fewest and not self._line.next_needs_lock
+        return (
+            not (ahead.back.done() or self._line.next_needs_lock or self._log.is_contended)
+            and len(self._line) >= fewest
+        )
 
     def _follow(self, session: LogSession, ahead: DecidedBatch, taken: list[Ticket]) -> _Flight | None:
         """Decides the next batch on what the one ahead will have done, and sends it. None where that needs a look at the log."""
@@ -404,7 +412,7 @@ class LedgerWriter:
         if isinstance(error, OutcomeUnknown):
             self._metrics.outcome_unknown()
         # What is back in the queue already is decided again anyway: once, not twice.
-        pending = [ticket for ticket in batch if not (ticket.future.done() or ticket.is_queued)]
+        pending = [ticket for ticket in batch if not (ticket.is_answered or ticket.is_queued)]
         for ticket in pending:
             ticket.faults += 1
             ticket.is_doubtful |= isinstance(error, OutcomeUnknown) and not error.is_settled

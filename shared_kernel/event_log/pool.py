@@ -51,6 +51,7 @@ class LogPool:
             "statement_timeout_ms": statement_timeout_ms,
         }
         self._free = asyncio.Semaphore(connections_max)
+        self._waiting = 0
         self._idle: list[LogConnection] = []
         self._incarnation: UUID | None = None
         self._is_closed = False
@@ -62,6 +63,11 @@ class LogPool:
         """The log's incarnation, learned with the first connection; every later one must agree."""
         return self._incarnation
 
+    @property
+    def is_contended(self) -> bool:
+        """Somebody waits for a connection. They are served in the order in which they came."""
+        return self._waiting > 0
+
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[LogConnection]:
         """A connection for this block alone.
@@ -71,11 +77,14 @@ class LogPool:
         `dependency_unavailable` at once while the breaker is open.
         """
         if self._free.locked():
+            self._waiting += 1
             try:
                 async with asyncio.timeout(self._borrow_timeout_s):
                     await self._free.acquire()
             except TimeoutError:
                 raise Contention("pool_exhausted") from None
+            finally:
+                self._waiting -= 1
         else:  # most times, and then at once: no timer for each batch
             await self._free.acquire()
         lost: LogConnection | None = None

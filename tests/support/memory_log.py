@@ -54,6 +54,7 @@ class MemoryLog:
         self.lose_commit: str | None = None
         self.rolls_back = 0
         self.loses_snapshots = False  # with the next write of them
+        self.is_contended = False  # others wait for a session
         self.is_down = False  # nobody can look
         self.goes_down = False  # with the next lost append or commit
         self._heads: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)

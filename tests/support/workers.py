@@ -1,5 +1,6 @@
 """Workers on a log in memory, for unit tests of the executor and what goes beside it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -70,6 +71,19 @@ class Bank:
         refold = Refold().replay((e.position, e.type, e.data, e.metadata) for e in events)
         assert refold.findings == []
         return refold
+
+
+class Held:
+    """An append that waits in the log until it is let go, and meanwhile something else may happen."""
+
+    def __init__(self, bank: Bank) -> None:
+        self.is_there = asyncio.Event()
+        self.may_go = asyncio.Event()
+        bank.log.before_append = self._hold
+
+    async def _hold(self) -> None:
+        self.is_there.set()
+        await self.may_go.wait()
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ from tests.support.commands import Client, command, transfer, wallet
 from tests.support.oracle_log import LogOracle
 from tests.support.refold import Refold
 
-NewWorker = Callable[[str], Client]
+NewWorker = Callable[..., Client]
 ACCOUNTS = [f"users:{number}" for number in range(10)]
 
 
@@ -71,9 +71,9 @@ async def worker(database: Database, counts: Counts) -> AsyncIterator[NewWorker]
     """Makes a client of a fresh worker: its own pool, its own cache, as another process would have."""
     made: list[tuple[Executor, LogPool]] = []
 
-    def new(ledger: str) -> Client:
-        pool = LogPool(database.urls["command"], connections_max=3)
-        executor = Executor(log=pool, locks=NoLocks(), metrics=counts, bounds=Bounds(), deadline_s=60)
+    def new(ledger: str, *, connections_max: int = 3, bounds: Bounds | None = None) -> Client:
+        pool = LogPool(database.urls["command"], connections_max=connections_max, borrow_timeout_ms=60_000)
+        executor = Executor(log=pool, locks=NoLocks(), metrics=counts, bounds=bounds or Bounds(), deadline_s=60)
         made.append((executor, pool))
         return Client(executor, ledger=ledger)
 
@@ -255,3 +255,31 @@ async def test_two_openers_make_one_ledger(database: Database, worker: NewWorker
     rejections = [result for result in results if isinstance(result, Rejection)]
     assert [rejection.code for rejection in rejections] == ["ledger_exists"] * 3
     refold(database, ledger)
+
+
+async def test_a_busy_ledger_gives_its_only_connection_back_while_another_ledger_waits(
+    database: Database, worker: NewWorker
+) -> None:
+    busy = worker(f"busy-{uuid4().hex[:8]}", connections_max=1, bounds=Bounds(follow_commands_min=1))
+    quiet = Client(busy.executor, ledger=f"quiet-{uuid4().hex[:8]}")
+    await busy.open()
+    answered, is_over = 0, False
+
+    async def keep_sending() -> None:
+        nonlocal answered
+        while not is_over:
+            await busy.send(transfer("world", "till", 1))
+            answered += 1
+
+    crowd = [asyncio.create_task(keep_sending()) for _ in range(64)]
+    try:
+        async with asyncio.timeout(20):  # without an end, one batch follows the other
+            while answered < 1_000:
+                await asyncio.sleep(0)
+            before = answered
+            await quiet.open()
+        assert answered - before <= 2 * len(crowd)  # no more than was on its way
+    finally:
+        is_over = True
+        await asyncio.gather(*crowd)
+    refold(database, busy.ledger)

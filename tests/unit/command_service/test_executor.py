@@ -17,7 +17,7 @@ from shared_kernel.errors import Contention, Refusal, Rejection, Unavailable
 from shared_kernel.event_log.types import Tail
 from shared_kernel.events import CommandRefused, TransactionPosted
 from tests.support.commands import Client, transfer, wallet
-from tests.support.workers import Bank, code, open_bank
+from tests.support.workers import Bank, Held, code, open_bank
 
 
 @pytest.fixture
@@ -459,6 +459,21 @@ async def test_a_caller_who_leaves_does_not_take_the_command_along(bank: Bank) -
     task.cancel()
     await client.send(transfer("a", "b", 1))
     assert (await client.executor.find(ledger="bank", actor="teller", key="left")).position > 1
+
+
+async def test_who_sent_the_same_is_answered_though_the_first_left_and_the_log_was_lost(bank: Bank) -> None:
+    client = bank.worker()
+    await client.open()
+    command, left = transfer("a", "b", 1), Held(bank)
+    first = asyncio.create_task(client.send(command, key="same"))
+    second = asyncio.create_task(client.send(command, key="same"))
+    await left.is_there.wait()
+    first.cancel()
+    bank.log.lose = "not applied"
+    left.may_go.set()
+    async with asyncio.timeout(10):
+        assert code(await second) == "accepted"
+    assert bank.refold().balances["b", "EUR/2"] == 1
 
 
 async def test_stopping_answers_what_is_waiting_and_takes_no_more(bank: Bank) -> None:

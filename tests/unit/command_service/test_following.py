@@ -4,6 +4,7 @@ Executor.md §5, counterexample 2: conditions alone do not notice that a credit 
 """
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 
 import pytest
@@ -16,22 +17,9 @@ from command_service.application.writer import Bounds
 from shared_kernel.errors import DaybookError, Unavailable
 from tests.support.commands import Client, transfer, wallet
 from tests.support.memory_log import MemorySession
-from tests.support.workers import Bank, code, open_bank
+from tests.support.workers import Bank, Held, code, open_bank
 
 EAGER = Bounds(follow_commands_min=1)
-
-
-class Held:
-    """An append that waits in the log until it is let go, and meanwhile something else may happen."""
-
-    def __init__(self, bank: Bank) -> None:
-        self.is_there = asyncio.Event()
-        self.may_go = asyncio.Event()
-        bank.log.before_append = self._hold
-
-    async def _hold(self) -> None:
-        self.is_there.set()
-        await self.may_go.wait()
 
 
 @pytest.fixture
@@ -241,3 +229,44 @@ async def test_whoever_waits_is_told_when_a_fault_of_ours_ends_the_writer(
         with pytest.raises(DaybookError, match="internal_error"):
             await client.send(transfer("x", "world", 1))
     assert code(await client.send(transfer("x", "world", 1))) == "accepted"  # the next command has a writer of its own
+
+
+async def test_who_is_answered_is_forgotten_though_one_batch_follows_another_without_an_end(
+    bank: Bank, sent: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, before, append = await funded(bank), len(sent), MemorySession.append
+    in_turn = asyncio.Lock()
+
+    async def slow(self: MemorySession, ledger: str, **more: object) -> object:
+        async with in_turn:
+            for _ in range(50):  # turns of the loop: whoever was answered comes back meanwhile
+                await asyncio.sleep(0)
+            return await append(self, ledger, **more)  # type: ignore[arg-type]
+
+    async def keep_sending() -> None:
+        for _ in range(50):
+            await client.send(transfer("world", "x", 1))
+
+    async def kept() -> int:
+        while len(bank.log.events["bank"]) < 900:
+            await asyncio.sleep(0)
+        return sum(type(each) is Ticket for each in gc.get_objects())
+
+    monkeypatch.setattr(MemorySession, "append", slow)
+    tickets, *_ = await asyncio.gather(kept(), *(keep_sending() for _ in range(20)))
+    assert sent[before:].count(False) < 10, "they did not follow one another, so nothing was shown"
+    assert tickets <= 60  # of 20 callers: those that wait, those on their way, and those just answered
+
+
+async def test_none_follows_while_others_wait_for_a_session(bank: Bank, sent: list[bool]) -> None:
+    client = await funded(bank)
+    held, before = Held(bank), len(sent)
+    first = asyncio.create_task(client.send(transfer("x", "y", 1)))
+    await held.is_there.wait()
+    bank.log.is_contended = True
+    second = asyncio.create_task(client.send(transfer("x", "y", 1)))
+    for _ in range(100):  # turns enough to be taken and sent
+        await asyncio.sleep(0)
+    held.may_go.set()
+    await asyncio.gather(first, second)
+    assert sent[before:] == [False, False]
