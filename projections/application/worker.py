@@ -19,11 +19,11 @@ import structlog
 from projections.application.figures import Figures
 from projections.application.fold import Folded, RowCache, Runs, Skips, fault_of, fold
 from projections.application.ports import Batch, Fault, Lag, Log, Move, ReadModel, Standing, TooManyParked, Unwritable
+from projections.application.seldom import Seldom
 from projections.domain.projection import Projection
 from shared_kernel.errors import Contention, Corruption, DaybookError
 from shared_kernel.event_log.types import RecordedEvent
 
-SAY_S = 10.0  # chosen: without Kafka every look at the heads heals, and the counter tells how often
 AGED_LEDGERS_MAX = 1_000  # chosen: the ledgers most behind tell the lag in seconds
 
 
@@ -69,7 +69,7 @@ class Worker:
         self._asked: dict[str, datetime | None] = {}  # ledger -> the operator's wish that is seen to
         self._skips: Skips = {}
         self._met_at = 0.0
-        self._said_at = -SAY_S
+        self._seldom = Seldom(monotonic)
         self._behind: dict[str, int] = {}  # ledger -> where the log is known to reach
         self._watched: dict[str, int] = {}  # ledger -> its position at the last look, if that was behind
         self.is_healing = False
@@ -155,9 +155,7 @@ class Worker:
 
     def _say_healing(self, unmoved: Sequence[Lag]) -> None:
         self._figures.healed += len(unmoved)
-        now = self._monotonic()
-        if now - self._said_at >= SAY_S:
-            self._said_at = now
+        if self._seldom.is_due("healing"):  # without Kafka every look at the heads heals
             self._logger.warning("lost_messages_filled_from_log", ledgers=len(unmoved), ledger=unmoved[0].ledger)
 
     def _position(self, ledger: str) -> int:

@@ -17,6 +17,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from projections.application.figures import Figures
 from projections.application.ports import PublishFailed
+from projections.application.seldom import Seldom
 from projections.infrastructure.kafka_logs import QUIET
 from shared_kernel.breaker import Breaker
 from shared_kernel.errors import Unavailable
@@ -187,7 +188,7 @@ class KafkaSource:
         self._consumer: Consumer | None = None
         self._was_assigned = False
         self._logger = structlog.get_logger("daybook.projector")
-        self._said_at: dict[str, float] = {}
+        self._seldom = Seldom()
 
     def expect(self, incarnation: str) -> None:
         """From now on only events of this incarnation are let through."""
@@ -256,10 +257,7 @@ class KafkaSource:
         self._was_assigned = self._was_assigned or bool(partitions)
 
     def _say(self, event: str, **fields: str | int | None) -> None:
-        """A warning, at most one of a kind every ten seconds; the counters have them all."""
-        now = time.monotonic()
-        if now - self._said_at.get(event, -10.0) >= 10.0:
-            self._said_at[event] = now
+        if self._seldom.is_due(event):
             self._logger.warning(event, **fields)
 
 
