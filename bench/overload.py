@@ -7,11 +7,9 @@ The peak that they are measured by is that of the closed loop just before.
 import asyncio
 import gc
 import os
-import platform
 import secrets
 import time
 from contextlib import closing, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -21,11 +19,11 @@ import uvloop
 
 from bench import workloads
 from bench.generator import ANSWER_SECONDS_MAX, Workload, measure, percentile
-from bench.yardstick import Server, server
+from bench.stack import RESULTS, Origin, keep, read, running
+from bench.yardstick import server
 from daybook.client import Client, find_target
-from daybook.terminal import CommandFailed, Exit, out, talk
+from daybook.terminal import CommandFailed, Exit, talk
 
-RESULTS = Path(__file__).parent / "results"
 PEAK_CONNECTIONS = 64
 OPEN_CONNECTIONS = (
     1_500  # chosen: above the requests that a process answers at once, below the connections that it takes
@@ -40,10 +38,7 @@ NICE = -15  # chosen: woken, it runs at once
 class Overload(msgspec.Struct, frozen=True, kw_only=True):
     """Rates are requests a second; `late` are those that were due while no connection was free: the generator's own bound."""
 
-    measured_at: str
-    cores: int
-    python: str
-    postgres: Server
+    origin: Origin
     peak: float
     offered: float
     sent: float
@@ -64,19 +59,13 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
         return self.goodput / self.peak
 
 
-class _Stack(msgspec.Struct, frozen=True):
-    postgres_url: str
-
-
-def overload(
-    *, data: Path = Path(".data"), name: str = "overload", window: float = 10.0, results: Path = RESULTS
-) -> int:
+def overload(*, data: Path | None = None, name: str = "overload", window: float = 10.0, results: Path = RESULTS) -> int:
     """Measure what is done of three times too much, and how soon the rest is told.
 
     Parameters
     ----------
     data
-        The data folder of a running stack.
+        The data folder of a running stack; without it one is started and thrown away.
     name
         What the result files are called, after the date.
     window
@@ -84,21 +73,16 @@ def overload(
     results
         The folder for the result files.
     """
-    report = uvloop.run(overloaded(data, window))
-    table = to_markdown(report)
-    stem = results / f"{report.measured_at[:10]}-{name}"
-    results.mkdir(exist_ok=True)
-    stem.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    stem.with_suffix(".md").write_text(table)
-    out().print(table, markup=False)
-    return Exit.DONE if report.share >= GOODPUT_MIN else Exit.FAULT
+    with running(data) as folder:
+        report = uvloop.run(_overloaded(folder, window))
+    keep(report, to_markdown(report), name=name, measured_at=report.origin.measured_at, results=results)
+    return Exit.DONE if report.share >= GOODPUT_MIN and report.told_p99_ms <= TOLD_MS_MAX else Exit.FAULT
 
 
-async def overloaded(folder: Path, window: float) -> Overload:
+async def _overloaded(folder: Path, window: float) -> Overload:
     """What the stack of this data folder makes of three times too much, for `window` seconds."""
     nice = _go_first()
     target = find_target(data=folder, command_url=None, query_url=None, token=None)
-    stack = msgspec.json.decode((folder / "stack.json").read_bytes(), type=_Stack)
     ledger, token, host = f"bench-{secrets.token_hex(4)}", target.token("writer"), urlsplit(target.command_url).netloc
     with closing(Client(target.command_url, token)) as client:
         workloads.open_ledger(client, ledger)
@@ -126,10 +110,7 @@ async def overloaded(folder: Path, window: float) -> Overload:
     if not done:
         raise CommandFailed("nothing was done", Exit.FAULT)
     return Overload(
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
-        python=platform.python_version(),
-        postgres=server(stack.postgres_url),
+        origin=Origin.here(server(read(folder).postgres_url)),
         peak=peak.rate,
         offered=round(peak.rate * TIMES, 1),
         sent=round(crowd.sent / window, 1),
@@ -157,7 +138,7 @@ def to_markdown(report: Overload) -> str:
     """The table, and beneath it what was measured on what."""
     return "\n".join(
         [
-            f"# Overload, {report.measured_at}",
+            f"# Overload, {report.origin.measured_at}",
             "",
             "| | requests/s | p50 ms | p99 ms |",
             "|---|---:|---:|---:|",
@@ -172,8 +153,7 @@ def to_markdown(report: Overload) -> str:
             f"were not sent. Other answers: {report.others or 'none'}. The generator took {report.generator_cpu:.2f} cores of the same "
             f"machine, at nice {report.generator_nice}.",
             "",
-            f"Postgres {report.postgres.version}, fsync {report.postgres.fsync}; {report.cores} cores for generator, servers and all "
-            f"processes; Python {report.python}.",
+            report.origin.told(),
             "",
         ]
     )

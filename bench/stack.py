@@ -112,10 +112,10 @@ def wait_until_visible(target: Target, ledger: str, head: int, *, account: str) 
     raise CommandFailed("the read models do not get there", Exit.UNAVAILABLE)
 
 
-def keep(report: msgspec.Struct, table: str, *, name: str, measured_at: str) -> None:
-    """The figures are printed, and lie in bench/results/."""
-    stem = RESULTS / f"{measured_at[:10]}-{name}"
-    RESULTS.mkdir(exist_ok=True)
+def keep(report: msgspec.Struct, table: str, *, name: str, measured_at: str, results: Path = RESULTS) -> None:
+    """The figures are printed, and lie in bench/results/ or another folder."""
+    stem = results / f"{measured_at[:10]}-{name}"
+    results.mkdir(exist_ok=True)
     stem.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     stem.with_suffix(".md").write_text(table)
     out().print(table, markup=False)
