@@ -71,10 +71,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     origin: Origin
     asked_a_second: float
-    commands: Measured
-    visible: dict[str, Spread]
-    visible_since_recorded: dict[str, Spread]
-    read_your_write: Measured
+    seen: Observed
     cores_elsewhere: float
     gate_ms: float
 
@@ -112,7 +109,7 @@ def freshness(
             _measured(target, folder, name=name, rates=(a_second, queries), warm_up=warm_up, window=window)
         )
     keep(report, to_markdown(report), name=name, measured_at=report.origin.measured_at)
-    return Exit.DONE if report.visible["books"].p99_ms <= GATE_MS else Exit.FAULT
+    return Exit.DONE if report.seen.visible["books"].p99_ms <= GATE_MS else Exit.FAULT
 
 
 class _Posted:
@@ -147,10 +144,7 @@ async def _measured(
         name=name,
         origin=Origin.here(server(stack.postgres_url)),
         asked_a_second=rates[0],
-        commands=seen.commands,
-        visible=seen.visible,
-        visible_since_recorded=seen.visible_since_recorded,
-        read_your_write=seen.read_your_write,
+        seen=seen,
         cores_elsewhere=round((others() - before) / (time.monotonic() - began), 2),
         gate_ms=GATE_MS,
     )
@@ -284,7 +278,8 @@ def _spread(transactions: list[tuple[int, float]], told: list[tuple[int, float]]
 
 def to_markdown(report: Report) -> str:
     """The table, and beneath it what was measured on what."""
-    commands, readers = report.commands, report.read_your_write
+    seen = report.seen
+    commands, readers = seen.commands, seen.read_your_write
     lines = [
         f"# {report.name}, {report.origin.measured_at}",
         "",
@@ -292,7 +287,7 @@ def to_markdown(report: Report) -> str:
         "|---|---:|---:|---:|---:|",
         *(
             f"| {since} until visible in {projection} | {s.count:,} | {s.p50_ms:.1f} | {s.p99_ms:.1f} | {s.longest_ms:.1f} |"
-            for since, visible in (("committed", report.visible), ("recorded", report.visible_since_recorded))
+            for since, visible in (("committed", seen.visible), ("recorded", seen.visible_since_recorded))
             for projection, s in visible.items()
         ),
         f"| read your write | {readers.transactions:,} | {readers.p50_ms:.1f} | {readers.p99_ms:.1f} | {readers.longest_ms:.1f} |",
@@ -300,7 +295,7 @@ def to_markdown(report: Report) -> str:
         "",
         f"{commands.rate:,.0f} transactions/s of {report.asked_a_second:,.0f} that fell due (open loop, {commands.connections} "
         f"connections; generator {commands.generator_cpu:.2f} cores). From commit to the announcement that readers see it: p99 "
-        f"**{report.visible['books'].p99_ms:.0f} ms** for the books; the gate is {report.gate_ms:.0f} ms. *Recorded* is the time in the "
+        f"**{seen.visible['books'].p99_ms:.0f} ms** for the books; the gate is {report.gate_ms:.0f} ms. *Recorded* is the time in the "
         "log, before the commit is written to disk. "
         f"*Read your write*: {readers.rate:,.0f} queries a second with the position that was "
         "acknowledged last, until their answer.",
