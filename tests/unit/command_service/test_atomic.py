@@ -296,14 +296,14 @@ async def test_nobody_is_told_of_a_batch_what_nobody_knows(bank: Bank, fate: str
 
 
 async def test_what_the_server_rolled_back_is_tried_again_while_there_is_time(bank: Bank) -> None:
-    await opened(bank.worker())
-    client = bank.worker(deadline_s=0.5)
+    client, hasty = bank.worker(), bank.worker(deadline_s=0.5)
+    await opened(client)
     bank.log.rolls_back = 2
     done = await client.executor.submit_atomic([asked(client, transfer("x", "world", 60))])
     assert not done.outcomes[0].is_replay
     bank.log.rolls_back = 10_000
     with pytest.raises(Contention, match="rolled_back"):
-        await client.executor.submit_atomic([asked(client, transfer("x", "world", 1))])
+        await hasty.executor.submit_atomic([asked(hasty, transfer("x", "world", 1))])
     assert bank.refold().balances["x", "EUR/2"] == 40
 
 
