@@ -84,13 +84,13 @@ class Stand:
         return psycopg.connect(self.admin_url, autocommit=True, application_name="chaos")
 
     def pid(self, part: str) -> int:
-        """The process of a part, once it has one."""
+        """The process of a part, once it has one that lives: for a moment the supervisor's file names the one that was killed."""
         layout = self._layout(part)
 
         def now() -> int | None:
             state = read_state(layout)
             found = [each.pid for each in state.parts if each.name == part] if state else []
-            return found[0] if found else None
+            return found[0] if found and _is_alive(found[0]) else None
 
         pid: int = self.until(now, f"{part} has no process")
         return pid
