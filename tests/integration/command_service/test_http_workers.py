@@ -52,7 +52,8 @@ async def test_the_worker_without_the_lease_goes_on_at_once(worker: NewWorker) -
     assert await posted(second, ledger, times=20) == {201: 20}
     assert await posted(first, ledger, times=20) == {201: 20}
     await until(lambda: second.container.locks().link.is_up is True)
-    assert not is_held(second, ledger)
+    # Who writes alone for a while may be given it, as slow as a full machine is; both never have it.
+    await until(lambda: is_held(first, ledger) != is_held(second, ledger))
 
 
 async def test_the_lease_passes_on_when_its_holder_falls_silent(worker: NewWorker) -> None:
