@@ -74,9 +74,12 @@ def _failures(results: Sequence[Result]) -> list[str]:
     failed = [each for each in results if each.findings]
     if not failed:
         return []
-    told = [f"- {each.experiment}, seed {each.seed}, {each.at}, {each.commit}: {each.findings[0]}" for each in failed]
+    told = [
+        f"- {each.experiment}, seed {each.seed}, {each.at}, {each.commit}: {' - '.join(filter(None, (each.findings[0], each.cause)))}"
+        for each in failed
+    ]
     return [
         "\n## Runs that failed\n",
-        "What was found by them and mended stands in CHANGELOG.md. X7 looked up a process that it had killed itself: the experiment's own fault.\n",
+        "What was found by them and mended stands in CHANGELOG.md, unless it was the experiment's own fault.\n",
         *told,
     ]

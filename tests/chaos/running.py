@@ -104,7 +104,7 @@ class Experiment(NamedTuple):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one run. `findings` empty: passed. Times are seconds."""
+    """What became of one run. `findings` empty: passed. Times are seconds. `cause`: of a failure, written down by hand when it is known."""
 
     experiment: str
     seed: int
@@ -116,6 +116,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     repeated: int
     reads: int = 0
     findings: list[str]
+    cause: str = ""
     recovered: dict[str, float]
     seconds: float
     load: float
