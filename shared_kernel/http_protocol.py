@@ -28,6 +28,9 @@ SEND_BYTES_MIN = 16 * 1024
 
 # Chosen: some 8 ms of work. What came meanwhile is read between two turns of the loop, and told if it is too much.
 STARTED_A_TURN = 24
+STARTED_OF = (
+    16  # chosen: one in so many of those that wait, where that is more, so that none waits for the second below
+)
 WAIT_SECONDS_MAX = 1.0  # chosen: whoever could not be begun for this long is rather told to come again, as soon
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -51,7 +54,7 @@ class Config(uvicorn.Config):
 
     def __init__(self, app: Any, **settings: Any) -> None:
         super().__init__(app, **settings)
-        self.starts = _Starts()
+        self.starts = _Starts(app)
         self.refusal = lambda _path, _waiting: None
 
 
@@ -165,7 +168,8 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """In its turn."""
-        cast("Config", self.config).starts.add(self.loop, cycle.scope, partial(super()._start_asgi_task, cycle, app))
+        starts = cast("Config", self.config).starts
+        starts.add(self.loop, cycle.scope, partial(super()._start_asgi_task, cycle, starts.arrive))
 
     def on_body(self, body: bytes) -> None:
         """Part of a body; the bound of bodies is the application's."""
@@ -255,18 +259,22 @@ class _Starts:
     All that came together in one turn would hold up for as long whoever comes next, and only wants to be told that it is too much.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, app: Any) -> None:
+        self._app = app
         self._waiting: deque[tuple[float, Any, Callable[[], None]]] = deque()
         self._left = STARTED_A_TURN
         self._is_turning = False
+        self.waiting = 0
+        """How many were let in that have not come to the application yet: what is begun comes there a turn later."""
 
-    @property
-    def waiting(self) -> int:
-        """How many are still to be begun."""
-        return len(self._waiting)
+    def arrive(self, scope: Any, receive: Any, send: Any) -> Any:
+        """The application, for a request that was begun."""
+        self.waiting -= 1
+        return self._app(scope, receive, send)
 
     def add(self, loop: asyncio.AbstractEventLoop, scope: Any, begin: Callable[[], None]) -> None:
         """It is begun now, or in one of the next turns. If that takes too long, the scope says so."""
+        self.waiting += 1
         if self._left:
             self._left -= 1
             begin()
@@ -277,7 +285,7 @@ class _Starts:
             loop.call_soon(self._turn, loop)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._left = STARTED_A_TURN
+        self._left = max(STARTED_A_TURN, len(self._waiting) // STARTED_OF)
         self._is_turning = bool(self._waiting)
         while self._left and self._waiting:
             self._left -= 1

@@ -26,6 +26,7 @@ from shared_kernel.settings import HttpSettings
 BACKLOG = 1024  # chosen: connections the system holds before they are accepted
 # Measured: p99 of commands 31 → 12 ms at 64 connections. What start-up made is never looked at again, young garbage less often.
 GC_THRESHOLDS = (50_000, 50, 50)
+LOOKED_AT_A_TURN = 64  # chosen: connections, a millisecond's work
 TICK_SECONDS = 1  # how often the date header is made anew, which counts seconds, and overdue connections are looked for
 
 log = structlog.get_logger(__name__)
@@ -158,9 +159,11 @@ class _Server(uvicorn.Server):
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._stopping.wait()
-            for connection in tuple(self.server_state.connections):
+            for seen, connection in enumerate(tuple(self.server_state.connections)):
                 if isinstance(connection, Connection):
                     connection.end_if_overdue(now())
+                if seen % LOOKED_AT_A_TURN == 0:
+                    await asyncio.sleep(0)
 
 
 class _Lifespan:

@@ -215,6 +215,7 @@ class LedgerWriter:
         try:
             while flights:
                 ahead = flights[0]
+                await asyncio.sleep(0)  # who was answered goes on, and who came is read, before the next are decided
                 if len(flights) == 1 and not again and await self._may_follow(ahead):
                     behind = self._follow(session, ahead.decided, taken)
                     if behind is not None:

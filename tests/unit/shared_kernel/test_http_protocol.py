@@ -8,7 +8,7 @@ from uvicorn.server import ServerState
 
 from shared_kernel import http_protocol
 from shared_kernel.http_context import BODY_KEY, SURPLUS_KEY, WHOLE
-from shared_kernel.http_protocol import STARTED_A_TURN, Config, Connection
+from shared_kernel.http_protocol import STARTED_A_TURN, STARTED_OF, Config, Connection
 
 Messages = list[dict[str, Any]]
 GET = b"GET /a%20b?c HTTP/1.1\r\nhost: here\r\n\r\n"
@@ -169,7 +169,7 @@ class Crowd:
         self.asked: list[tuple[str, int]] = []
         self.is_full = False
         self.config = Config(self._app, interface="asgi3", lifespan="off", log_config=None, access_log=False)
-        self.config.connections_max, self.config.send_seconds_max = 100, 10.0
+        self.config.connections_max, self.config.send_seconds_max = 2_000, 10.0
         self.config.refusal = self._refusal
         self.release = asyncio.Event()
 
@@ -224,17 +224,32 @@ async def test_many_at_once_begin_in_their_order_so_many_a_turn() -> None:
     opened = [crowd.connect() for _ in range(2 * STARTED_A_TURN + 1)]
     for number, (connection, _) in enumerate(opened):
         connection.data_received(GET.replace(b"/a", b"/%d" % number))
-    assert [waiting for _, waiting in crowd.asked] == [0] * (STARTED_A_TURN + 1) + list(range(1, STARTED_A_TURN + 1))
+    assert [waiting for _, waiting in crowd.asked] == list(range(len(opened)))  # begun is not there yet: it counts
     begun = []
     for _ in range(4):
         await asyncio.sleep(0)
         begun.append(len(crowd.seen))
     assert begun == [STARTED_A_TURN, 2 * STARTED_A_TURN, len(opened), len(opened)]
     assert [scope["path"] for scope in crowd.seen] == [f"/{number} b" for number in range(len(opened))]
+    assert crowd.config.starts.waiting == 0
     crowd.release.set()
     await asyncio.gather(*crowd.state.tasks)
     await asyncio.sleep(0)
     assert all(wire.written for _, wire in opened)
+
+
+async def test_of_very_many_so_large_a_part_begins_a_turn_that_nobody_waits_for_long() -> None:
+    crowd = Crowd()
+    for _ in range(STARTED_A_TURN + 3 * STARTED_A_TURN * STARTED_OF):
+        crowd.connect()[0].data_received(GET)
+    await asyncio.sleep(0)
+    assert len(crowd.seen) == STARTED_A_TURN
+    await asyncio.sleep(0)
+    assert len(crowd.seen) == 4 * STARTED_A_TURN
+    crowd.release.set()
+    while crowd.config.starts.waiting:
+        await asyncio.sleep(0)
+    await asyncio.gather(*crowd.state.tasks)
 
 
 async def test_who_could_not_be_begun_for_too_long_is_marked_as_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
