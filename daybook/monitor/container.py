@@ -40,7 +40,7 @@ For operators: role `operator`. What concerns a ledger that the token does not c
 def _lock_table(settings: MonitorSettings) -> RedisLockTable | NoLockTable:
     if not settings.redis_url:
         return NoLockTable()
-    return RedisLockTable(settings.redis_url, timeout_ms=settings.redis_timeout_ms, keys_max=settings.locks_max)
+    return RedisLockTable(settings.redis_url, timeout_ms=settings.redis_timeout_ms, locks_max=settings.locks_max)
 
 
 def _bell(settings: MonitorSettings, figures: MonitorFigures) -> Webhook | NoBell:

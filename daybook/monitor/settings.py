@@ -31,7 +31,9 @@ class MonitorSettings(HttpSettings, frozen=True, kw_only=True):
     metrics_timeout_ms: Annotated[
         int, Meta(ge=1, le=60_000, description="Longest wait for the metrics of a process")
     ] = 1_000
-    locks_max: Annotated[int, Meta(ge=1, le=100_000, description="Locks in Redis read in one look")] = 2_000
+    locks_max: Annotated[
+        int, Meta(ge=1, le=100_000, description="Locks in Redis that are held and shown in one look")
+    ] = 2_000
 
     transaction_ms_max: Annotated[
         Milliseconds, Meta(description="A transaction that is open for longer is a finding")

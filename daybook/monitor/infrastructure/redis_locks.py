@@ -1,7 +1,8 @@
 """The lock table in Redis, read by the pattern of its keys. Nothing is written there, and nobody is held up: SCAN, GET, PTTL."""
 
 import asyncio
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -25,9 +26,9 @@ class NoLockTable:
 
 
 class RedisLockTable:
-    """Implements `LockTable`. `timeout_ms` bounds a whole look, `keys_max` what it holds."""
+    """Implements `LockTable`. `timeout_ms` bounds a whole look, `locks_max` how many leases and locks that are held it gives."""
 
-    def __init__(self, url: str, *, timeout_ms: int, keys_max: int) -> None:
+    def __init__(self, url: str, *, timeout_ms: int, locks_max: int) -> None:
         self._redis: Redis = Redis.from_url(
             url,
             socket_timeout=timeout_ms / 1_000,
@@ -37,53 +38,61 @@ class RedisLockTable:
             decode_responses=True,
         )
         self._timeout_s = timeout_ms / 1_000
-        self._keys_max = keys_max
+        self._locks_max = locks_max
 
     async def locks(self) -> tuple[list[Lock], str]:
-        """Every lock up to the bound, by key."""
+        """Those that are held, up to the bound, by key; and what kept it from seeing all of them."""
+        found: dict[str, Lock] = {}  # SCAN may give a key twice
         try:
             async with asyncio.timeout(self._timeout_s):
-                keys, is_whole = await self._keys()
-                return await self._read(
-                    keys
-                ), "" if is_whole else f"there are more than {len(keys)} locks or other keys"
+                cursor, rounds = await self._look(0, found), 1
+                while cursor and len(found) <= self._locks_max and rounds < ROUNDS_MAX:
+                    cursor, rounds = await self._look(cursor, found), rounds + 1
         except (RedisError, OSError, TimeoutError) as error:
-            return [], f"Redis does not answer ({type(error).__name__})"
+            return self._kept(found), f"Redis does not answer ({type(error).__name__})"
+        if len(found) > self._locks_max:
+            return self._kept(found), f"more than {self._locks_max} locks are held"
+        return self._kept(found), "there are too many other keys" if cursor else ""
+
+    def _kept(self, found: dict[str, Lock]) -> list[Lock]:
+        return [found[key] for key in sorted(found)[: self._locks_max]]
 
     async def close(self) -> None:
         """No connection is left."""
         await self._redis.aclose()
 
-    async def _keys(self) -> tuple[list[str], bool]:
-        found: set[str] = set()
-        cursor = 0
-        for _ in range(ROUNDS_MAX):
-            cursor, keys = await self._redis.scan(cursor, match=lock_table.PATTERN, count=SCANNED_TOGETHER)
-            found.update(str(key) for key in keys)
-            if cursor == 0 or len(found) >= self._keys_max:
-                break
-        return sorted(found)[: self._keys_max], cursor == 0 and len(found) <= self._keys_max
+    async def _look(self, cursor: int, found: dict[str, Lock]) -> int:
+        """Some keys more; gives the cursor behind them, 0 at the end. Locks given back are remembered, and are far more than those held."""
+        scanned = await self._redis.scan(cursor, match=lock_table.PATTERN, count=SCANNED_TOGETHER)
+        ahead, keys = int(scanned[0]), [str(key) for key in scanned[1]]
+        places = {
+            key: place for key in keys if (place := lock_table.read_key(key)) and place.name != lock_table.WRITERS
+        }
+        texts = await self._answers(("GET", key) for key in places)
+        values = {key: value for key, text in zip(places, texts, strict=True) if (value := _held(text)) is not None}
+        if values:
+            now, *lefts = await self._answers([("TIME",), *(("PTTL", key) for key in values)])
+            for (key, value), left_ms in zip(values.items(), lefts, strict=True):
+                if left_ms != _NO_KEY:
+                    found[key] = _lock(key, places[key], value, left_ms, now)
+        return ahead
 
-    async def _read(self, keys: list[str]) -> list[Lock]:
-        if not keys:
-            return []
+    async def _answers(self, commands: Iterable[tuple[str, ...]]) -> list[Any]:
+        """Of each command, in one round trip; a key that is no string is an error in its place."""
         async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.time()
-            for key in keys:
-                pipeline.get(key)
-                pipeline.pttl(key)
-            (seconds, microseconds), *answers = await pipeline.execute(raise_on_error=False)
-        now_ms = seconds * 1_000 + microseconds // 1_000
-        found = zip(keys, answers[::2], answers[1::2], strict=True)
-        return [lock for key, text, left_ms in found if (lock := _lock(key, text, left_ms, now_ms)) is not None]
+            for command in commands:
+                pipeline.execute_command(*command)
+            return await pipeline.execute(raise_on_error=False)
 
 
-def _lock(key: str, text: object, left_ms: int, now_ms: int) -> Lock | None:
-    """A lease or a lock that somebody holds; None for what was given back, has ended meanwhile, or is no lock."""
-    place = lock_table.read_key(key)
+def _held(text: object) -> lock_table.LockValue | None:
+    """What a lease or a lock says that somebody holds; None where it was given back, has ended meanwhile, or says nothing known."""
     value = lock_table.read_value(text) if isinstance(text, str) else None
-    if place is None or value is None or value.state != "held" or left_ms == _NO_KEY:
-        return None
+    return value if value is not None and value.state == "held" else None
+
+
+def _lock(key: str, place: lock_table.LockKey, value: lock_table.LockValue, left_ms: int, now: tuple[int, int]) -> Lock:
+    seconds, microseconds = now
     return Lock(
         key=key,
         kind=place.name.partition(":")[0],
@@ -91,5 +100,5 @@ def _lock(key: str, text: object, left_ms: int, now_ms: int) -> Lock | None:
         holder=value.worker,
         waiter=value.waiter or "",
         left_ms=None if left_ms == _NO_EXPIRY else left_ms,
-        held_ms=max(0, now_ms - value.number),
+        held_ms=max(0, seconds * 1_000 + microseconds // 1_000 - value.number),
     )

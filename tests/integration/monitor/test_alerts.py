@@ -31,6 +31,35 @@ def overdue(stack: Servers) -> Iterator[str]:
     client.close()
 
 
+async def test_locks_that_were_given_back_do_not_take_the_place_of_those_that_are_held(
+    monitor: NewMonitor, stack: Servers, overdue: str
+) -> None:
+    watching = monitor(locks_max=500)
+    with redis.Redis.from_url(stack.redis_url) as client, client.pipeline(transaction=False) as pipeline:
+        for number in range(3_000):
+            key = lock_table.key(uuid4(), f"back{number}", f"{lock_table.LOCK}a:x")
+            pipeline.set(key, f"free {lock_table.worker_name()} 7", px=60_000)
+        pipeline.zadd(lock_table.key(uuid4(), "back", lock_table.WRITERS), {"somebody": 1})
+        pipeline.execute()
+        look = await watching.look()
+    assert overdue in {lock.ledger for lock in look.locks}
+    assert "redis" not in look.skipped, look.skipped
+
+
+async def test_more_locks_than_may_be_shown_are_said_to_be_more(
+    monitor: NewMonitor, stack: Servers, overdue: str
+) -> None:
+    watching = monitor(locks_max=2)
+    keys = [lock_table.key(uuid4(), "many", lock_table.LEASE) for _ in range(3)]
+    with redis.Redis.from_url(stack.redis_url) as client:
+        for key in keys:
+            client.set(key, f"held {lock_table.worker_name()} 7", px=60_000)
+        look = await watching.look()
+        client.delete(*keys)
+    assert len(look.locks) == 2
+    assert look.skipped["redis"] == "more than 2 locks are held"
+
+
 class Hook:
     """A webhook that answers what it was told to, then 200; `taken` has the bodies it took."""
 
@@ -128,7 +157,7 @@ async def test_history_is_trimmed_by_rows_and_by_age_and_what_is_open_stays(
     await watching.look()
     kept = await watching.episodes("deadlock")
     assert [episode.subject for episode in kept] == ["19", "18", "17", "16"]
-    assert len(await watching.episodes("overdue_lease")) == 1
+    assert [one.detail["ledger"] for one in await watching.episodes("overdue_lease")].count(overdue) == 1
 
 
 async def test_operators_read_locks_alerts_and_findings_and_nobody_else_does(monitor: NewMonitor, overdue: str) -> None:
