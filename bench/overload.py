@@ -39,6 +39,7 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
     """Rates are requests a second; `late` are those that were due while no connection was free: the generator's own bound."""
 
     origin: Origin
+    parts: list[str]
     peak: float
     offered: float
     sent: float
@@ -59,13 +60,17 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
         return self.goodput / self.peak
 
 
-def overload(*, data: Path | None = None, name: str = "overload", window: float = 10.0, results: Path = RESULTS) -> int:
+def overload(
+    *, data: Path | None = None, only: str = "", name: str = "overload", window: float = 10.0, results: Path = RESULTS
+) -> int:
     """Measure what is done of three times too much, and how soon the rest is told.
 
     Parameters
     ----------
     data
         The data folder of a running stack; without it one is started and thrown away.
+    only
+        Start only these parts, separated by commas: `postgres,redis,command` is what answers commands, without what else wants a processor.
     name
         What the result files are called, after the date.
     window
@@ -73,7 +78,7 @@ def overload(*, data: Path | None = None, name: str = "overload", window: float 
     results
         The folder for the result files.
     """
-    with running(data) as folder:
+    with running(data, only=only) as folder:
         report = uvloop.run(_overloaded(folder, window))
     keep(report, to_markdown(report), name=name, measured_at=report.origin.measured_at, results=results)
     return Exit.DONE if report.share >= GOODPUT_MIN and report.told_p99_ms <= TOLD_MS_MAX else Exit.FAULT
@@ -111,6 +116,7 @@ async def _overloaded(folder: Path, window: float) -> Overload:
         raise CommandFailed("nothing was done", Exit.FAULT)
     return Overload(
         origin=Origin.here(server(read(folder).postgres_url)),
+        parts=sorted(read(folder).pids.keys() - {"supervisor"}),
         peak=peak.rate,
         offered=round(peak.rate * TIMES, 1),
         sent=round(crowd.sent / window, 1),
@@ -153,7 +159,7 @@ def to_markdown(report: Overload) -> str:
             f"were not sent. Other answers: {report.others or 'none'}. The generator took {report.generator_cpu:.2f} cores of the same "
             f"machine, at nice {report.generator_nice}.",
             "",
-            report.origin.told(),
+            f"Beside the generator: {', '.join(report.parts)}. {report.origin.told()}",
             "",
         ]
     )

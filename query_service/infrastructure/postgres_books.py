@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final, cast
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import Loader
 from psycopg.types.numeric import Int8Dumper
@@ -21,7 +21,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from query_service.application.query_handler import Question, RowT, Snapshot, Stamp, Standstill, Value
 from query_service.infrastructure.conditions import compiled
 from query_service.infrastructure.figures import QueryFigures
-from query_service.infrastructure.statements import Statements
+from query_service.infrastructure.statements import Statements, numbered
 from shared_kernel.breaker import Breaker, SaysNothing
 from shared_kernel.errors import Unavailable
 from shared_kernel.postgres import conninfo
@@ -87,7 +87,7 @@ class PostgresBooks:
 
         self.pool = AsyncConnectionPool(
             conninfo(url, name="daybook query", connect_ms=connect_ms),
-            kwargs={"autocommit": True},
+            kwargs={"autocommit": True, "cursor_factory": AsyncRawCursor},
             min_size=1,
             max_size=connections_max,
             timeout=pool_wait_ms / 1000,
@@ -219,8 +219,9 @@ class PostgresBooks:
                 return None
             raise Unavailable("dependency_unavailable", dependency="periods", reason="no_live_generation")
         condition, values = compiled(question.filter, question.fields)
-        text = self._statements.text(question.statement, schemas).replace("{condition}", condition)
-        rows = await (await connection.execute(text.encode(), {**parameters, **values})).fetchall()
+        text, names = numbered(self._statements.text(question.statement, schemas).replace("{condition}", condition))
+        given = {**parameters, **values}
+        rows = await (await connection.execute(text, [given[name] for name in names])).fetchall()
         if not question.is_of_log:
             live = cast("str", rows[0][0]) if rows else ""
             if live != (schemas if question.needs_periods else books):

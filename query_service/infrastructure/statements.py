@@ -7,7 +7,8 @@ live. {condition} stays open too: the filter of a list, which is another one eac
 
 import re
 from collections.abc import Mapping
-from typing import Final, Self
+from functools import lru_cache
+from typing import Final, NamedTuple, Self
 
 from shared_kernel.event_log.statements import load_statements
 
@@ -27,7 +28,28 @@ _ORDERS: Final = (
     {"order": "oldest", "before": ">", "direction": "asc", "edge": "-infinity"},
 )
 _PLACE = re.compile(r"\{(\w+)\}")
+_PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+
+NUMBERED_MAX: Final = 256  # chosen: every statement, and some filters of the lists; some 10 KB each
+
+
+class Numbered(NamedTuple):
+    """A statement as the server reads it, and the names of its parameters in the order of their numbers."""
+
+    text: bytes
+    names: tuple[str, ...]
+
+
+@lru_cache(NUMBERED_MAX)
+def numbered(text: str) -> Numbered:
+    """`%(name)s` becomes `$n`, once for each text: a driver that is given names reads long statements anew each time."""
+    names: dict[str, int] = {}
+    filled = _PARAMETER.sub(
+        lambda found: "%" if found[1] is None else f"${names.setdefault(found[1], len(names) + 1)}", text
+    )
+    return Numbered(filled.encode(), tuple(names))
 
 
 class Statements:

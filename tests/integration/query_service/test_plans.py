@@ -14,13 +14,12 @@ from query_service.application.graph_questions import GRAPH_QUESTIONS
 from query_service.application.log_questions import LOG_QUESTIONS
 from query_service.application.questions import QUESTIONS
 from query_service.infrastructure.postgres_books import session
-from query_service.infrastructure.statements import Statements
+from query_service.infrastructure.statements import Statements, numbered
 from tests.integration.query_service.bookkeeper import Bookkeeper
 from tests.services import Database
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "plans"
 NAMES = sorted({question.statement for question in (*QUESTIONS, *LOG_QUESTIONS, *GRAPH_QUESTIONS)})
-PARAMETER = re.compile(r"%\((\w+)\)s")
 
 # 20 ledgers, 20,000 events, 40,000 entries of 2,000 accounts: large enough for a scan to look cheaper than it is.
 FILL = """
@@ -206,16 +205,9 @@ def _plans(url: str) -> dict[str, str]:
 
 
 def _explained(connection: psycopg.Connection[tuple[str]], statements: Statements, name: str) -> list[str]:
-    parameters: list[str] = []
-
-    def numbered(found: re.Match[str]) -> str:
-        if found[1] not in parameters:
-            parameters.append(found[1])
-        return f"${parameters.index(found[1]) + 1}"
-
-    text = PARAMETER.sub(numbered, statements.text(name, "books_1 periods_1").replace("{condition}", "true"))
-    nulls = ", ".join(["null"] * len(parameters))
-    connection.execute(f"prepare plan as {text}".encode())
+    text, names = numbered(statements.text(name, "books_1 periods_1").replace("{condition}", "true"))
+    nulls = ", ".join(["null"] * len(names))
+    connection.execute(b"prepare plan as " + text)
     rows = connection.execute(f"explain (costs off) execute plan({nulls})".encode()).fetchall()
     connection.execute("deallocate plan")
     return [line for (line,) in rows]
