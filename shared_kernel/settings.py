@@ -82,7 +82,7 @@ class HttpSettings(ProcessSettings, frozen=True, kw_only=True):
     ] = 60
     http_requests_max: Annotated[
         int, Meta(ge=1, le=100_000, description="Requests being answered at once; more are turned away as overloaded")
-    ] = 512
+    ] = 1_000
     http_connections_max: Annotated[
         int,
         Meta(ge=1, le=100_000, description="Connections at once; of later ones only health checks are answered"),
