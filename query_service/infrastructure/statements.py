@@ -30,9 +30,7 @@ _ORDERS: Final = (
 _PLACE = re.compile(r"\{(\w+)\}")
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-
-
-NUMBERED_MAX: Final = 256  # chosen: every statement, and some filters of the lists; some 10 KB each
+NUMBERED_MAX: Final = 256  # chosen: every statement, and some filters of the lists; some 20 KB each
 
 
 class Numbered(NamedTuple):
