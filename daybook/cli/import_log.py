@@ -6,6 +6,7 @@ and every rule of the books checked while it is written, in one transaction that
 
 import gzip
 import os
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -79,6 +80,7 @@ def import_log(
     """
     import psycopg
 
+    from shared_kernel import logs
     from shared_kernel.postgres import conninfo
 
     with ExitStack() as stack:
@@ -90,6 +92,7 @@ def import_log(
                 for _ in reading.batches():
                     pass
             else:
+                logs.configure("import", level="warning", format="console", fd=sys.stderr.fileno())
                 with psycopg.connect(conninfo(_url(data), name="daybook import"), autocommit=True) as connection:
                     _write(connection, ledger, reading)
         except psycopg.Error as error:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,29 @@ def rows(database: Database, ledger: str = LEDGER) -> dict[str, list[Any]]:
             ).fetchall()
             for table, columns in TABLES.items()
         }
+
+
+def test_what_an_import_that_was_held_up_says_of_it_is_not_among_its_output(
+    stack: Servers, file: Path, log: list[RecordedEvent]
+) -> None:
+    waiting = (
+        "select count(*) from pg_stat_activity where application_name = 'daybook import' and wait_event_type = 'Lock'"
+        " and clock_timestamp() - xact_start > interval '1.1 s'"
+    )
+    with (
+        fresh_database(stack) as fresh,
+        ThreadPoolExecutor(1) as aside,
+        psycopg.connect(fresh.admin_url) as holder,
+        psycopg.connect(fresh.admin_url, autocommit=True) as looking,
+    ):
+        holder.execute("lock table daybook.ledgers")
+        importing = aside.submit(run_import, fresh, str(file), "--ledger", LEDGER, "--json")
+        while looking.execute(waiting).fetchone() != (1,):
+            assert not importing.done(), importing.result().stderr
+        holder.rollback()
+        done = importing.result()
+    assert json.loads(done.stdout)["events"] == len(log)
+    assert "slow_transaction" in done.stderr
 
 
 def test_an_imported_ledger_is_the_same_to_the_last_byte_and_goes_on(
