@@ -121,18 +121,21 @@ def test_a_projector_killed_during_a_rebalance_costs_nothing(
 ) -> None:
     processes.start("relay")
     first = processes.start("projector", **BY_KAFKA_ALONE).started()
+    second = processes.start("projector", **BY_KAFKA_ALONE).started()
+    append_until(kit, ledgers, [first, second])
     until(lambda: is_at_head(kit))
     until(lambda: processes.group_state() == ConsumerGroupState.STABLE)
-    before = applied(first)
-    first.freeze()  # so that the rebalance cannot end without it
-    second = processes.start("projector", **BY_KAFKA_ALONE).started()
+    before = applied(first, second)
+    first.freeze()  # so that the rebalance which the other's leaving begins cannot end without it
+    assert second.stop() == 0
     until(lambda: processes.group_state() == ConsumerGroupState.PREPARING_REBALANCING)
     for ledger in ledgers:
         kit.append(ledger, [transfer("meanwhile", 5)])
     first.kill()
+    third = processes.start("projector", **BY_KAFKA_ALONE).started()
     until(lambda: is_at_head(kit))
     kit.assert_complete()
-    assert before + applied(second) == len(read_log(kit.admin))
+    assert before + applied(third) == len(read_log(kit.admin))
 
 
 def test_a_projector_that_was_frozen_past_its_session_applies_nothing_twice(
