@@ -114,9 +114,10 @@ async def _overloaded(folder: Path, window: float) -> Overload:
     done, told = crowd.latencies.pop(b"201", []), crowd.latencies.pop(b"503", [])
     if not done:
         raise CommandFailed("nothing was done", Exit.FAULT)
+    stack = read(folder)
     return Overload(
-        origin=Origin.here(server(read(folder).postgres_url)),
-        parts=sorted(read(folder).pids.keys() - {"supervisor"}),
+        origin=Origin.here(server(stack.postgres_url)),
+        parts=sorted(stack.pids.keys() - {"supervisor"}),
         peak=peak.rate,
         offered=round(peak.rate * TIMES, 1),
         sent=round(crowd.sent / window, 1),

@@ -42,7 +42,7 @@ _SLICE_BYTES = 16 * 1024  # chosen: what is handed to the parser at once; uvloop
 class Config(uvicorn.Config):
     """uvicorn's configuration with the bounds that are ours.
 
-    `refusal` gives for an address, and how many requests wait to be begun, the answer that turns one away, as it is sent but for the
+    `refusal` gives for an address, and how many requests were let in that are not there yet, the answer that turns one away, as it is sent but for the
     server's own headers; None: it is let in.
     """
 

@@ -134,9 +134,10 @@ def configure(
 
     Close the returned writer last; it also closes by itself at exit.
     """
-    writer = LineWriter(sys.stdout.fileno() if fd is None else fd)
+    fd = sys.stdout.fileno() if fd is None else fd
+    writer = LineWriter(fd)
     atexit.register(writer.close)
-    renderer: Callable[..., Any] = _render_json if format == "json" else _ConsoleRenderer()
+    renderer: Callable[..., Any] = _render_json if format == "json" else _ConsoleRenderer(fd)
     structlog.configure(
         processors=[_shorten_exception, _only_listed, _Stamp(process), renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -277,8 +278,8 @@ def _render_json(logger: WrappedLogger, method: str, event: EventDict) -> bytes:
 class _ConsoleRenderer:
     """Lines for people, coloured on a terminal unless NO_COLOR is set."""
 
-    def __init__(self) -> None:
-        self._render = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+    def __init__(self, fd: int) -> None:
+        self._render = structlog.dev.ConsoleRenderer(colors=os.isatty(fd) and "NO_COLOR" not in os.environ)
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> bytes:
         event.pop("process", None)

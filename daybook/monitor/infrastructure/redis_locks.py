@@ -43,19 +43,19 @@ class RedisLockTable:
     async def locks(self) -> tuple[list[Lock], str]:
         """Those that are held, up to the bound, by key; and what kept it from seeing all of them."""
         found: dict[str, Lock] = {}  # SCAN may give a key twice
+        cursor = 0
         try:
             async with asyncio.timeout(self._timeout_s):
-                cursor, rounds = await self._look(0, found), 1
-                while cursor and len(found) <= self._locks_max and rounds < ROUNDS_MAX:
-                    cursor, rounds = await self._look(cursor, found), rounds + 1
+                for _ in range(ROUNDS_MAX):
+                    cursor = await self._look(cursor, found)
+                    if cursor == 0 or len(found) > self._locks_max:
+                        break
         except (RedisError, OSError, TimeoutError) as error:
-            return self._kept(found), f"Redis does not answer ({type(error).__name__})"
+            return [], f"Redis does not answer ({type(error).__name__})"
+        kept = [found[key] for key in sorted(found)[: self._locks_max]]
         if len(found) > self._locks_max:
-            return self._kept(found), f"more than {self._locks_max} locks are held"
-        return self._kept(found), "there are too many other keys" if cursor else ""
-
-    def _kept(self, found: dict[str, Lock]) -> list[Lock]:
-        return [found[key] for key in sorted(found)[: self._locks_max]]
+            return kept, f"more than {self._locks_max} locks are held"
+        return kept, "there are too many other keys" if cursor else ""
 
     async def close(self) -> None:
         """No connection is left."""
