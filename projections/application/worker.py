@@ -9,7 +9,7 @@ one waits and goes on by itself, like one whose event this software is too old f
 
 import heapq
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -253,12 +253,14 @@ class Worker:
         is_written = False
         try:
             folded = self._fold(runs)
-            if any(fault.is_final for fault in folded.faults.values()):
-                # Once more, by nothing but what the read model has now: memory may be what is wrong, and an operator may have
-                # said a moment ago that the event is left out.
+            if faulty := [ledger for ledger, fault in folded.faults.items() if fault.is_final]:
+                # Once more, by nothing but what the read model and the log have now: memory may be what is wrong, or the copy that
+                # came through Kafka, and an operator may have said a moment ago that the event is left out.
                 self._known.clear()
                 self._skips = self._model.skips()
+                runs = {**runs, **self._as_recorded(faulty, runs)}
                 folded = self._fold(runs)
+                self._say_mended(set(faulty) - set(folded.faults))
             batch = self._batch(folded)
             is_written = self._model.write(batch)
         finally:
@@ -274,6 +276,18 @@ class Worker:
             self._logger.info("batch_applied", ledgers=len(batch.moves), events=applied, elapsed_ms=elapsed_ms)
             self._written(batch)
         return is_written
+
+    def _as_recorded(self, ledgers: Sequence[str], runs: Runs) -> Runs:
+        """The runs of these ledgers as the log has them; empty for what one read has no room for, which comes from there later."""
+        recorded = self._from_log(ledgers)
+        for ledger in set(ledgers) - set(recorded):
+            self._behind[ledger] = runs[ledger][-1].position
+        return {ledger: recorded.get(ledger, ()) for ledger in ledgers}
+
+    def _say_mended(self, ledgers: Collection[str]) -> None:
+        if ledgers:
+            self._figures.healed += len(ledgers)
+            self._logger.warning("batch_read_again_from_log", ledgers=len(ledgers), ledger=min(ledgers))
 
     def _fold(self, runs: Runs) -> Folded:
         return fold(self._projection, runs, cache=self._known, load=self._model.last_rows, skips=self._skips)
@@ -325,12 +339,16 @@ class Worker:
         self._stand_still(run[0], error)
 
     def _stand_still(self, event: RecordedEvent, error: DaybookError) -> None:
-        """The event is alone, and the failure has cleared what memory may have had wrong: one that would park has its second try."""
+        """The event is alone, and the failure has cleared what memory may have had wrong: one that would park has its second try,
+        as the log has it.
+        """
         is_written = False
         if isinstance(error, Unwritable):
             with suppress(Unwritable):
-                is_written = self._write_once({event.ledger: [event]})
+                recorded = self._as_recorded([event.ledger], {event.ledger: [event]})
+                is_written = self._write_once({event.ledger: recorded[event.ledger][:1]})
         if is_written:
+            self._say_mended({event.ledger} - set(self._standing))
             return
         batch = Batch(moves=[], rows={}, faults=[fault_of(event, error)])
         if self._model.write(batch):

@@ -211,6 +211,31 @@ def test_rows_that_postgres_cannot_hold_stop_their_ledger_at_exactly_that_event(
     assert read_books(kit.admin, "books_1") == plain_books(e for e in log if e.ledger != "b" or e.position < head)
 
 
+@pytest.mark.parametrize("says", ["{", "\\u0000"], ids=["unreadable", "unwritable"])
+def test_a_copy_of_an_event_that_was_spoiled_on_its_way_is_read_from_the_log_and_parks_nothing(
+    kit: Kit, says: str
+) -> None:
+    for name in ("a", "b"):
+        kit.append(name, [opened(name), *(account(f"a:{n}") for n in range(2))])
+        kit.append(name, [transfer(f"t{n}", 5) for n in range(6)])
+    log = read_log(kit.admin)
+    spoiled = [
+        msgspec.structs.replace(event, data="{" if says == "{" else event.data.replace('"t3"', f'"t3{says}"'))
+        if event.ledger == "b" and '"t3"' in event.data
+        else event
+        for event in log
+    ]
+    assert spoiled != log
+    worker, figures = kit.worker()
+    with capture_logs() as lines:
+        worker.apply(spoiled)
+    assert (kit.standing(), figures.faults) == ([], 0)
+    assert read_books(kit.admin, "books_1") == plain_books(log)
+    warned = [line for line in lines if line["log_level"] in ("warning", "error")]
+    assert [(line["event"], line["ledger"]) for line in warned] == [("batch_read_again_from_log", "b")]
+    assert figures.healed == 1
+
+
 def test_a_projection_that_was_mended_catches_up_when_an_operator_says_so(kit: Kit) -> None:
     is_broken = True
 
