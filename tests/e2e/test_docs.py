@@ -16,7 +16,7 @@ import pytest
 
 from tests.services import daybook, folder_for_servers
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 ROOT = Path(__file__).parents[2]
 MARK = "@@@ block"
 START_WITHIN_S = 240  # the first run on a machine downloads 45 MB of jars

@@ -75,6 +75,7 @@ def wait_until(is_so: Callable[[], bool], *, within_s: float = 30) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.thorough
 def test_the_servers_start_answer_survive_a_crash_and_keep_their_data(data: Path) -> None:
     stack = up(data, *ONLY_SERVERS)
 
@@ -118,6 +119,7 @@ def test_the_servers_start_answer_survive_a_crash_and_keep_their_data(data: Path
     client.close()
 
 
+@pytest.mark.thorough
 def test_a_killed_supervisor_leaves_no_orphan_and_the_next_start_works(data: Path) -> None:
     pids = up(data, *LIGHT)["pids"]
 
@@ -158,6 +160,7 @@ def read_ports(data: Path) -> dict[str, str]:
     return {name: str(port) for name, port in json.loads((data / "ports.json").read_bytes()).items()}
 
 
+@pytest.mark.thorough
 def test_given_servers_are_used_and_not_started(data: Path) -> None:
     first = up(data, *LIGHT)
     other = data.with_name("other")
@@ -211,6 +214,12 @@ def test_the_whole_stack_starts_and_its_first_commands_can_be_pasted(data: Path)
     if hasattr(os, "SCHED_BATCH"):
         batch = {name for name, pid in stack["pids"].items() if os.sched_getscheduler(pid) == os.SCHED_BATCH}
         assert batch == {"kafka", "relay", "projector", "clock", "monitor"}
+    first = {
+        name
+        for name, pid in stack["pids"].items()
+        if os.getpriority(os.PRIO_PROCESS, pid) < os.getpriority(os.PRIO_PROCESS, 0)
+    }
+    assert first <= {"command"}  # nobody, where a system lets nobody go first
     for process in PROCESSES:
         os.kill(stack["pids"][process], signal.SIGKILL)
     for process in PROCESSES:

@@ -16,7 +16,7 @@ from daybook.__main__ import main
 from daybook.terminal import Exit
 from tests.services import daybook, folder_for_servers
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 START_WITHIN_S = 240  # the first run on a machine downloads the jars
 TRANSACTIONS = 40
 

@@ -26,6 +26,8 @@ from scripts.generate_docs import figures_of_processes
 from tests.services import ROLES_PASSWORD, Database, Servers, free_port
 from tests.support.declared import ONCE, PROCESSES, ROOT, Declared, from_compose, from_kubernetes
 
+pytestmark = pytest.mark.thorough
+
 READY_WITHIN_S = 90  # some three times what all at once take on two busy cores
 STOP_WITHIN_S = 30  # a process ends within 10 s of SIGTERM; three times that
 DECLARED = {"compose": from_compose(), "kubernetes": from_kubernetes()}

@@ -20,7 +20,7 @@ from tests.support import histories
 from tests.support.plain_books import read_log
 from tests.unit.shared_kernel.test_checking import SOUND, pair, posted
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 LEDGER = "bank"
 TABLES = {
     "events": "ledger, position, type, data, metadata, recorded_at",

@@ -18,7 +18,7 @@ from joserfc.jwk import ECKey
 from shared_kernel.http_protocol import SEND_BYTES_MIN
 from tests.services import free_port
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 ROOT = Path(__file__).parents[2]
 SECONDS_MAX = 30
 LARGE_BYTES = 64 * 1024 * 1024  # of an answer that no system's buffers hold

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 TESTS = 8  # of a module: the chance that a random order is the written one is 1 : 40,320
 # Each test takes what the one before it left behind: the suite's order is its only fault.

@@ -21,7 +21,7 @@ from tests.support.lock_orders import LockOrders
 from tests.support.oracle_log import LogOracle
 from tests.support.plain_books import read_log
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 CLIENTS = 64
 SECONDS = {"adaptive": 20.0, "off": 5.0, "always": 5.0}  # by DAYBOOK_LOCKS; the first: the rule-book issue
 REPEATS = 0.05

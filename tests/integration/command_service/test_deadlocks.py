@@ -25,7 +25,7 @@ from tests.support.command_process import CommandProcess, command_processes
 from tests.support.lock_orders import LockOrders
 from tests.support.plain_books import read_log
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 monitor = monitors.monitor  # its fixture, for this module
 
 SECONDS = 4.0

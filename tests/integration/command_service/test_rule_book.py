@@ -29,7 +29,7 @@ from tests.support.oracle_http import Command, Element, Oracle, Told, contains
 from tests.support.oracle_log import LogOracle
 from tests.support.recipes import ACCOUNTS, DEFAULTS, Recipe, beginning, command, recipes
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 EXAMPLES = 16  # chosen: six hundred steps, under a minute on a machine of its own
 STEPS = 40
 SOAK_SECONDS = float(os.environ.get("DAYBOOK_SOAK_SECONDS", "0"))

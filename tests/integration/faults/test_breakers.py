@@ -22,7 +22,7 @@ from tests.integration.query_service.conftest import Client, services
 from tests.services import Database, Servers, fresh_database
 from tests.support.own_servers import OwnServers, own_servers
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 
 WITHIN_S = 60  # generous: servers start in two to ten seconds
 FAST_S = 2  # generous: an open breaker answers without asking anybody

@@ -13,7 +13,7 @@ from tests.services import Database, Servers
 from tests.support.histories import transfer
 from tests.support.lives import books
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.support.histories import transfer
 from tests.support.lives import books
 from tests.support.plain_books import read_log
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 PAGE = (Path(__file__).parents[3] / "docs" / "projections.md").read_text("utf-8")
 MODULE_LINES_MAX = 60
 

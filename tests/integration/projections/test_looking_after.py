@@ -76,6 +76,7 @@ def told(process: Process, event: str) -> dict[str, Any]:
 
 
 @pytest.mark.long
+@pytest.mark.thorough
 def test_a_scheduled_reconciliation_alerts_names_the_rows_and_a_repair_of_the_account_over_http_ends_it(
     kit: Kit, processes: Processes
 ) -> None:

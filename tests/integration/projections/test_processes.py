@@ -19,7 +19,7 @@ from tests.support.histories import transfer
 from tests.support.lives import books
 from tests.support.plain_books import read_books, read_log
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 PROJECTORS = "from pg_stat_activity where datname = current_database() and application_name like 'daybook projector%%'"
 
 

@@ -28,6 +28,8 @@ from tests.support.histories import opened, transfer
 from tests.support.lives import books
 from tests.support.plain_books import read_log
 
+pytestmark = pytest.mark.thorough
+
 ASKER = Asker(subject="ann", reason="ticket 7")
 SPEED = Speed(
     batch_events_max=40, batch_bytes_max=1_000_000, ledgers_max=100, rows_max=50, parked_max=2, part_events_max=7

@@ -17,7 +17,7 @@ from tests.services import Database, Servers
 from tests.support.histories import opened, transfer
 from tests.support.lives import books
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 KILLS = 10
 QUICK = {"DAYBOOK_JOB_LEASE_MS": "2000", "DAYBOOK_JOB_REPORT_MS": "50", "DAYBOOK_FEED_MS": "50"}
 

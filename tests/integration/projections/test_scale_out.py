@@ -16,7 +16,7 @@ from tests.support.histories import transfer
 from tests.support.lives import books
 from tests.support.plain_books import read_log
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 LEDGERS = [f"ledger:{number}" for number in range(8)]
 BY_KAFKA_ALONE = {"DAYBOOK_HEADS_MS": "3600000"}
 

@@ -10,6 +10,8 @@ from shared_kernel.words import format_time
 from tests.integration.query_service.bookkeeper import FIRST_DAY, Bookkeeper, account, opened, posting
 from tests.integration.query_service.conftest import Client, Service
 
+pytestmark = pytest.mark.thorough
+
 BALANCES = "/bank/accounts/till/balances"
 IMMUTABLE = "private, max-age=3600, immutable"
 

@@ -18,7 +18,7 @@ from tests.integration.query_service.bookkeeper import Bookkeeper, account, open
 from tests.integration.query_service.conftest import Client, Service, services
 from tests.services import Database, Servers
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 
 LEDGER = "bank"
 TILL = f"/{LEDGER}/accounts/till/balances"

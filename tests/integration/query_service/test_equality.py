@@ -29,7 +29,7 @@ from tests.support.lives import ASSETS, MOMENTS, Life
 from tests.support.plain_books import read_log
 from tests.support.plain_reads import Moment, PlainReads, Row
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.thorough]
 
 SEED = int(os.environ.get("DAYBOOK_TEST_SEED", "1"))
 STEPS = 260

@@ -18,7 +18,7 @@ from tests.services import Database
 from tests.support.lives import Life
 from tests.support.plain_reads import PlainReads
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long, pytest.mark.thorough]
 
 EXAMPLES = 12  # chosen: about a second each
 STEPS_MAX = 40

@@ -13,7 +13,7 @@ from shared_kernel.events import HoldPosted, HoldVoided, TransactionHeld
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
 from tests.integration.query_service.conftest import Client, Service, statements, token
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "graphql" / "query.graphql"
 LEDGER = "bank"

@@ -17,6 +17,8 @@ from tests.services import Database
 from tests.support import histories
 from tests.support.plain_books import read_log
 
+pytestmark = pytest.mark.thorough
+
 LEDGER = "bank"
 LINES = {"accept": "application/x-ndjson"}
 ACTORS = ("anna", "bert", 'c"e:cil')

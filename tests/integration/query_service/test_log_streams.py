@@ -17,7 +17,7 @@ from tests.integration.query_service.serving import Process, query_process
 from tests.services import Database
 from tests.support.histories import account, append, books, opened, transfer
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 
 STREAM = {"accept": "text/event-stream"}
 LINES = {"accept": "application/x-ndjson"}

@@ -13,6 +13,8 @@ from tests.integration.query_service.bookkeeper import Bookkeeper, account, open
 from tests.integration.query_service.conftest import Client, Service
 from tests.services import Database
 
+pytestmark = pytest.mark.thorough
+
 LISTS = (
     "/bank/accounts?",
     "/bank/accounts?balances=true&",

@@ -14,7 +14,7 @@ from tests.integration.query_service.conftest import Client, services
 from tests.services import Database, Servers
 from tests.support.standby import Standby, moved, running_standby
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 
 LEDGER = "bank"
 NOBODY = 1  # a port that nothing listens on
