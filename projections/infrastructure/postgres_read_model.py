@@ -88,7 +88,7 @@ class PostgresReadModel:
 
     def lines(self, table: str, rows: Sequence[ModelRow]) -> bytes:
         """The rows as the text of COPY."""
-        return copy_text(rows, len(self._tables[table].columns)).encode()
+        return copy_text(rows)
 
     def write(self, batch: Batch) -> bool:
         """Writes all of it or nothing; a ledger that passes its fault is rid of it. False: somebody else was there first.

@@ -1,11 +1,15 @@
 """How rows come into a read model: small batches on the trip of the positions, others by COPY, whatever is in their values."""
 
 from datetime import UTC, datetime
+from itertools import product
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from projections.application.ports import Batch, Move, Unwritable
 from projections.domain.projection import Projection, Row, Table
+from projections.infrastructure.copy_text import OPTIONS, copy_text
 from projections.infrastructure.postgres_read_model import INSERTED_ROWS_MAX, PostgresReadModel
 from projections.infrastructure.wire import Wire
 from tests.integration.projections.conftest import Kit
@@ -97,3 +101,21 @@ def test_a_value_that_its_column_cannot_hold_is_a_fault_and_nothing_counts(kit: 
     assert caught.value.fields == {"reason": "22P02"}
     assert of.positions() == {}
     assert of.write(batch(0, PLAIN))
+
+
+def test_copy_reads_every_value_back_as_it_is_row_by_row_and_many_together(kit: Kit) -> None:
+    """Texts of three pieces each that JSON, CSV or COPY may take for something else, and numbers of any length."""
+    pieces = ('"', "\\", "\n", "\r", "\t", ",", "null", "\\.", "n", "\N{SNOWMAN}", "\x01", "")
+    texts = ["".join(three) for three in product(pieces, repeat=3)]
+    numbers = (None, 0, -1, 2**63, 2**64, 10**40)
+    rows: list[Row] = [
+        (at, text, numbers[at % len(numbers)], (True, False, None)[at % 3], text[::-1] or None)
+        for at, text in enumerate(texts)
+    ]
+    with psycopg.connect(kit.database.admin_url) as connection:
+        connection.execute("create temporary table v (at bigint, a text, n numeric, b boolean, z text)")
+        for lines in (b"".join(copy_text([row]) for row in rows), copy_text(rows)):
+            connection.execute("truncate v")
+            with connection.cursor().copy(sql.SQL("copy v from stdin {}").format(sql.SQL(OPTIONS))) as copy:
+                copy.write(lines)
+            assert connection.execute("select * from v order by at").fetchall() == rows

@@ -1,6 +1,5 @@
 """The books projection against the plainest fold, and batches against single events."""
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from projections.application.fold import Folded, RowCache
 from projections.domain.books import BOOKS
 from projections.domain.projection import Key
-from projections.infrastructure.copy_text import copy_text
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import (
     TYPES,
@@ -105,29 +103,6 @@ def test_ledgers_in_one_batch_never_touch_each_other(chance: Random) -> None:
     runs = {"a": life("a", chance, 20), "b": life("b", chance, 20)}
     together = rows_of(project_in_batches(BOOKS, [runs]))
     assert together == plain_books([*runs["a"], *runs["b"]])
-
-
-@settings(max_examples=30)
-@given(chance=RANDOM)
-def test_what_is_stored_is_text_that_copy_reads_back_whatever_it_says(chance: Random) -> None:
-    [folded] = project_in_batches(BOOKS, [{"bank": life("bank", chance, 30)}])
-    for name, table in BOOKS.tables.items():
-        rows = folded.rows[name]
-        assert read_copy(copy_text(rows, len(table.columns))) == [
-            tuple(None if value is None else str(value) for value in row) for row in rows
-        ]
-
-
-def read_copy(text: str) -> list[tuple[str | None, ...]]:
-    """Reads COPY's text format as PostgreSQL documents it, with `None` for null."""
-    escapes = {"t": "\t", "n": "\n", "r": "\r"}
-    return [
-        tuple(
-            None if raw == "None" else re.sub(r"\\(.)", lambda found: escapes.get(found[1], found[1]), raw)
-            for raw in line.split("\t")
-        )
-        for line in text.split("\n")[:-1]
-    ]
 
 
 def test_entries_of_one_account_within_a_transaction_add_up_one_after_the_other() -> None:
