@@ -17,7 +17,6 @@ from pathlib import Path
 
 import msgspec
 
-from daybook.stack.cores import Place
 from daybook.stack.layout import Layout, write_whole
 from daybook.stack.parts import Launch, Part
 
@@ -38,8 +37,10 @@ class Recorded(msgspec.Struct, frozen=True):
     stop_signal: int
 
 
-async def start_child(part: Part, launch: Launch, *, log: int, place: Place) -> asyncio.subprocess.Process:
-    """A running child of the part in its place on the processor; its output goes to the descriptor `log`.
+async def start_child(
+    part: Part, launch: Launch, *, log: int, cores: frozenset[int] | None = None, is_batch: bool = False
+) -> asyncio.subprocess.Process:
+    """A running child of the part on these cores (None: all), batch work to the scheduler or not; its output goes to the descriptor `log`.
 
     Must be called on the main thread: the kernel ends a child when the *thread* that forked it ends.
     """
@@ -54,7 +55,7 @@ async def start_child(part: Part, launch: Launch, *, log: int, place: Place) -> 
         group=None if launch.user is None else launch.user.gid,
         extra_groups=None if launch.user is None else [],
         start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor only
-        preexec_fn=_in_the_child(part.stop_signal, place),
+        preexec_fn=_in_the_child(part.stop_signal, cores, is_batch=is_batch),
     )
 
 
@@ -111,8 +112,10 @@ def _send(pid: int, number: int) -> None:
         return  # it ended by itself in between
 
 
-def _in_the_child(stop_signal: signal.Signals, place: Place) -> Callable[[], None] | None:
-    """What the child does before its program starts: die with its parent, and take its place."""
+def _in_the_child(
+    stop_signal: signal.Signals, cores: frozenset[int] | None, *, is_batch: bool
+) -> Callable[[], None] | None:
+    """What the child does before its program starts: die with its parent, keep to its cores, interrupt nobody."""
     if _LIBC is None:
         return None
     prctl, number, parent = _LIBC.prctl, int(stop_signal), os.getpid()
@@ -121,22 +124,10 @@ def _in_the_child(stop_signal: signal.Signals, place: Place) -> Callable[[], Non
         prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
         if os.getppid() != parent:  # it died between the fork and the call above
             os._exit(1)
-        if place.cores is not None:
-            os.sched_setaffinity(0, place.cores)
-        if place.is_batch:
+        if cores is not None:
+            os.sched_setaffinity(0, cores)
+        if is_batch:
             with suppress(OSError):  # a container may forbid it: the same work, a little dearer
                 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        if place.nice:
-            with suppress(OSError):  # who is not root may not go first
-                _be_nice(place.nice)
 
     return in_the_child
-
-
-def _be_nice(nice: int) -> None:
-    """To other processes, and to other sessions: where Linux groups processes by session, that is what counts."""
-    os.setpriority(os.PRIO_PROCESS, 0, nice)
-    with suppress(FileNotFoundError):
-        group = os.open("/proc/self/autogroup", os.O_WRONLY)
-        os.write(group, str(nice).encode())
-        os.close(group)

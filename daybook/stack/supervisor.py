@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar, cast
 import msgspec
 
 from daybook.stack.children import record_children, start_child, start_time
-from daybook.stack.cores import place_of
+from daybook.stack.cores import cores_of, interrupts_nobody
 from daybook.stack.layout import Layout, read_tail
 from daybook.stack.parts import EXIT_SETTINGS_WRONG, Part
 from daybook.stack.restarts import CRASHES_MAX, CrashHistory
@@ -134,7 +134,8 @@ class Supervisor:
         log = self._layout.open_log(part.name)
         offset = path.stat().st_size
         try:
-            child = await start_child(part, part.launch(), log=log, place=place_of(part.name, self._parts))
+            cores, is_batch = cores_of(part.name, self._parts), interrupts_nobody(part.name)
+            child = await start_child(part, part.launch(), log=log, cores=cores, is_batch=is_batch)
         except OSError as error:
             raise PartFailed(f"{part.name} could not be started: {error}") from error
         finally:
