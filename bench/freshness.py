@@ -105,10 +105,9 @@ def freshness(
     """
     with running(data) as folder:
         target = find_target(data=folder, command_url=None, query_url=None, token=None)
-        with processor.giving_way():
-            report = uvloop.run(
-                _measured(target, folder, name=name, rates=(a_second, queries), warm_up=warm_up, window=window)
-            )
+        report = uvloop.run(
+            _measured(target, folder, name=name, rates=(a_second, queries), warm_up=warm_up, window=window)
+        )
     keep(report, to_markdown(report), name=name, measured_at=report.origin.measured_at)
     return Exit.DONE if report.seen.visible["books"].p99_ms <= GATE_MS else Exit.FAULT
 
@@ -295,7 +294,7 @@ def to_markdown(report: Report) -> str:
         f"| command | {commands.transactions:,} | {commands.p50_ms:.1f} | {commands.p99_ms:.1f} | {commands.longest_ms:.1f} |",
         "",
         f"{commands.rate:,.0f} transactions/s of {report.asked_a_second:,.0f} that fell due (open loop, {commands.connections} "
-        f"connections; generator {commands.generator_cpu:.2f} cores, where the servers leave it them). From commit to the announcement that readers see it: p99 "
+        f"connections; generator {commands.generator_cpu:.2f} cores). From commit to the announcement that readers see it: p99 "
         f"**{seen.visible['books'].p99_ms:.0f} ms** for the books; the gate is {report.gate_ms:.0f} ms. *Recorded* is the time in the "
         "log, before the commit is written to disk. "
         f"*Read your write*: {readers.rate:,.0f} queries a second with the position that was "

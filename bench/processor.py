@@ -1,49 +1,18 @@
 """What the processes of a stack take of the processor for a transaction: the figure that holds on a machine that others use too.
 
-Read from /proc, so on Linux only; elsewhere nothing is told. And how a generator gives way to what it measures.
+Read from /proc, so on Linux only; elsewhere nothing is told.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-
-NICE = 5  # chosen: a third of a processor that others want too
-_AUTOGROUP = Path("/proc/self/autogroup")
 
 Seconds = dict[str, float]
 """Processor time since a process began, by its name in the stack; backends of Postgres by the role they serve."""
 
 _BACKEND = b"postgres: "
 _ROLE_PREFIX = "daybook_"
-
-
-@contextmanager
-def giving_way() -> Iterator[None]:
-    """This process gives way to all others meanwhile: clients have processors of their own, and would not hold up the service."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    os.setpriority(os.PRIO_PROCESS, 0, before + NICE)
-    with _session_gives_way():
-        yield
-    with suppress(PermissionError):  # who is not root stays nice; the process ends soon
-        os.setpriority(os.PRIO_PROCESS, 0, before)
-
-
-@contextmanager
-def _session_gives_way() -> Iterator[None]:
-    """Where Linux groups processes by session, a process by itself is only nice to those of its own."""
-    try:
-        before = _AUTOGROUP.read_text().split()[-1]
-        _AUTOGROUP.write_text(str(int(before) + NICE))
-    except OSError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            _AUTOGROUP.write_text(before)
 
 
 def reader(pids: Mapping[str, int]) -> Callable[[], Seconds]:
