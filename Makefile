@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 COMPILE = $(VENV)/lock-tools/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate
 
-# Where it is set, each process that starts compiles every module again: a sixth of the time of the tests.
+# Where it is set, every process that starts, and every run of the tests, compiles all of our modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

@@ -9,9 +9,10 @@ one waits and goes on by itself, like one whose event this software is too old f
 
 import heapq
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from operator import ne
 
 import msgspec
 import structlog
@@ -260,7 +261,6 @@ class Worker:
                 self._skips = self._model.skips()
                 runs = {**runs, **self._as_recorded(faulty, runs)}
                 folded = self._fold(runs)
-                self._say_mended(set(faulty) - set(folded.faults))
             batch = self._batch(folded)
             is_written = self._model.write(batch)
         finally:
@@ -282,12 +282,11 @@ class Worker:
         recorded = self._from_log(ledgers)
         for ledger in set(ledgers) - set(recorded):
             self._behind[ledger] = runs[ledger][-1].position
+        spoiled = [ledger for ledger, run in recorded.items() if any(map(ne, run, runs[ledger]))]
+        if spoiled:
+            self._figures.healed += len(spoiled)
+            self._logger.warning("messages_differ_from_log", ledgers=len(spoiled), ledger=spoiled[0])
         return {ledger: recorded.get(ledger, ()) for ledger in ledgers}
-
-    def _say_mended(self, ledgers: Collection[str]) -> None:
-        if ledgers:
-            self._figures.healed += len(ledgers)
-            self._logger.warning("batch_read_again_from_log", ledgers=len(ledgers), ledger=min(ledgers))
 
     def _fold(self, runs: Runs) -> Folded:
         return fold(self._projection, runs, cache=self._known, load=self._model.last_rows, skips=self._skips)
@@ -348,7 +347,6 @@ class Worker:
                 recorded = self._as_recorded([event.ledger], {event.ledger: [event]})
                 is_written = self._write_once({event.ledger: recorded[event.ledger][:1]})
         if is_written:
-            self._say_mended({event.ledger} - set(self._standing))
             return
         batch = Batch(moves=[], rows={}, faults=[fault_of(event, error)])
         if self._model.write(batch):

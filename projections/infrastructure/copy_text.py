@@ -1,7 +1,7 @@
 """Rows as text for Postgres, many at once: for COPY, and for an insert that takes lines apart.
 
-A row's JSON without its brackets is a line of CSV as COPY reads it, if quotes are escaped by a backslash and nothing else is. msgspec
-writes it in a seventh of the time that Python needs to format a line (measured).
+A row's JSON without its brackets is a line of CSV as COPY reads it, if quotes are escaped by a backslash and nothing else is. It
+takes a third of the time that Python needs to format a line (measured, ADR 0019).
 """
 
 import re

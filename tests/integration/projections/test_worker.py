@@ -232,7 +232,7 @@ def test_a_copy_of_an_event_that_was_spoiled_on_its_way_is_read_from_the_log_and
     assert (kit.standing(), figures.faults) == ([], 0)
     assert read_books(kit.admin, "books_1") == plain_books(log)
     warned = [line for line in lines if line["log_level"] in ("warning", "error")]
-    assert [(line["event"], line["ledger"]) for line in warned] == [("batch_read_again_from_log", "b")]
+    assert [(line["event"], line["ledger"]) for line in warned] == [("messages_differ_from_log", "b")]
     assert figures.healed == 1
 
 
