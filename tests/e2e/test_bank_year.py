@@ -178,6 +178,7 @@ def test_the_years_log_breaks_no_rule_of_the_books(bank: Bank, tmp_path: Path) -
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.thorough
 def test_every_process_killed_under_load_comes_back_and_nothing_acknowledged_is_lost(
     bank: Bank, tell: Callable[[str], None]
 ) -> None:

@@ -130,6 +130,7 @@ def test_a_killed_supervisor_leaves_no_orphan_and_the_next_start_works(data: Pat
     assert not set(again.values()) & set(pids.values())
 
 
+@pytest.mark.thorough
 def test_the_stack_ends_with_its_owner(data: Path) -> None:
     owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
@@ -226,6 +227,7 @@ def test_the_whole_stack_starts_and_its_first_commands_can_be_pasted(data: Path)
     assert all(start_time(pid) is None for pid in pids.values())
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_plain_user_without_a_home_of_its_own_can_run_it(data: Path) -> None:
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")

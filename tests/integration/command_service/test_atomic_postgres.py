@@ -27,6 +27,8 @@ from tests.support.commands import Client, transfer, wallet
 from tests.support.proxy import proxied
 from tests.support.workers import Counts, NoLocks, asked
 
+pytestmark = pytest.mark.thorough
+
 NewWorker = Callable[..., Executor]
 ACCOUNTS = [f"users:{number}" for number in range(6)]
 

@@ -26,6 +26,8 @@ from tests.support.commands import Client, command, transfer, wallet
 from tests.support.oracle_log import LogOracle
 from tests.support.refold import Refold
 
+pytestmark = pytest.mark.thorough
+
 NewWorker = Callable[..., Client]
 ACCOUNTS = [f"users:{number}" for number in range(10)]
 

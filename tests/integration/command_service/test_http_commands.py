@@ -13,6 +13,8 @@ from shared_kernel.problems import PROBLEMS
 from tests.integration.command_service.conftest import QUERY_URL, Caller, token
 from tests.integration.command_service.test_http import same
 
+pytestmark = pytest.mark.thorough
+
 Events = Callable[[str], list[str]]
 LATER = "2026-12-01T00:00:00Z"
 ADMIN = f"Bearer {token('admin')}"

@@ -17,6 +17,8 @@ import pytest
 from tests.integration.command_service.conftest import KEY, QUERY_URL, token
 from tests.services import Database, Servers, free_port
 
+pytestmark = pytest.mark.thorough
+
 WRITER = {"authorization": f"Bearer {token('writer')}", "content-type": "application/json"}
 TRANSFER = {
     "entries": [

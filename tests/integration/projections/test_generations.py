@@ -23,6 +23,8 @@ from tests.support.histories import opened, transfer
 from tests.support.lives import books
 from tests.support.plain_books import plain_books, read_books, read_log
 
+pytestmark = pytest.mark.thorough
+
 NEXT = msgspec.structs.replace(BOOKS, version=BOOKS.version + 1)
 PACE = Pace(
     round_ms=0,

@@ -21,6 +21,8 @@ from tests.support.histories import opened, transfer
 from tests.support.lives import books
 from tests.support.plain_books import plain_books, read_books, read_log
 
+pytestmark = pytest.mark.thorough
+
 Cannot = Callable[[Read], bool]
 
 

@@ -27,6 +27,8 @@ from tests.support.lives import books
 from tests.support.lock_orders import LockOrders
 from tests.support.plain_books import plain_books, read_books, read_log
 
+pytestmark = pytest.mark.thorough
+
 METADATA = events.encode(events.Metadata(actor="tester", correlation_id="c"))
 
 

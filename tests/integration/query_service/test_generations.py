@@ -8,6 +8,8 @@ import pytest
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
 from tests.integration.query_service.conftest import Client, Service
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def bank(keeper: Bookkeeper) -> Bookkeeper:

@@ -18,6 +18,8 @@ from query_service.infrastructure.statements import Statements, numbered
 from tests.integration.query_service.bookkeeper import Bookkeeper
 from tests.services import Database
 
+pytestmark = pytest.mark.thorough
+
 GOLDEN = Path(__file__).parents[2] / "golden" / "plans"
 NAMES = sorted({question.statement for question in (*QUESTIONS, *LOG_QUESTIONS, *GRAPH_QUESTIONS)})
 

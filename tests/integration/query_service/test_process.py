@@ -16,6 +16,8 @@ from tests.integration.query_service.bookkeeper import Bookkeeper, account, open
 from tests.integration.query_service.conftest import KEY, token
 from tests.services import Database, free_port
 
+pytestmark = pytest.mark.thorough
+
 STARTS_WITHIN_S = 60
 STOPS_WITHIN_S = 30  # three times what is promised
 

@@ -7,6 +7,8 @@ import pytest
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
 from tests.integration.query_service.conftest import Client
 
+pytestmark = pytest.mark.thorough
+
 AT = "2026-01-01T09:30:{:02}.000007Z"
 WALLET = "/bank/accounts/users:1:wallet"
 

@@ -8,6 +8,8 @@ import pytest
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
 from tests.integration.query_service.conftest import Client, Service, statements
 
+pytestmark = pytest.mark.thorough
+
 # Long enough to be told apart from a time-out of the test, and never waited for where the test is right.
 PATIENCE = {"Prefer": "wait=60"}
 BALANCES = "/bank/accounts/users:1:wallet/balances"
