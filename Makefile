@@ -91,9 +91,7 @@ $(INSTALLED): requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Daybook needs Python 3.11 or later: make PYTHON=...") if sys.version_info < (3, 11) else None'
 	@echo "installing what Daybook needs into $(VENV), with $(PYTHON)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@# Compiled by all cores afterwards, not by pip on one: a third of the time. What is only for another Python is not compiled.
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements-dev.lock
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
