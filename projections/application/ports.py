@@ -146,8 +146,8 @@ class ReadModel(Protocol):
     def last_rows(self, keys: Sequence[Key]) -> dict[Key, Row]:
         """The last row, as far as its table keeps it, of those keys that have one."""
 
-    def lines(self, table: str, rows: Sequence[Row]) -> bytes:
-        """These rows as they will be written, so that they need not be kept; put one after the other, those of several."""
+    def lines(self, rows: Sequence[Row]) -> bytes:
+        """These rows of a table as they will be written, so that they need not be kept; put one after the other, those of several."""
 
     def write(self, batch: Batch) -> bool:
         """Writes all of it or nothing; a ledger that passes its fault is rid of it. Waiting readers hear of what they can see now.

@@ -185,7 +185,7 @@ class Rebuild:
                 if name in rows:
                     rows[name] = last_of_each(tables[name], [*rows[name], *added])
                 elif added:
-                    lines[name].append(self._model.lines(name, added))
+                    lines[name].append(self._model.lines(added))
             whole.reached.update(folded.reached)
             whole.faults.update(folded.faults)
             whole.skipped.extend(folded.skipped)

@@ -86,8 +86,8 @@ class PostgresReadModel:
                     found[asked[number - 1]] = tuple(map(as_projected, values))
         return found
 
-    def lines(self, table: str, rows: Sequence[ModelRow]) -> bytes:
-        """The rows as the text of COPY."""
+    def lines(self, rows: Sequence[ModelRow]) -> bytes:
+        """The rows of a table as the text of COPY."""
         return copy_text(rows)
 
     def write(self, batch: Batch) -> bool:
@@ -241,7 +241,7 @@ class PostgresReadModel:
             if self._tables[name].is_replaced:
                 self._remove(session, name, of_table)
         if rows or batch.lines:
-            texts = (self.lines(name, of_table) for name, of_table in rows.items())
+            texts = map(copy_text, rows.values())
             copies = [self._copies[name] for name in (*rows, *batch.lines)]
             self._database.wire.copy(copies, chain(texts, batch.lines.values()))
 

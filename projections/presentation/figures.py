@@ -14,7 +14,7 @@ PROJECTOR = {
     "batch_seconds": "Seconds spent on batches, folding and writing",
     "from_log": "Events read from the log: healing, gaps, builds and retries",
     "gaps": "Ledgers whose messages had a gap, filled from the log",
-    "healed": "Ledgers that no message brought to the head, filled from the log",
+    "healed": "Ledgers that no message brought to the head, or a spoiled one would have parked, filled from the log",
     "renewed": "Times that the consumer was begun anew, because nothing came of what had to be filled from the log",
     "duplicates": "Messages dropped because their position was there already",
     "foreign": "Messages dropped because they are of another incarnation of the log",
