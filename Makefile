@@ -12,8 +12,10 @@ RUNS ?= 1
 SOAK_SECONDS ?= 3600
 INSTALLED := $(VENV)/.installed
 # Not uv's or pip's own lock formats: they hold addresses.
-COMPILE = $(VENV)/lock-tools/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
-	--generate-hashes --no-header --no-annotate
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--exclude-newer "$$(date -u -d '7 days ago' +%F 2>/dev/null || date -u -v-7d +%F)"
+PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
+UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 # Where it is set, every process that starts, and every run of the tests, compiles all of our modules again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -73,28 +75,26 @@ bench-freshness: $(INSTALLED) ## measure how soon a commit can be read at 1,000 
 bench-projection: $(INSTALLED) ## measure how fast the books are rebuilt, and how fast they follow, for a million events
 	$(BIN)/python -m bench projection
 
-lock: $(VENV)/lock-tools ## resolve the dependencies anew, none younger than a week
-	$(COMPILE) --exclude-newer "$$(date -u -d '7 days ago' +%F 2>/dev/null || date -u -v-7d +%F)" \
-		--extra local -o requirements.lock
-	$(COMPILE) --exclude-newer "$$(date -u -d '7 days ago' +%F 2>/dev/null || date -u -v-7d +%F)" \
-		-c requirements.lock -o requirements-run.lock
-	$(COMPILE) --exclude-newer "$$(date -u -d '7 days ago' +%F 2>/dev/null || date -u -v-7d +%F)" \
-		-c requirements.lock --extra local --extra dev -o requirements-dev.lock
+lock: $(INSTALLED) ## resolve the dependencies anew, none younger than a week
+	$(COMPILE) --group install -o requirements-install.lock
+	$(COMPILE) pyproject.toml --extra local -o requirements.lock
+	$(COMPILE) pyproject.toml -c requirements.lock -o requirements-run.lock
+	$(COMPILE) pyproject.toml -c requirements.lock --extra local --extra dev -o requirements-dev.lock
 
 clean: ## remove what was made, but not the data
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@test ! -e $(DATA) || echo "the books in $(DATA) are still there"
 
-$(INSTALLED): requirements-dev.lock
+# uv takes seconds where pip takes a minute, and keeps what it downloaded. It reads none of pip's settings (an index, say): where it
+# cannot, pip does it.
+$(INSTALLED): requirements-install.lock requirements-dev.lock
 	$(eval PYTHON := $(PYTHON))
 	@test -n "$(PYTHON)"
 	@$(PYTHON) -c 'import sys; sys.exit("Daybook needs Python 3.11 or later: make PYTHON=...") if sys.version_info < (3, 11) else None'
 	@echo "installing what Daybook needs into $(VENV), with $(PYTHON)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(PIP_INSTALL) --require-hashes -r requirements-install.lock && \
+		$(UV_INSTALL) --require-hashes -r requirements-dev.lock && $(UV_INSTALL) --no-deps --editable . || \
+		{ echo "uv could not: installing with pip" && \
+		$(PIP_INSTALL) --require-hashes -r requirements-dev.lock && $(PIP_INSTALL) --no-deps --editable .; }
 	@touch $@
-
-$(VENV)/lock-tools: | $(INSTALLED)
-	$(BIN)/python -m venv $@
-	$@/bin/pip install --quiet uv
