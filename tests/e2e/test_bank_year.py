@@ -136,6 +136,7 @@ def test_the_year_is_visible_within_a_minute_and_every_balance_is_the_plain_sum_
     books.close()
 
 
+@pytest.mark.thorough
 def test_a_second_load_changes_nothing(bank: Bank) -> None:
     again = bank.load()
     assert (again.posted, again.replayed, again.troubles) == (0, len(bank.rows), [])
@@ -144,6 +145,7 @@ def test_a_second_load_changes_nothing(bank: Bank) -> None:
     books.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("program", ["hledger", "beancount"])
 def test_plain_text_accounting_reports_the_banks_balances(bank: Bank, tmp_path: Path, program: str) -> None:
     journal = tmp_path / f"year.{program}"

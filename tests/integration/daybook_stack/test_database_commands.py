@@ -5,8 +5,11 @@ import os
 from collections.abc import Mapping
 
 import psycopg
+import pytest
 
 from tests.services import ROLES_PASSWORD, Database, Servers, daybook, fresh_database
+
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 
 
 def with_url(url: str, **more: str) -> Mapping[str, str]:

@@ -18,6 +18,7 @@ from psycopg import sql
 from tests.integration.event_log.words import Admin
 from tests.services import Database
 
+pytestmark = [pytest.mark.long, pytest.mark.thorough]
 GOLDEN = Path(__file__).parents[2] / "golden" / "plans" / "event_log.txt"
 APPEND = (
     "select * from daybook.append((select incarnation from daybook.incarnation), {ledger}, {seen}, 1000, 1000000,"
