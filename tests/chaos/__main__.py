@@ -19,6 +19,7 @@ from tests.chaos.stand import standing
 
 ROOT = Path(__file__).parents[2]
 RESULTS = DOCUMENT.with_suffix(".jsonl")
+LOGS = ROOT / ".data" / "chaos"
 
 
 def main() -> int:
@@ -54,7 +55,10 @@ def main() -> int:
                 kept.append(result)
                 _keep(arguments.results, result)
                 _tell(result)
-                failed += bool(result.findings)
+                if result.findings:
+                    failed += 1
+                    stand.keep_logs(logs := LOGS / f"{name}-{seed}-{now.replace(':', '')}")
+                    print(f"  the logs of its processes: {logs}", flush=True)
                 is_whole = not (
                     result.findings or stand.is_spent
                 )  # what failed may have left it as nobody would find it

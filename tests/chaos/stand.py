@@ -255,6 +255,11 @@ class Stand:
             crashes.popleft()
         crashes.append(time.monotonic())
 
+    def keep_logs(self, to: Path) -> None:
+        """What every process has written so far, in a folder that outlives the stand."""
+        for layout in (self._servers, self._processes):
+            shutil.copytree(layout.root / "logs", to / layout.root.name)
+
     def _layout(self, part: str) -> Layout:
         return self._servers if part in SERVERS else self._processes
 
@@ -311,8 +316,6 @@ def _up(layout: Layout, parts: tuple[str, ...], environment: dict[str, str]) -> 
 
 
 def _down(layout: Layout) -> None:
-    if kept := os.environ.get("CHAOS_LOGS"):
-        shutil.copytree(layout.root / "logs", Path(kept) / layout.root.name, dirs_exist_ok=True)
     daybook("down", data=layout.root, within_s=STOP_WITHIN_S)
 
 
