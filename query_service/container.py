@@ -14,6 +14,7 @@ from query_service.application.exports import Exports
 from query_service.application.log_reader import LogReader
 from query_service.application.query_handler import QueryHandler
 from query_service.infrastructure import statements
+from query_service.infrastructure.announcements import Announcements
 from query_service.infrastructure.appended_listener import AppendedListener
 from query_service.infrastructure.cached_books import CachedBooks, connect_cache
 from query_service.infrastructure.figures import QueryFigures
@@ -72,8 +73,7 @@ def _app(
     books: PostgresBooks,
     cached: CachedBooks | None,
     replicated: ReplicatedBooks,
-    visible: VisibleListener,
-    appended: AppendedListener,
+    announcements: Announcements,
     handler: QueryHandler,
     log: LogReader,
     exports: Exports,
@@ -90,7 +90,7 @@ def _app(
         title=TITLE,
         description=DESCRIPTION,
         route_handlers=ROUTES,
-        lifespan=[_lifespan(keys, cached, (books, replicated, visible, appended))],
+        lifespan=[_lifespan(keys, cached, (books, replicated, announcements))],
         verifier=verifier,
         health=health,
         registry=registry,
@@ -219,20 +219,17 @@ class Container(containers.DeclarativeContainer):
         providers.Callable(_replicas, settings, all_statements, figures, breaker_figures),
         figures,
     )
-    listening_at = providers.Callable(
-        conninfo,
-        settings.provided.postgres_url,
-        name="daybook query listener",
-        connect_ms=settings.provided.postgres_connect_ms,
-    )
-    visible = providers.Singleton(
-        VisibleListener,
-        listening_at,
-        figures,
-    )
-    appended = providers.Singleton(
-        AppendedListener,
-        listening_at,
+    visible = providers.Singleton(VisibleListener, figures)
+    appended = providers.Singleton(AppendedListener)
+    announcements = providers.Singleton(
+        Announcements,
+        providers.Callable(
+            conninfo,
+            settings.provided.postgres_url,
+            name="daybook query listener",
+            connect_ms=settings.provided.postgres_connect_ms,
+        ),
+        providers.List(visible, appended),
     )
     cached = providers.Singleton(_cached, settings, replicated, visible, figures, cache_breaker)
     handler = providers.Singleton(
@@ -280,8 +277,7 @@ class Container(containers.DeclarativeContainer):
         books=books,
         cached=cached,
         replicated=replicated,
-        visible=visible,
-        appended=appended,
+        announcements=announcements,
         handler=handler,
         log=log,
         exports=exports,

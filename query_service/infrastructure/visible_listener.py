@@ -1,6 +1,6 @@
 """Hears which positions become visible (NOTIFY daybook_visible) and wakes who waits for them.
 
-One connection a process. While it is down nobody is woken and everybody polls; what it says is a hint, never an answer.
+While nothing is heard nobody is woken and everybody polls.
 """
 
 import asyncio
@@ -8,19 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-import psycopg
-import structlog
-from psycopg import AsyncConnection
-
 from query_service.infrastructure.figures import QueryFigures
 
-CHANNEL: Final = "daybook_visible"
 PROJECTIONS: Final = ("books", "periods")  # a question may need both: what one announces is a hint like any other
 LEDGERS_KEPT_MAX: Final = 10_000  # chosen: of so many ledgers the newest position is remembered
-RECONNECT_MS: Final = 500  # chosen: readers poll meanwhile
-SILENCE_S: Final = 30.0  # chosen: after this long without a word the connection is tried
-
-_log = structlog.get_logger(__name__)
 
 
 class _Arrival:
@@ -49,28 +40,26 @@ class _Arrival:
 
 
 class VisibleListener:
-    """Who waits for what, and the connection that tells. `open` starts listening, `close` ends it."""
+    """Who waits for what."""
 
-    def __init__(self, conninfo: str, figures: QueryFigures) -> None:
-        self._conninfo = conninfo
+    channel: Final = "daybook_visible"
+
+    def __init__(self, figures: QueryFigures) -> None:
         self._expected: dict[str, set[_Arrival]] = {}
-        self._task: asyncio.Task[None] | None = None
         self._newest: dict[str, int] = {}
         self._heard: dict[str, int] = {}  # what was announced last, of ledgers that were announced lately
         self.listening = asyncio.Event()
         figures.watch_waiting(self.waiting)
 
-    async def open(self) -> None:
-        """Listening has begun in the background; the database need not be there yet."""
-        self._task = asyncio.create_task(self._listen(), name="visible-listener")
+    def begin(self) -> None:
+        """As in `infrastructure.announcements.Listener`."""
+        self.listening.set()
 
-    async def close(self) -> None:
-        """The connection is closed."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+    def end(self) -> None:
+        """As in `infrastructure.announcements.Listener`."""
+        self.listening.clear()
+        self._newest.clear()
+        self._heard.clear()
 
     @contextmanager
     def expect(self, ledger: str, position: int, *, of_periods: bool) -> Iterator[_Arrival]:
@@ -117,24 +106,6 @@ class VisibleListener:
         for arrival in self._expected.get(ledger, ()):
             if arrival.position <= position and (is_books or arrival.of_periods):
                 arrival.wake()
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                async with await AsyncConnection.connect(self._conninfo, autocommit=True) as connection:
-                    await connection.execute(f"listen {CHANNEL}".encode())
-                    self.listening.set()
-                    while True:
-                        async for notice in connection.notifies(timeout=SILENCE_S):
-                            self.hear(notice.payload)
-                        await connection.execute(b"select 1")
-            except psycopg.Error as error:
-                _log.warning("not_listening", error_class=type(error).__name__)
-            finally:
-                self.listening.clear()
-                self._newest.clear()
-                self._heard.clear()
-            await asyncio.sleep(RECONNECT_MS / 1000)
 
 
 def _keep(positions: dict[str, int], ledger: str, position: int) -> None:

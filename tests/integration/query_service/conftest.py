@@ -85,7 +85,7 @@ async def services(database: Database, folder: Path) -> AsyncIterator[Service]:
         async def start(*, listens: bool = True, **settings: Any) -> Client:
             container = Container(settings=QuerySettings(**(base | settings)))
             edge = container.app()
-            books, replicated, visible = container.books(), container.replicated(), container.visible()
+            books, replicated = container.books(), container.replicated()
             await books.open()
             stack.push_async_callback(books.close)
             await replicated.open()
@@ -93,9 +93,10 @@ async def services(database: Database, folder: Path) -> AsyncIterator[Service]:
             if (cached := container.cached()) is not None:
                 stack.push_async_callback(cached.close)
             if listens:
-                await visible.open()
-                stack.push_async_callback(visible.close)
-                await visible.listening.wait()
+                announcements = container.announcements()
+                await announcements.open()
+                stack.push_async_callback(announcements.close)
+                await container.visible().listening.wait()
             http = httpx.AsyncClient(transport=httpx.ASGITransport(app=edge), base_url="http://query")
             await stack.enter_async_context(http)
             return Client(http, container)

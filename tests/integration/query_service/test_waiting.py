@@ -43,6 +43,24 @@ async def test_notification_wakes_a_query_that_waits(open_service: Service, bank
     assert response.headers["daybook-position"] == "4"
 
 
+async def test_connection_that_was_lost_is_made_again_and_hears_on(open_service: Service, bank: Bookkeeper) -> None:
+    client = await open_service(visible_poll_ms=10_000, wait_ms_max=60_000)
+    visible = client.container.visible()
+    async with asyncio.timeout(9):
+        bank.connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and application_name = 'daybook query listener'"
+        )
+        while visible.listening.is_set():
+            await asyncio.sleep(0)
+        await visible.listening.wait()
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(client.get(BALANCES, headers={"Daybook-Position": "4", **PATIENCE}))
+            await _waiting(client)
+            await asyncio.to_thread(bank.project, "bank")
+    assert asked.result().json()["balances"]["EUR/2"]["posted"] == 700
+
+
 async def test_announcement_of_another_ledger_or_an_older_position_answers_nobody(
     open_service: Service, bank: Bookkeeper
 ) -> None:
