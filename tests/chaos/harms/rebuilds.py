@@ -14,7 +14,8 @@ from tests.chaos.running import Run
 from tests.chaos.stand import in_background
 
 KILLS = 10
-THROTTLE = 4_000  # events a second of the million: a rebuild that may take all it gets takes it from the commands (ADR 0019)
+# Events a second of the million: a rebuild that may take all it gets takes it from the commands (ADR 0019).
+THROTTLE = 4_000
 FILLED = 3_000  # events; a million in full
 REPEATED_MAX = 0.05
 P99_TIMES_MAX, BEHIND_TIMES_MAX = 1.3, 2.0
