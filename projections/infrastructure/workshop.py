@@ -112,7 +112,8 @@ class _Work:
         looking = self._model(self._generation, self._plain)
         done, left, ledgers = self._size(looking)
         self._progress.begin(done=done, total=done + left)
-        processes = min(processes_max, ledgers)
+        is_throttled = self._speed.events_per_second_max is not None  # then one has time enough for all ledgers
+        processes = 1 if is_throttled else min(processes_max, ledgers)
         if processes > 1 and left >= shared_events_min:
             if (
                 done
@@ -134,8 +135,6 @@ class _Work:
         """The ledgers that fall to the process of this number are built, up to a last batch, or `stop` is set."""
         done, left, _ = self._size(self._model(self._generation, self._plain))
         speed = self._speed.bounded_for(done + left, processes=of)
-        if speed.events_per_second_max is not None:
-            speed = speed.no_faster(max(speed.events_per_second_max // of, 1))
         is_mine = functools.partial(_falls_to, number - 1, of)
         self.builder(is_mine=is_mine, speed=speed, progress=Progress(), stop=stop).run()
 
