@@ -7,7 +7,7 @@ raw pipeline: each sends the statements and no more. Nothing else opens a transa
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
@@ -60,14 +60,6 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         if server_version >= TRANSACTION_TIMEOUT_SINCE:
             found["transaction_timeout"] = f"{self.transaction_timeout_ms}ms"
         return found
-
-    def opening(self, server_version: int) -> dict[str, str]:
-        """The same as two statements that can be prepared, by name."""
-        bounds = [f"set_config('{name}', '{value}', true)" for name, value in self.settings(server_version).items()]
-        return {
-            f"begin {self.name}": f"begin isolation level {self.isolation}",
-            f"bound {self.name}": f"select {', '.join(bounds)}",
-        }
 
     def begin(self, server_version: int) -> str:
         """Statements that open the transaction with its bounds: one round trip, as one query without parameters."""
@@ -134,31 +126,6 @@ class Transactions:
                 _commit(connection)
         except Rollback:
             pass
-
-    def in_one_trip(
-        self, connection: Connection[Any], terms: Terms, send: Callable[[Mapping[str, str], Mapping[str, str]], str]
-    ) -> bool:
-        """A transaction of which everything is known beforehand, on a connection in autocommit.
-
-        `send` gets the statements that open it and the one that ends it, sends what is between with them in one pipeline, and answers
-        the server's word for the last. `psycopg.Rollback`, raised there, undoes all of it silently: then the answer is False. Errors as
-        in `transaction`, but a connection that is lost anywhere is `outcome_unknown`: the commit may have been on its way.
-        """
-        if connection.info.transaction_status in _UNDER_WAY:
-            raise RuntimeError(f"the transaction {terms.name} would begin on a connection that is in one")
-        try:
-            with self.watched(terms):
-                try:
-                    done = send(terms.opening(connection.info.server_version), {"commit": "commit"})
-                except BaseException as error:
-                    _roll_back(connection)
-                    if isinstance(error, psycopg.Error):
-                        _judge_commit(error, is_lost=connection.closed)
-                    raise
-                _judge_commit(done)
-        except Rollback:
-            return False
-        return True
 
     @asynccontextmanager
     async def transaction_of(self, connection: AsyncConnection[Any], terms: Terms) -> AsyncIterator[None]:

@@ -4,16 +4,15 @@ The other adapters say what to execute; nothing here knows tables.
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Final, Literal
 
 import psycopg
 from psycopg import Connection
 
 from projections.application.ports import Unwritable
-from projections.infrastructure.wire import Call, Wire
+from projections.infrastructure.wire import Wire
 from shared_kernel.errors import Contention, DaybookError, Unavailable
 from shared_kernel.event_log.statements import SESSION_OPTIONS, load_statements
 from shared_kernel.postgres import conninfo
@@ -75,16 +74,6 @@ class Database:
         """
         with self.session() as session, self._transactions.transaction(session, terms):
             yield session
-
-    def transact(self, terms: Terms, calls: Sequence[Call], statements: Mapping[str, str], *, guard: int) -> bool:
-        """The calls are one transaction and one trip; `statements` has those of them that the wire may not know yet.
-
-        False: the call numbered `guard` failed, and nothing was done. Errors as in `transaction`.
-        """
-        with self.session() as session:
-            self.wire.learn(statements)
-            whole = partial(self.wire.whole, calls, guard=guard)
-            return self._transactions.in_one_trip(session, terms, whole)
 
     @property
     def wire(self) -> Wire:

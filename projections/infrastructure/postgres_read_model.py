@@ -96,10 +96,8 @@ class PostgresReadModel:
         Waiting readers are told what they can see now. They look at the live generation only, so others keep silent.
         """
         try:
-            additions = self._additions(batch)
-            if additions and self._write_at_once(batch, additions):
-                return True
             with self._database.transaction(_WRITE) as session:
+                additions = self._additions(batch)
                 if not self._move(session, batch, additions):
                     raise Rollback
                 if additions is None:
@@ -115,35 +113,6 @@ class PostgresReadModel:
             return False
         finally:
             self._tell("positions_released", sorted(_held(batch)))
-
-    def _write_at_once(self, batch: Batch, additions: Sequence[Call]) -> bool:
-        """The usual batch, in one trip instead of three: its ledgers stand as believed, and nobody has to go on or to be left out.
-
-        False: something is otherwise, and nothing was done.
-        """
-        held = _held(batch)
-        if batch.faults or batch.skipped or 0 in held.values():
-            return False
-        ledgers = sorted(held)
-        names = binary.text_array(ledgers)
-        believed = (
-            names,
-            binary.int8_array([held[ledger] for ledger in ledgers]),
-            binary.int8_array([self._repairs.get(ledger, 0) for ledger in ledgers]),
-        )
-        # Each statement sees what was committed until it begins: the second, what was while the first waited.
-        calls = (
-            ("lock_positions", (*self._of_wire, names)),
-            ("as_believed", (*self._of_wire, *believed)),
-            ("move_positions", (*self._of_wire, *_columns_of_moves(batch.moves))),
-            *self._announcement(batch.moves),
-            *additions,
-        )
-        self._tell("positions_locked", ledgers)
-        is_written = self._database.transact(_WRITE, calls, self._inserts, guard=1)
-        if not is_written:
-            self._tell("positions_released", ledgers)
-        return is_written
 
     def _check_incarnation(self) -> None:
         with self._database.session() as session:

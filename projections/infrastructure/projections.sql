@@ -172,18 +172,6 @@ where p.projection = $1::text and p.generation = $2::integer and p.ledger = any(
 order by p.ledger
 for update of p
 
--- name: as_believed
--- Fails unless each of these ledgers, whose rows are locked, stands as the batch believes, and nothing of it waits or is parked.
-select (case when count(*) = cardinality($4::text[]) then '1' else 'otherwise' end)::integer
-from unnest($4::text[], $5::bigint[], $6::bigint[]) as believed (ledger, position, repairs)
-join projections.positions p on p.projection = $1::text and p.generation = $2::integer and p.ledger = believed.ledger
-  and p.position = believed.position and p.repairs = believed.repairs and p.incarnation = $3::uuid
-join daybook.incarnation i on i.incarnation = p.incarnation
-where not exists (
-  select from projections.waiting w
-  where w.projection = p.projection and w.generation = p.generation and w.ledger = p.ledger
-)
-
 -- name: move_positions
 -- A row of each that moved: whether it stood still at a position that it has passed now.
 update projections.positions p

@@ -8,7 +8,7 @@ import select
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, LiteralString
 
-from psycopg import Rollback, pq
+from psycopg import pq
 
 from shared_kernel.transactions import error_of
 
@@ -60,19 +60,6 @@ class Wire:
             raise
         self.check(results[: len(calls) - unchecked])
         return results
-
-    def whole(self, calls: Sequence[Call], opening: Mapping[str, str], ending: Mapping[str, str], *, guard: int) -> str:
-        """As `execute`, with statements before and after that have no parameters; the server's word for the last.
-
-        psycopg.Rollback: the call numbered `guard` failed. Otherwise the error of the first that did.
-        """
-        self.learn({**opening, **ending})
-        all_calls: list[Call] = [*((name, ()) for name in opening), *calls, *((name, ()) for name in ending)]
-        results = self.execute(*all_calls, unchecked=len(all_calls))
-        if results[len(opening) + guard].status == pq.ExecStatus.FATAL_ERROR:
-            raise Rollback
-        self.check(results)
-        return (results[-1].command_status or b"").decode()
 
     def check(self, results: Sequence[pq.abc.PGresult]) -> None:
         """Raises for the first that failed."""

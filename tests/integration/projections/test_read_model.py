@@ -2,13 +2,12 @@
 
 from datetime import UTC, datetime
 from itertools import product
-from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from projections.application.ports import Batch, Fault, Move, Unwritable
+from projections.application.ports import Batch, Move, Unwritable
 from projections.domain.projection import Projection, Row, Table
 from projections.infrastructure.copy_text import OPTIONS, copy_text
 from projections.infrastructure.postgres_read_model import INSERTED_ROWS_MAX, PostgresReadModel
@@ -85,44 +84,6 @@ def test_values_arrive_as_they_are_on_either_way(kit: Kit, copied: list[int]) ->
         (len(many), sum(range(len(many))))
     ]
     assert of.positions() == {"bank": 5 + len(many)}
-
-
-def test_the_usual_batch_is_one_trip_and_what_is_otherwise_takes_the_long_way(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    of, told = model(kit), list[str]()
-    whole = Wire.whole
-
-    def counted(wire: Wire, *calls: Any, guard: int) -> str:
-        told.append("refused")
-        told[-1] = whole(wire, *calls, guard=guard)
-        return told[-1]
-
-    monkeypatch.setattr(Wire, "whole", counted)
-    waits = "select position from projections.waiting where projection = 'kinds'"
-    assert of.write(batch(0, PLAIN[:1]))  # a ledger that is new
-    assert told == []
-    assert of.write(batch(1, PLAIN[1:2]))
-    assert told == ["COMMIT"]
-    assert not model(kit).write(batch(1, PLAIN[1:2]))
-    assert told == ["COMMIT", "refused"]
-    fault = Fault(
-        ledger="bank",
-        position=3,
-        event_type="E",
-        error_class="Error",
-        error="error",
-        trace_id=None,
-        is_final=False,
-    )
-    assert of.write(Batch(moves=[], rows={}, faults=[fault]))
-    assert kit.rows(waits) == [(3,)]
-    assert of.write(batch(2, PLAIN[2:]))
-    assert told == ["COMMIT", "refused", "refused"]
-    assert kit.rows(waits) == []
-    assert [position for (position,) in kit.rows("select position from kinds_1.things order by 1")] == [1, 2, 3]
-    assert of.write(batch(3, AWKWARD[:1]))
-    assert kit.rows("select position from projections.positions where projection = 'kinds'") == [(4,)]
 
 
 def test_whoever_comes_second_has_lost_a_race_not_met_a_fault(kit: Kit) -> None:

@@ -22,12 +22,6 @@ STATEMENTS = {
     "linger": "select pg_sleep(60)",
 }
 
-OTHERS = {
-    "put": "insert into public.one (a) values ($1::text)",
-    "bounds": "insert into public.one select current_setting('lock_timeout'),"
-    " extract(epoch from current_setting('idle_in_transaction_session_timeout')::interval)",
-}
-
 
 @pytest.fixture
 def session(kit: Kit) -> Database:
@@ -69,42 +63,6 @@ def test_a_statement_that_fails_is_told_by_its_error_and_undoes_what_went_with_i
     assert rows_of(result) == [(b"1",)]
     with session.session() as connection:
         assert connection.execute("select a from public.two").fetchall() == []
-
-
-def test_a_whole_transaction_in_one_trip_is_done_or_undone(session: Database) -> None:
-    def divided(*divisors: int, guard: int = 0) -> bool:
-        calls = [("put", [b"x"]), *(("divide", [binary.int4(divisor)]) for divisor in divisors), ("bounds", [])]
-        return session.transact(TERMS, calls, STATEMENTS | OTHERS, guard=guard)
-
-    assert divided(1)
-    assert not divided(1, 0, 1, guard=2)
-    with pytest.raises(Unwritable) as caught:
-        divided(1, 0, guard=1)
-    assert caught.value.fields == {"reason": "22012"}
-    assert divided(2)
-    with session.session() as connection:
-        assert connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
-        assert connection.execute("select a, b from public.one").fetchall() == [("x", None), ("5s", 30)] * 2
-
-
-def test_a_transaction_in_one_trip_whose_connection_is_lost_may_have_been_committed(
-    session: Database, kit: Kit
-) -> None:
-    failures: list[Unavailable] = []
-
-    def linger() -> None:
-        try:
-            session.transact(TERMS, [("linger", [])], STATEMENTS, guard=0)
-        except Unavailable as error:
-            failures.append(error)
-
-    lingering = threading.Thread(target=linger)
-    lingering.start()
-    until(lambda: kit.rows("select from pg_stat_activity where wait_event = 'PgSleep'"))
-    kit.rows("select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'")
-    lingering.join()
-    assert [failure.code for failure in failures] == ["outcome_unknown"]
-    assert session.transact(TERMS, [("divide", [binary.int4(1)])], STATEMENTS, guard=0)
 
 
 def test_several_tables_are_filled_by_one_statement_in_pieces_of_any_size(session: Database, kit: Kit) -> None:
