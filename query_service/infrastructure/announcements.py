@@ -6,12 +6,13 @@ load costs more than what they say: here the event loop calls when something has
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Final, Protocol
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection, Notify, pq
+
+from query_service.infrastructure.background import Background
 
 RECONNECT_MS: Final = 500  # chosen: who listens polls meanwhile
 TRIED_S: Final = 30.0  # chosen: the connection is tried so often, since one that is dead says nothing
@@ -43,19 +44,15 @@ class Announcements:
     def __init__(self, conninfo: str, listeners: Sequence[Listener]) -> None:
         self._conninfo = conninfo
         self._by_channel = {listener.channel: listener for listener in listeners}
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
 
     async def open(self) -> None:
         """Listening has begun in the background; the database need not be there yet."""
-        self._task = asyncio.create_task(self._listen(), name="announcements")
+        self._background.begin(self._listen(), name="announcements")
 
     async def close(self) -> None:
         """The connection is closed."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._background.end()
 
     async def _listen(self) -> None:
         while True:
@@ -77,24 +74,28 @@ class Announcements:
 
     async def _hear_for(self, seconds: float, pgconn: pq.abc.PGconn) -> None:
         """Tells what comes. OperationalError once the connection is lost."""
-        loop = asyncio.get_running_loop()
+        loop, socket = asyncio.get_running_loop(), pgconn.socket
         lost: asyncio.Future[None] = loop.create_future()
-        self._read(pgconn, lost)  # what came behind an answer
-        loop.add_reader(pgconn.socket, self._read, pgconn, lost)
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await lost
-        finally:
-            loop.remove_reader(pgconn.socket)
 
-    def _read(self, pgconn: pq.abc.PGconn, lost: asyncio.Future[None]) -> None:
-        try:
-            pgconn.consume_input()
-        except psycopg.OperationalError as error:
-            if not lost.done():
+        def read() -> None:
+            try:
+                self._read(pgconn)
+            except psycopg.OperationalError as error:
+                loop.remove_reader(socket)  # now: libpq has closed it, and what is opened next may get its number
                 lost.set_exception(error)
-            return
+
+        self._read(pgconn)  # what came behind an answer
+        loop.add_reader(socket, read)
+        try:
+            await asyncio.wait((lost,), timeout=seconds)
+        finally:
+            if not lost.done():
+                loop.remove_reader(socket)
+        if lost.done():
+            lost.result()
+
+    def _read(self, pgconn: pq.abc.PGconn) -> None:
+        pgconn.consume_input()
         while (notice := pgconn.notifies()) is not None:
             self._by_channel[notice.relname.decode()].hear(notice.extra.decode())
 

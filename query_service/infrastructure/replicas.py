@@ -14,6 +14,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from query_service.application.query_handler import Books, Question, RowT, Snapshot, Value
+from query_service.infrastructure.background import Background
 from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.postgres_books import PostgresBooks
 from shared_kernel.breaker import BreakerFigures, State
@@ -52,7 +53,7 @@ class Replica:
         self._figures = figures
         self._check_ms = check_ms
         self._lag_ms_max = lag_ms_max
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
         self._look_again = asyncio.Event()
         self._breakers = breakers
         breakers.watch(self)
@@ -75,15 +76,11 @@ class Replica:
     async def open(self) -> None:
         """It will be asked once the first check has found it."""
         await self.books.open()
-        self._task = asyncio.create_task(self._watch(), name=f"watch-{self.name}")
+        self._background.begin(self._watch(), name=f"watch-{self.name}")
 
     async def close(self) -> None:
         """No connection is left."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._background.end()
         await self.books.close()
 
     def suspect(self) -> None:

@@ -43,9 +43,19 @@ async def test_notification_wakes_a_query_that_waits(open_service: Service, bank
     assert response.headers["daybook-position"] == "4"
 
 
-async def test_connection_that_was_lost_is_made_again_and_hears_on(open_service: Service, bank: Bookkeeper) -> None:
+async def test_connection_that_was_lost_is_made_again_and_hears_on(
+    open_service: Service, bank: Bookkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = await open_service(visible_poll_ms=10_000, wait_ms_max=60_000)
     visible = client.container.visible()
+    ends: list[None] = []
+    end = visible.end
+
+    def counted() -> None:
+        ends.append(None)
+        end()
+
+    monkeypatch.setattr(visible, "end", counted)
     async with asyncio.timeout(9):
         bank.connection.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity"
@@ -59,6 +69,7 @@ async def test_connection_that_was_lost_is_made_again_and_hears_on(open_service:
             await _waiting(client)
             await asyncio.to_thread(bank.project, "bank")
     assert asked.result().json()["balances"]["EUR/2"]["posted"] == 700
+    assert len(ends) == 1  # what is left of the old connection would get into the way of the next
 
 
 async def test_announcement_of_another_ledger_or_an_older_position_answers_nobody(
