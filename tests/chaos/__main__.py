@@ -42,9 +42,10 @@ def main() -> int:
     wanted = [(name, seed) for seed in seeds for name in names if (name, seed, arguments.full) not in done]
     failed = 0
     while wanted and not arguments.report:
-        with standing() as stand:
+        is_direct = EXPERIMENTS[wanted[0][0]].is_direct
+        with standing(is_direct=is_direct) as stand:
             is_whole = True
-            while wanted and is_whole:
+            while wanted and is_whole and EXPERIMENTS[wanted[0][0]].is_direct == is_direct:
                 name, seed = wanted.pop(0)
                 now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
                 try:

@@ -121,6 +121,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "X23": Experiment(
         network.overload,
         "three times as many commands as it can do; then two thousand connections that say nothing",
+        is_direct=True,
     ),
     "X24": Experiment(
         mixed,

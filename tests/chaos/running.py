@@ -96,11 +96,15 @@ class Skipped(Exception):
 
 
 class Experiment(NamedTuple):
-    """`fault` is what the table of results says of it; `is_short`: among those that every change must pass."""
+    """`fault` is what the table of results says of it; `is_short`: among those that every change must pass.
+
+    `is_direct`: it measures how fast something is, and hurts no wire, so that its stand has no proxies in the way.
+    """
 
     harm: Harm
     fault: str
     is_short: bool = False
+    is_direct: bool = False
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

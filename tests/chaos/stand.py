@@ -1,7 +1,8 @@
 """What the experiments are done to: servers and processes started as an operator would, with a proxy between the two.
 
 Two stacks of `daybook up`: one with the servers, one with Daybook's processes, which are given the servers by URLs that lead through
-the proxies (Kafka tells its clients its own address, so there is none before it). Each has its supervisor, which starts again what ends.
+the proxies (Kafka tells its clients its own address, so there is none before it); or directly, where an experiment measures how fast
+something is: the proxies are Python and take part of the cores. Each has its supervisor, which starts again what ends.
 """
 
 import os
@@ -281,8 +282,8 @@ def _is_alive(pid: int) -> bool:
 
 
 @contextmanager
-def standing() -> Iterator[Stand]:
-    """A stand that is ready; all of it is stopped and removed afterwards."""
+def standing(*, is_direct: bool = False) -> Iterator[Stand]:
+    """A stand that is ready; all of it is stopped and removed afterwards. `is_direct`: the processes are not behind the proxies."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")}
     with ExitStack() as made:
         folder = Path(
@@ -296,8 +297,8 @@ def standing() -> Iterator[Stand]:
         postgres = made.enter_context(proxied_in_thread(given.postgres_url))
         redis = made.enter_context(proxied_in_thread(given.redis_url))
         urls = {
-            "DAYBOOK_POSTGRES_URL": postgres.url,
-            "DAYBOOK_REDIS_URL": redis.url,
+            "DAYBOOK_POSTGRES_URL": given.postgres_url if is_direct else postgres.url,
+            "DAYBOOK_REDIS_URL": given.redis_url if is_direct else redis.url,
             "DAYBOOK_KAFKA_BOOTSTRAP": given.kafka_bootstrap,
         }
         outer = clean | QUICK | urls
