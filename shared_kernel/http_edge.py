@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from litestar.types import Message, Receive, Send
 from msgspec import json
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Gauge
 
 from shared_kernel import amounts, logs
 from shared_kernel.errors import Contention, DaybookError, Rejection
@@ -57,8 +57,8 @@ class HttpMetrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
-        self.shed = Counter(
-            "daybook_http_requests_shed", "Requests turned away unread: too many at once", registry=registry
+        self.shed = Counts(
+            "daybook_http_requests_shed", "Requests turned away unread: too many at once", (), registry=registry
         )
         self.connections = Gauge("daybook_http_connections", "Connections that are open now", registry=registry)
         self.in_flight = Gauge("daybook_http_requests_in_flight", "Requests being answered now", registry=registry)
@@ -126,12 +126,12 @@ class Edge:
         """
         if self.in_flight + waiting < self._requests_max or path in QUIET_PATHS:
             return None
-        self._metrics.shed.inc()
+        self._metrics.shed.add()
         return self._refusal
 
     async def _shed(self, scope: Any, send: Send) -> None:
         """503 at once: no token is looked at, no body read, no line written, or turning away would cost as much as answering."""
-        self._metrics.shed.inc()
+        self._metrics.shed.add()
         headers = _headers(self._overloaded, self._overloaded_body)
         if scope.get(SURPLUS_KEY):
             headers.append((b"connection", b"close"))

@@ -54,6 +54,14 @@ class Config(uvicorn.Config):
         super().__init__(app, **settings)
         self.starts = _Starts(app)
         self.refusal = lambda _path, _waiting: None
+        self._stamped: tuple[Any, bytes, bytes] = (None, b"", b"")
+
+    def stamped(self, answer: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """The answer with these headers of the server's own, which are the same list for a second."""
+        if self._stamped[0] is not headers or self._stamped[1] is not answer:
+            lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+            self._stamped = (headers, answer, answer.replace(b"\r\n", b"\r\n" + lines, 1))
+        return self._stamped[2]
 
 
 class Connection(HttpToolsProtocol):
@@ -159,9 +167,7 @@ class Connection(HttpToolsProtocol):
             return False
         self._is_refusing = True
         self.headers = []
-        head = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
-        self._writer.write(answer.replace(b"\r\n", b"\r\n" + head, 1))
-        self._writer.send()
+        self._writer.send_now(config.stamped(answer, self.server_state.default_headers))
         return True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -439,6 +445,15 @@ class _OneWriteATurn:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+    def send_now(self, data: bytes) -> None:
+        """It leaves without waiting for the end of this turn, behind what was written."""
+        if self._parts:
+            self._parts.append(data)
+            self.send()
+        else:
+            self.written += len(data)
+            self._transport.write(data)
 
     def send(self) -> None:
         """What was written leaves."""

@@ -43,7 +43,7 @@ class Counts(Collector):
 
     def __init__(self, name: str, text: str, labels: Sequence[str], *, registry: CollectorRegistry) -> None:
         self._family = (name, text, labels)
-        self._counts: dict[tuple[str, ...], int] = {}
+        self._counts: dict[tuple[str, ...], int] = {} if labels else {(): 0}
         registry.register(self)
 
     def add(self, *labels: str) -> None:
