@@ -8,8 +8,8 @@ from litestar.di import NamedDependency, Provide
 
 from query_service.application import answers, questions, search, shaping
 from query_service.application.pages import LIMIT_DEFAULT, Key, Page
-from query_service.application.query_handler import Asked, NotModified, QueryHandler
-from query_service.application.reports import AFTER_ASCII, balances_of
+from query_service.application.query_handler import BOTH_STAMP, Asked, NotModified, QueryHandler
+from query_service.application.reports import AFTER_ASCII, balances_of, fixed
 from query_service.presentation import examples
 from query_service.presentation.parameters import (
     AccountStatusFilter,
@@ -111,27 +111,33 @@ class Books(Controller):
         tree = both(filter, search.ACCOUNT_FIELDS, address=None if address is None else fits.text, status=status)
         page = Page.of_list("accounts", *dated.named(), address, status, filter, balances, limit=limit, cursor=cursor)
         question, looked_up = search.accounts(tree)
+        asked = dated._replace(cursor=page.cursor)
+        of_both = None
+        if (
+            asked.effective_at is not None
+        ):  # the list and its balances are of two read models: as of what both have reached
+            of_both = (await handler.ask(BOTH_STAMP, asked)).stamp
+            asked = fixed(asked, of_both)
         snapshot = await handler.ask(
             question,
-            dated._replace(cursor=page.cursor),
+            asked,
             after=page.after_text(),
             low=fits.prefix(),
             high=fits.prefix() + AFTER_ASCII,
             limit=page.rows_max(),
             **looked_up,
         )
+        stamp = of_both or snapshot.stamp
         rows, next_cursor = page.found(
-            snapshot.rows, snapshot.stamp, lambda row: Key(text=row.walked_to), walk_max=search.WALK_MAX
+            snapshot.rows, stamp, lambda row: Key(text=row.walked_to), walk_max=search.WALK_MAX
         )
-        by_address = (
-            await balances_of(handler, dated, snapshot.stamp, [row.address for row in rows]) if balances else None
-        )
+        by_address = await balances_of(handler, dated, stamp, [row.address for row in rows]) if balances else None
         answer = answers.AccountList(
             data=[shaping.account(row, by_address) for row in rows],
             next_cursor=next_cursor,
-            **shaping.stamped(snapshot.stamp),
+            **shaping.stamped(stamp),
         )
-        return answered(answer, snapshot.stamp, dated)
+        return answered(answer, stamp, dated)
 
     @get("/accounts/{address:str}", summary="One account", description=examples.ACCOUNT)
     async def account(

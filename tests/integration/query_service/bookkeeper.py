@@ -199,18 +199,20 @@ class Bookkeeper:
             incarnation=incarnation,
         )
 
-    def stand_still(self, ledger: str, state: str, position: int, *, generation: int = 1) -> None:
+    def stand_still(
+        self, ledger: str, state: str, position: int, *, generation: int = 1, projection: str = "books"
+    ) -> None:
         """The read model does not get past the event at `position`."""
         self.connection.execute(
-            "insert into projections.waiting values ('books', %s, %s, %s, %s, 'Boom', 'boom', 1, %s, %s)",
-            [generation, ledger, position, state, FIRST_DAY, FIRST_DAY],
+            "insert into projections.waiting values (%s, %s, %s, %s, %s, 'Boom', 'boom', 1, %s, %s)",
+            [projection, generation, ledger, position, state, FIRST_DAY, FIRST_DAY],
         )
 
-    def leave_out(self, ledger: str, position: int, *, generation: int = 1) -> None:
+    def leave_out(self, ledger: str, position: int, *, generation: int = 1, projection: str = "books") -> None:
         """The read model has passed the event at `position` without it, as an operator wanted."""
         self.connection.execute(
-            "insert into projections.skipped values ('books', %s, %s, %s, %s)",
-            [generation, ledger, position, FIRST_DAY],
+            "insert into projections.skipped values (%s, %s, %s, %s, %s)",
+            [projection, generation, ledger, position, FIRST_DAY],
         )
 
     def go_on(self, ledger: str) -> None:

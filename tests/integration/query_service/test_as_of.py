@@ -142,11 +142,39 @@ async def test_answer_that_lacks_a_skipped_event_says_so_for_ever_but_one_of_bef
     await client.problem(BALANCES, 503, "read_model_parked", headers={"Daybook-Position": "7"})
 
 
+LISTED = "/bank/accounts?balances=true&effective_at=2030-01-01T00:00:00Z"
+
+
+async def test_listed_balances_by_effective_time_lack_what_periods_left_out_and_say_so(
+    client: Client, bank: Bookkeeper
+) -> None:
+    """The accounts come from one read model, the balances from both: the answer is of both, its version too."""
+    bank.leave_out("bank", 5, projection="periods")
+    lacking = {"state": "skipped", "since": "2026-01-01T09:30:00.000000Z", "position": 5}
+    response = await client.get(f"{LISTED}&as_of_position=6")
+    assert (response.headers["cache-control"], response.json()["incomplete"]) == ("private, no-cache", lacking)
+    single = await client.get(f"{BALANCES}?effective_at=2030-01-01T00:00:00Z&as_of_position=6")
+    assert response.headers["etag"] == single.headers["etag"]
+
+
+async def test_listed_balances_by_effective_time_are_as_of_what_both_read_models_have(
+    client: Client, bank: Bookkeeper
+) -> None:
+    bank.append("bank", posting("t7", "cash", "late", 7))
+    bank.project("bank", only="books")
+    found = await client.ok(LISTED)
+    assert found["as_of"]["position"] == 6
+    assert {row["address"]: row["balances"]["EUR/2"]["posted"] for row in found["data"]} == {"cash": 21, "till": 21}
+    page = await client.ok(f"{LISTED}&limit=1")
+    assert (await client.ok(f"{LISTED}&limit=1&cursor={page['next_cursor']}"))["as_of"]["position"] == 6
+
+
 @pytest.mark.parametrize(
     "path",
     [
         "/bank",
         "/bank/accounts",
+        LISTED,
         "/bank/accounts/till",
         BALANCES,
         "/bank/accounts/till/entries",
