@@ -10,31 +10,34 @@ from typing import Annotated, Any, Final
 import msgspec
 import strawberry
 from cross_web import HTTPException
-from graphql import GraphQLError
+from graphql import GraphQLError, OperationDefinitionNode
 from litestar import Request, Response, post
 from litestar.di import NamedDependency, Provide
 from litestar.status_codes import HTTP_200_OK
 from strawberry.extensions import MaxAliasesLimiter, MaxTokensLimiter, QueryDepthLimiter, SchemaExtension
+from strawberry.http import GraphQLRequestData
 from strawberry.litestar.controller import GraphQLController
 from strawberry.schema.config import StrawberryConfig
-from strawberry.types import ExecutionContext, Info
+from strawberry.types import ExecutionContext, ExecutionResult, Info
 
-from query_service.application import questions, shaping
+from query_service.application import answers, questions, shaping
 from query_service.application.pages import Key, Page
 from query_service.application.query_handler import Asked, QueryHandler
-from query_service.application.questions import LedgerRow
 from query_service.presentation.graph_types import (
     FIRST_DEFAULT,
     SCALARS,
     Account,
+    AccountStatus,
     After,
     AsOf,
     Connection,
     First,
+    Incomplete,
     Order,
     Position,
     Time,
     Transaction,
+    TransactionStatus,
     account_node,
     connection,
     page_size,
@@ -69,11 +72,12 @@ _NUL: Final = re.compile(r"\\u(0000|\{0+\})")
 
 
 class GraphContext(msgspec.Struct, kw_only=True):
-    """What a request brings to its resolvers."""
+    """What a request brings to its resolvers. `operation_name`: which of its document's operations it asks for."""
 
     handler: QueryHandler
     principal: Principal
     budget: Budget
+    operation_name: str | None = None
 
 
 GraphInfo = Info[GraphContext, None]
@@ -95,6 +99,7 @@ class Ledger:
     opened_at: Time
     as_of: AsOf
     complete: bool
+    incomplete: Incomplete | None
 
     @strawberry.field(description="One account; null: there is none")
     async def account(self, address: str) -> Account | None:
@@ -104,10 +109,15 @@ class Ledger:
 
     @strawberry.field(description="Accounts by address; `address` is a pattern")
     async def accounts(
-        self, address: str | None = None, status: str | None = None, first: First = FIRST_DEFAULT, after: After = None
+        self,
+        address: str | None = None,
+        status: AccountStatus | None = None,
+        first: First = FIRST_DEFAULT,
+        after: After = None,
     ) -> Connection[Account]:
         """All, or those that fit."""
-        found = await self.view.accounts_like(address, status, page_size(first), after)
+        wanted = None if status is None else status.value
+        found = await self.view.accounts_like(address, wanted, page_size(first), after)
         return connection(found, [account_node(row, self.view) for row, _ in found.rows])
 
     @strawberry.field(description="One transaction; null: there is none")
@@ -121,7 +131,7 @@ class Ledger:
         *,
         account: str | None = None,
         reference: str | None = None,
-        status: str | None = None,
+        status: TransactionStatus | None = None,
         order: Order = Order.NEWEST,
         first: First = FIRST_DEFAULT,
         after: After = None,
@@ -130,7 +140,7 @@ class Ledger:
         found = await self.view.transactions_like(
             account=account,
             reference=reference,
-            status=status,
+            status=None if status is None else status.value,
             order=order.value,
             first=page_size(first),
             after=after,
@@ -166,7 +176,7 @@ class Query:
         context.budget.spend(1)
         snapshot = await context.handler.ask(questions.LEDGER, asked)
         row = snapshot.rows[0] if snapshot.rows else None
-        return None if row is None else _ledger(context, row, asked, is_complete=snapshot.stamp.holds_up is None)
+        return None if row is None else _ledger(context, shaping.ledger(row, snapshot.stamp), asked)
 
     @strawberry.field(description="The ledgers that the token covers, by name; each as of its own position")
     async def ledgers(self, info: GraphInfo, first: First = FIRST_DEFAULT, after: After = None) -> Connection[Ledger]:
@@ -184,13 +194,12 @@ class Query:
         )
         rows, goes_on = page.cut(snapshot.rows, snapshot.stamp, lambda row: Key(text=row.ledger))
         edges = [(row, page.going_on(Key(text=row.ledger), snapshot.stamp)) for row in rows]
-        nodes = [_ledger(context, row, Asked(ledger=row.ledger), is_complete=row.state is None) for row in rows]
+        nodes = [_ledger(context, shaping.ledger(row), Asked(ledger=row.ledger)) for row in rows]
         return connection(Edges(edges, goes_on), nodes)
 
 
-def _ledger(context: GraphContext, row: LedgerRow, asked: Asked, *, is_complete: bool) -> Ledger:
-    read = shaping.ledger(row)
-    view = View(context.handler, context.budget, ledger=row.ledger, position=read.as_of.position, named=asked.named())
+def _ledger(context: GraphContext, read: answers.Ledger, asked: Asked) -> Ledger:
+    view = View(context.handler, context.budget, ledger=read.ledger, position=read.as_of.position, named=asked.named())
     return Ledger(
         view=view,
         ledger=read.ledger,
@@ -199,8 +208,29 @@ def _ledger(context: GraphContext, row: LedgerRow, asked: Asked, *, is_complete:
         time_zone=read.time_zone,
         opened_at=Time(read.opened_at),
         as_of=AsOf(position=Position(read.as_of.position), recorded_at=Time(read.as_of.recorded_at)),
-        complete=is_complete,
+        complete=read.complete,
+        incomplete=None if read.incomplete is None else _incomplete(read.incomplete),
     )
+
+
+def _incomplete(read: answers.Incomplete) -> Incomplete:
+    return Incomplete(state=read.state, since=Time(read.since), position=Position(read.position))
+
+
+class NamedOperation(SchemaExtension):
+    """Of several operations the request names the one that it asks for (GraphQL §6.1): Strawberry would take the first."""
+
+    def on_validate(self) -> Iterator[None]:
+        """Before the rules of the document are looked at, which a fault found here makes needless."""
+        asked = self.execution_context
+        document = asked.graphql_document
+        if document is not None and asked.context.operation_name is None:
+            operations = [each for each in document.definitions if isinstance(each, OperationDefinitionNode)]
+            if len(operations) > 1:
+                asked.pre_execution_errors = [
+                    GraphQLError("Several operations: say which by `operationName`", operations)
+                ]
+        yield
 
 
 class Problems(SchemaExtension):
@@ -242,6 +272,7 @@ SCHEMA: Final = GraphSchema(
         lambda: QueryDepthLimiter(max_depth=DEPTH_MAX),
         lambda: MaxAliasesLimiter(max_alias_count=ALIASES_MAX),
         lambda: MaxTokensLimiter(max_token_count=TOKENS_MAX),
+        NamedOperation,
         Problems,
     ],
 )
@@ -270,6 +301,19 @@ class Graph(GraphQLController[GraphContext, None]):
         except HTTPException as error:
             raise json_text.invalid("$", error.reason) from None
         return answer
+
+    async def execute_single(  # noqa: PLR0917 - as Strawberry calls it
+        self,
+        request: Any,
+        request_adapter: Any,
+        sub_response: Response[Any],
+        context: GraphContext,
+        root_value: None,
+        request_data: GraphQLRequestData,
+    ) -> ExecutionResult:
+        """The result; the context knows which operation was named."""
+        context.operation_name = request_data.operation_name
+        return await super().execute_single(request, request_adapter, sub_response, context, root_value, request_data)
 
     async def get_sub_response(self, request: Any) -> Response[Any]:
         """What an answer's head begins with: nothing."""

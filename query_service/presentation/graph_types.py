@@ -42,6 +42,28 @@ class Order(Enum):
     OLDEST = "oldest"
 
 
+@strawberry.enum(description="Of an account, spelled as in every answer")
+class AccountStatus(Enum):
+    """As in answers.Account."""
+
+    open = "open"
+    frozen = "frozen"
+    closed = "closed"
+
+
+@strawberry.enum(description="Of a transaction, spelled as in every answer")
+class TransactionStatus(Enum):
+    """As in answers.Transaction."""
+
+    posted = "posted"
+    pending = "pending"
+    voided = "voided"
+    expired = "expired"
+    scheduled = "scheduled"
+    refused = "refused"
+    cancelled = "cancelled"
+
+
 @strawberry.type(description="Where a page of a list ends")
 class PageInfo:
     """As in Relay's connections."""
@@ -72,6 +94,15 @@ class AsOf:
 
     position: Position
     recorded_at: Time
+
+
+@strawberry.type(description="What the read model lacks of a ledger: `position` is the first event that is missing")
+class Incomplete:
+    """As in answers.Incomplete."""
+
+    state: str
+    since: Time
+    position: Position
 
 
 @strawberry.type(description="The balances of an account in one asset, normal side positive, and the raw totals")
@@ -114,7 +145,7 @@ class Transaction:
     view: strawberry.Private[View]
     read: strawberry.Private[answers.Transaction]
     id: strawberry.ID
-    status: str
+    status: TransactionStatus
     reference: str | None
     description: str | None
     effective_at: Time
@@ -182,7 +213,7 @@ class Account:
     read: strawberry.Private[answers.Account]
     address: str
     normal_balance: str
-    status: str
+    status: AccountStatus
     frozen: str | None
     limits: JSON
     metadata: JSON
@@ -215,7 +246,7 @@ def account_node(read: answers.Account, view: View) -> Account:
         read=read,
         address=read.address,
         normal_balance=read.normal_balance,
-        status=read.status,
+        status=AccountStatus(read.status),
         frozen=read.frozen,
         limits=JSON({asset: _limit(limit) for asset, limit in read.limits.items()}),
         metadata=JSON(read.metadata),
@@ -230,7 +261,7 @@ def transaction_node(read: answers.Transaction, view: View) -> Transaction:
         view=view,
         read=read,
         id=strawberry.ID(read.id),
-        status=read.status,
+        status=TransactionStatus(read.status),
         reference=read.reference,
         description=read.description,
         effective_at=Time(read.effective_at),

@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 
-from query_service.presentation import graph_view
+from query_service.application import questions
+from query_service.presentation import graph_types, graph_view
 from query_service.presentation.graph_routes import SCHEMA
 from shared_kernel.events import HoldPosted, HoldVoided, TransactionHeld
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
@@ -250,12 +251,49 @@ LARGE = """{ ledger(name: "bank") { accounts(first: 100) { edges { node { entrie
         '{ ledger(name: "bank") { accounts(address: "a:**:b") { edges { cursor } } } }',
         '{ ledger(name: "bank", asOf: "yesterday") { ledger } }',
         '{ ledger(name: "bank", asOfPosition: 0) { ledger } }',
+        '{ ledger(name: "bank") { accounts(status: nope) { edges { cursor } } } }',
+        '{ ledger(name: "bank") { accounts(status: "nope") { edges { cursor } } } }',
+        '{ ledger(name: "bank") { transactions(status: nope) { edges { cursor } } } }',
+        '{ ledger(name: "bank") { transactions(status: "nope") { edges { cursor } } } }',
+        'query A { ledger(name: "bank") { ledger } } query B { ledger(name: "bank") { status } }',
         '{ ledger(name: "bank") { nothing } }',
         "{ ledger(",
     ],
 )
 async def test_what_is_malformed_or_too_large_is_refused(client: Client, query: str) -> None:
     assert (await fault(client, query))["code"] == "invalid_request"
+
+
+async def test_of_several_operations_the_named_one_is_answered(client: Client) -> None:
+    query = 'query A { ledger(name: "bank") { ledger } } query B { ledger(name: "bank") { status } }'
+    for name, expected in (("A", {"ledger": "bank"}), ("B", {"status": "open"})):
+        response = await post(client, {"query": query, "operationName": name})
+        assert response.json() == {"data": {"ledger": expected}}
+    response = await post(client, {"query": query, "operationName": "C"})
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
+
+
+async def test_lists_of_a_status(client: Client) -> None:
+    query = """query($status: TransactionStatus) { ledger(name: "bank") {
+      accounts(status: closed) { edges { cursor } }
+      transactions(status: $status) { edges { node { id status } } } } }"""
+    assert (await ask(client, query, status="pending"))["ledger"] == {
+        "accounts": {"edges": []},
+        "transactions": {"edges": [{"node": {"id": "hold", "status": "pending"}}]},
+    }
+
+
+async def test_what_the_read_model_lacks_is_told(client: Client, bank: Bookkeeper) -> None:
+    query = "complete incomplete { state since position }"
+    query = f'{{ ledger(name: "bank") {{ {query} }} ledgers {{ edges {{ node {{ {query} }} }} }} }}'
+    whole = {"complete": True, "incomplete": None}
+    assert await ask(client, query) == {"ledger": whole, "ledgers": {"edges": [{"node": whole}]}}
+    position = bank.append(LEDGER, posting("more", "cash", "users:1", 1_000))
+    bank.stand_still(LEDGER, "parked", position)
+    route = await client.ok(f"/{LEDGER}")
+    lacking = {name: route[name] for name in ("complete", "incomplete")}
+    assert (lacking["incomplete"]["state"], lacking["incomplete"]["position"]) == ("parked", position)
+    assert await ask(client, query) == {"ledger": lacking, "ledgers": {"edges": [{"node": lacking}]}}
 
 
 async def test_a_request_reads_no_more_than_its_budget(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +337,7 @@ async def test_a_mutation_is_not_offered(client: Client) -> None:
 async def test_a_fault_of_ours_tells_nothing_of_itself(
     client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("query_service.application.shaping.ledger", lambda row: 1 / 0)
+    monkeypatch.setattr("query_service.application.shaping.ledger", lambda *_: 1 / 0)
     told = await fault(client, '{ ledger(name: "bank") { ledger } }')
     assert (told["code"], "division" in str(told)) == ("internal_error", False)
     assert "ZeroDivisionError" in capsys.readouterr().out
@@ -316,6 +354,11 @@ async def test_a_captured_hold_shows_both_of_its_stories(client: Client, bank: B
         ("captured", "posted"),
         ("held", "posted"),
     ]
+
+
+def test_statuses_are_those_of_the_answers() -> None:
+    assert {each.value for each in graph_types.AccountStatus} == set(get_args(questions.AccountStatus))
+    assert {each.value for each in graph_types.TransactionStatus} == set(get_args(questions.TransactionStatus))
 
 
 def test_the_schema_is_the_golden_one() -> None:
