@@ -32,6 +32,7 @@ from query_service.presentation.parameters import (
     TagFilter,
     ToPosition,
     auditor,
+    preferred,
 )
 from query_service.presentation.responses import POSITIONED, VARY, answered, on_not_modified
 from query_service.presentation.streams import Pieces, StreamedAnswer, Streams
@@ -41,8 +42,10 @@ from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import canonical_line
 from shared_kernel.words import format_time, is_address
 
+JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 EVENT_STREAM: Final = "text/event-stream"
+MEDIA_TYPES: Final = (JSON, NDJSON, EVENT_STREAM)
 TYPES_MAX: Final = 20  # chosen: nearly all types there are
 IDLE_MS: Final = 15_000  # chosen: proxies give up a silent connection after a minute or so
 RETRY_MS: Final = 1_000
@@ -142,8 +145,8 @@ class Log(Controller):
             actor=actor,
             correlation_id=correlation_id,
         )
-        media_type = _accepted(request.headers.get("accept"))
-        if media_type is not None:
+        media_type = preferred(request.headers.get("accept"), MEDIA_TYPES)
+        if media_type != JSON:
             _refuse_page_parameters(request, media_type)
             streams.require_room()
             if media_type == NDJSON:
@@ -264,17 +267,6 @@ def _next_cursor(page: Page, piece: Piece) -> str | None:
             number=piece.next_position,
         )
     )
-
-
-def _accepted(header: str | None) -> str | None:
-    """The streamed media type that an Accept header names, if it comes before JSON; weights are passed over."""
-    for part in (header or "").split(","):
-        media_type = part.partition(";")[0].strip().lower()
-        if media_type in (NDJSON, EVENT_STREAM):
-            return media_type
-        if media_type in ("application/json", "application/*", "*/*"):
-            return None
-    return None
 
 
 def _refuse_page_parameters(request: Reading, media_type: str) -> None:

@@ -4,6 +4,8 @@ Who may read what is decided here too: `reader` for the books, `auditor` for the
 others asked and were refused. A ledger that the token does not cover looks absent.
 """
 
+import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -26,6 +28,7 @@ from shared_kernel.words import ADDRESS_LENGTH_MAX, Pattern, is_address, parse_t
 SEGMENTS_MAX = 128  # an address of 256 characters has no more
 TAG_LENGTH_MAX = 1_000  # chosen: a percent-encoded key or reference of 200 characters fits
 POSITION_HEADER = "Daybook-Position"
+_WEIGHT = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")  # RFC 9110 §12.4.2
 _NO_NUL = r"^[^\x00]*$"  # Postgres has no such text
 
 Reading = Request[Principal, object, State]
@@ -267,6 +270,25 @@ def wait_ms(prefer: str | None) -> int | None:
         if name.strip().lower() == "wait" and seconds.isascii() and seconds.isdigit():
             return min(int(seconds[:9]), 86_400) * 1000  # the handler bounds it; this keeps the number small
     return None
+
+
+def preferred(header: str | None, offered: Sequence[str]) -> str:
+    """The media type among those offered to which an Accept header gives the most weight (RFC 9110 §12.5.1): of equal ones what
+    it names first, else what is offered first. That is also what is sent where none is acceptable.
+    """
+    weights: dict[str, tuple[float, int]] = {}
+    for place, text in enumerate((header or "").lower().split(",")):
+        media_range, *parameters = (part.strip() for part in text.split(";"))
+        given = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
+        if _WEIGHT.fullmatch(given):  # what has no weight in the grammar is passed over
+            weights.setdefault(media_range, (float(given), -place))
+
+    def weight(media_type: str) -> tuple[float, int]:
+        ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
+        return next((weights[each] for each in ranges if each in weights), (0, 0))
+
+    best = max(offered, key=weight)
+    return best if weight(best)[0] else offered[0]
 
 
 def pattern(text: str | None) -> Pattern:

@@ -6,7 +6,7 @@ an apostrophe (OWASP, CSV injection).
 
 import csv
 import io
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from datetime import datetime, time
 from html import escape
 from typing import Final
@@ -17,12 +17,13 @@ from query_service.application.search import moved
 from shared_kernel.words import decimal_text, format_time
 
 DESCRIPTIONS: Final = {
-    "text/csv": "The whole statement: a heading, the opening balance, a line an entry, the closing balance",
+    "text/csv": "The whole statement: a heading, the opening balance, a line an entry, the closing balance. `effective_at`,"
+    " `recorded_at` and `position` of the closing line are what the statement is as of",
     "text/html": "The whole statement, to be read or printed",
 }
 COLUMNS: Final = (
     *("line", "effective_at", "recorded_at", "position", "transaction", "reference", "description"),
-    *("debit", "credit", "balance", "asset"),
+    *("debit", "credit", "balance", "asset", "ledger", "account", "axis", "from", "until"),
 )
 _GROUP: Final = "\N{NARROW NO-BREAK SPACE}"
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -51,36 +52,25 @@ async def csv_pieces(
 ) -> AsyncGenerator[bytes, None]:
     """A heading, an opening line, the entries, a closing line: without the last the file is not whole."""
     asset = period.asset
-    opening, closing = decimal_text(first.opening(), asset), decimal_text(first.closing(), asset)
-    yield _csv(
-        [
-            COLUMNS,
-            ("opening", *_ends(period.begins_at), "", "", f"{ledger} {period.address}", "", "", "", opening, asset),
-        ]
-    )
+    # On every line, so that a table can be put together of several statements.
+    of = (asset, ledger, period.address, period.axis, _time(period.begins_at), _time(period.ends_at))
+    opening = {"line": "opening", "balance": decimal_text(first.opening(), asset)}
+    yield _csv([COLUMNS, _csv_end(opening, of)])
     page: Page | None = first
     while page is not None:
-        yield _csv(_csv_line(entry, asset) for entry in statement_entries(page.rows, is_counted=period.is_counted))
+        entries = statement_entries(page.rows, is_counted=period.is_counted)
+        yield _csv((*_csv_entry(entry, asset), *of) for entry in entries)
         page = await anext(more, None)
-    debits, credits_ = decimal_text(first.debits(), asset), decimal_text(first.credits(), asset)
-    as_of = "" if first.stamp.recorded_at is None else format_time(first.stamp.recorded_at)
-    yield _csv(
-        [
-            (
-                "closing",
-                "",
-                as_of,
-                first.stamp.position,
-                "",
-                "",
-                f"{ledger} {period.address}",
-                debits,
-                credits_,
-                closing,
-                asset,
-            )
-        ]
-    )
+    closing = {
+        "line": "closing",
+        "effective_at": _time(period.effective_at),
+        "recorded_at": _time(first.stamp.recorded_at),
+        "position": first.stamp.position,
+        "debit": decimal_text(first.debits(), asset),
+        "credit": decimal_text(first.credits(), asset),
+        "balance": decimal_text(first.closing(), asset),
+    }
+    yield _csv([_csv_end(closing, of)])
 
 
 async def html_pieces(
@@ -150,18 +140,24 @@ def _csv(lines: Iterable[Iterable[object]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _csv_line(entry: StatementEntry, asset: str) -> tuple[object, ...]:
+def _csv_entry(entry: StatementEntry, asset: str) -> tuple[object, ...]:
+    """Up to the balance."""
     amount = decimal_text(entry.amount, asset)
     return (
         *("entry", entry.effective_at, entry.recorded_at, entry.position, _harmless(entry.transaction)),
         *(_harmless(entry.reference or ""), _harmless(entry.description or "")),
         *((amount, "") if entry.direction == "debit" else ("", amount)),
-        *(decimal_text(entry.balance, asset), asset),
+        decimal_text(entry.balance, asset),
     )
 
 
-def _ends(moment: object) -> tuple[object, str]:
-    return ("" if moment is None else format_time(moment), "")  # type: ignore[arg-type]
+def _csv_end(values: Mapping[str, object], of: tuple[str, ...]) -> tuple[object, ...]:
+    """A line with these values under their columns, and nothing under the others up to the balance."""
+    return (*(values.get(name, "") for name in COLUMNS[: -len(of)]), *of)
+
+
+def _time(moment: datetime | None) -> str:
+    return "" if moment is None else format_time(moment)
 
 
 def _html_line(entry: StatementEntry, period: Period) -> str:

@@ -24,6 +24,7 @@ from query_service.presentation.parameters import (
     dated_reader,
     instant,
     known_address,
+    preferred,
     reader,
     time_of,
 )
@@ -33,11 +34,8 @@ from shared_kernel.errors import Rejection
 from shared_kernel.words import ASSET
 
 Form = Literal["json", "csv", "html"]
-MEDIA_TYPES: dict[Form, str] = {
-    "json": "application/json",
-    "csv": "text/csv",
-    "html": "text/html",
-}
+FORMS: dict[str, Form] = {"application/json": "json", "text/csv": "csv", "text/html": "html"}
+MEDIA_TYPES = {form: media_type for media_type, form in FORMS.items()}
 # A statement loads nothing from anywhere; its style stands in itself.
 CONTENT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -116,7 +114,7 @@ class Statements(Controller):
         period = Period(known_address(address), asset, axis, *bounds)
         if period.begins_at is not None and period.ends_at is not None and period.ends_at < period.begins_at:
             raise Rejection("invalid_request", detail="Before the period begins", path="until")
-        wanted = format or _accepted(request.headers.get("accept", ""))
+        wanted = format or FORMS[preferred(request.headers.get("accept"), tuple(FORMS))]
         if wanted != "json":
             refuse_with(request, "limit", "cursor")
             streams.require_room()
@@ -206,16 +204,3 @@ def refuse_with(request: Reading, *names: str) -> None:
     for name in names:
         if name in request.query_params:
             raise Rejection("invalid_request", detail="Only JSON comes in pages", path=name)
-
-
-def _accepted(header: str) -> Form:
-    """What the client would rather have; JSON where it does not say."""
-    kinds = [kind.partition(";")[0].strip().lower() for kind in header.split(",")]
-    for kind in kinds:
-        if kind == "text/csv":
-            return "csv"
-        if kind == "text/html":
-            return "html"
-        if kind in ("application/json", "*/*", "application/*"):
-            return "json"
-    return "json"

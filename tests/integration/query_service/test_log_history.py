@@ -183,6 +183,15 @@ async def test_a_malformed_filter_is_named(client: Client, query: str, path: str
     assert document["path"] == path
 
 
+async def test_the_form_that_has_the_most_weight_is_sent(client: Client) -> None:
+    for accept, media_type in (
+        ("application/x-ndjson;q=0.1, application/json", "application/json"),
+        ("text/event-stream;q=0.1, application/x-ndjson;q=0.2", "application/x-ndjson"),
+    ):
+        response = await client.get("/bank/events", headers={"accept": accept}, role="auditor")
+        assert response.headers["content-type"].partition(";")[0] == media_type
+
+
 @pytest.mark.parametrize("accept", ["application/x-ndjson", "text/event-stream"])
 async def test_a_stream_has_no_pages_and_needs_an_auditor_and_a_ledger(client: Client, accept: str) -> None:
     headers = {"accept": accept}

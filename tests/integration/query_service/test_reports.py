@@ -68,6 +68,40 @@ async def test_csv_holds_the_whole_statement_between_its_ends(
 
 
 @pytest.mark.usefixtures("bank")
+@pytest.mark.parametrize("axis", ["recorded", "effective"])
+async def test_every_line_of_a_csv_says_what_the_statement_is_of(client: Client, axis: str) -> None:
+    begin, end, by = "2025-12-31T11:30:00.000000Z", "2026-01-01T09:30:06.000000Z", "2026-01-01T09:30:05.000000Z"
+    period = f"axis={axis}&from={begin}&until={end}"
+    opening, *entries, closing = csv.DictReader(
+        io.StringIO((await client.get(f"{TILL}&{period}&effective_at={by}&format=csv")).text)
+    )
+    of = {"asset": "EUR/2", "ledger": "bank", "account": "till", "axis": axis, "from": begin, "until": end}
+    assert entries
+    for line in (opening, *entries, closing):
+        assert {name: line[name] for name in of} == of
+    nothing = dict.fromkeys(("effective_at", "recorded_at", "position"), "")
+    texts = dict.fromkeys(("transaction", "reference", "description"), "")
+    answer = await client.ok(f"{TILL}&{period}&effective_at={by}")
+    known = {"effective_at": by, "recorded_at": answer["as_of"]["recorded_at"], "position": "10"}
+    for line, rest in ((opening, nothing | texts), (closing, known | texts)):
+        assert {name: line[name] for name in rest} == rest
+    assert (opening["debit"], opening["credit"]) == ("", "")
+    assert [opening["balance"], closing["balance"]] == [f"{answer[end] / 100:.2f}" for end in ("opening", "closing")]
+    open_ends = csv.DictReader(io.StringIO((await client.get(f"{TILL}&format=csv")).text))
+    assert {(line["from"], line["until"]) for line in open_ends} == {("", "")}
+
+
+@pytest.mark.usefixtures("bank")
+async def test_statement_comes_in_the_form_that_has_the_most_weight(client: Client) -> None:
+    for header, media_type in (
+        ("text/html;q=0.1, application/json", "application/json"),
+        ("text/csv;q=0.1, text/html;q=0.2", "text/html"),
+    ):
+        response = await client.get(TILL, headers={"Accept": header})
+        assert response.headers["content-type"].partition(";")[0] == media_type
+
+
+@pytest.mark.usefixtures("bank")
 async def test_statement_to_print_escapes_what_clients_wrote_and_loads_nothing(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

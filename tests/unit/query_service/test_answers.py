@@ -13,7 +13,7 @@ from litestar.handlers import HTTPRouteHandler
 from query_service.application import shaping
 from query_service.application.reports import Sum
 from query_service.container import ROUTES
-from query_service.presentation.parameters import wait_ms
+from query_service.presentation.parameters import preferred, wait_ms
 
 totals = st.integers(0, 2**127)
 
@@ -54,6 +54,34 @@ def test_by_effective_time_there_is_posted_only() -> None:
 )
 def test_wait_that_a_client_prefers(prefer: str | None, expected: int | None) -> None:
     assert wait_ms(prefer) == expected
+
+
+OFFERED = ("application/json", "text/csv", "text/html")
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, "application/json"),
+        ("", "application/json"),
+        ("*/*", "application/json"),
+        ("image/png", "application/json"),
+        ("TEXT/HTML", "text/html"),
+        ("text/html;q=0.1, application/json", "application/json"),
+        ("application/json;q=0.1, text/csv;q=0.25 , text/html;Q=0.2", "text/csv"),
+        ("text/html;charset=utf-8 ; q=0.9, text/csv;q=0.8", "text/html"),
+        ("text/html, application/json", "text/html"),
+        ("application/json, text/html", "application/json"),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html"),
+        ("application/json;q=0.1, */*", "text/csv"),
+        ("*/*, application/json;q=0, text/csv;q=0", "text/html"),
+        ("text/*;q=0.5, text/csv;q=0, */*;q=0.1", "text/html"),
+        ("application/json;q=0", "application/json"),
+        ("text/html;q=2, text/csv;q=x, application/json;q=0.001", "application/json"),
+    ],
+)
+def test_media_type_that_a_client_would_rather_have(header: str | None, expected: str) -> None:
+    assert preferred(header, OFFERED) == expected
 
 
 def _handlers() -> list[Any]:
