@@ -75,7 +75,12 @@ class QuerySettings(HttpSettings, frozen=True, kw_only=True):
         ),
     ] = 1_000
     cache_bytes_max: Annotated[
-        int, Meta(ge=0, le=2**40, description="Most that this process puts into the cache within that time")
+        int,
+        Meta(
+            ge=0,
+            le=2**40,
+            description="Most that one process has in the cache at a time; forgotten at its restart (docs/operations.md, Cache)",
+        ),
     ] = 64 * 1024 * 1024
     cache_entry_bytes_max: Annotated[
         int, Meta(ge=0, le=2**30, description="A longer answer is not kept in the cache")

@@ -1,15 +1,15 @@
 """Answers that need not be asked for again: what a position names for good, and balances that are still the newest.
 
 An entry is served only if it is of the live generation and this incarnation of the log, and its position satisfies the request. So
-nothing in Redis can be wrong, only absent: it may be flushed, evicted or down at any time. It never holds more than a budget, and
-nothing for longer than a lifetime. An entry that is not fixed lives a moment only: that it is the newest still is known from
+nothing in Redis can be wrong, only absent: it may be flushed, evicted or down at any time. A process never has more there than its
+budget, and nothing for longer than a lifetime. An entry that is not fixed lives a moment only: that it is the newest still is known from
 announcements, and one may be lost.
 """
 
 import asyncio
 import hashlib
+import heapq
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol, get_type_hints
 
@@ -78,7 +78,7 @@ class CachedBooks:
         self._newest = newest
         self._figures = figures
         self._lifetime_ms = {True: seconds_max * 1000, False: live_ms}
-        self._budget = _Budget(bytes_max, seconds_max)
+        self._budget = _Budget(bytes_max)
         self._entry_bytes_max = entry_bytes_max
         self._timeout_s = timeout_ms / 1000
         self._now = now
@@ -140,8 +140,9 @@ class CachedBooks:
         if key is None:
             return
         entry = _encode((stamp, snapshot.rows))
-        if len(entry) <= self._entry_bytes_max and self._budget.take(len(entry) + len(key), self._now()):
-            await self._ask(self._redis.set(key, entry, px=self._lifetime_ms[stamp.is_fixed]))
+        lifetime_ms = self._lifetime_ms[stamp.is_fixed]
+        if len(entry) <= self._entry_bytes_max and self._budget.take(len(entry) + len(key), lifetime_ms, self._now()):
+            await self._ask(self._redis.set(key, entry, px=lifetime_ms))
 
     async def _get(self, key: str, question: Question[RowT]) -> Snapshot[RowT] | None:
         entry = await self._ask(self._redis.get(key))
@@ -171,21 +172,20 @@ class CachedBooks:
 
 
 class _Budget:
-    """Bounds what lies in Redis: within a lifetime no more than this is written, and nothing outlives it."""
+    """Bounds what one process has in Redis: each write counts for as long as it lives there."""
 
-    def __init__(self, bytes_max: int, seconds_max: int) -> None:
+    def __init__(self, bytes_max: int) -> None:
         self._left = bytes_max
-        self._seconds_max = seconds_max
-        self._written: deque[tuple[float, int]] = deque()
+        self._living: list[tuple[float, int]] = []  # a heap: until when, how much
 
-    def take(self, size: int, now: float) -> bool:
+    def take(self, size: int, lifetime_ms: int, now: float) -> bool:
         """True if so many bytes may be written now."""
-        while self._written and self._written[0][0] <= now - self._seconds_max:
-            self._left += self._written.popleft()[1]
+        while self._living and self._living[0][0] <= now:
+            self._left += heapq.heappop(self._living)[1]
         if size > self._left:
             return False
         self._left -= size
-        self._written.append((now, size))
+        heapq.heappush(self._living, (now + lifetime_ms / 1000, size))
         return True
 
 

@@ -201,6 +201,18 @@ async def test_every_entry_has_a_lifetime_and_all_together_keep_to_the_budget(
         assert 0 < await redis.pttl(key) <= 3_600_000
 
 
+async def test_an_entry_counts_against_the_budget_only_for_as_long_as_it_lives(
+    start: Service, redis: Redis, database: Database
+) -> None:
+    client: Client = await start(cache_bytes_max=4_000, cache_live_ms=1)
+    await client.ok(f"{TILL}?as_of_position=3")
+    for _ in range(40):
+        await client.ok(TILL)
+    await client.ok(f"{TILL}?as_of_position=4")
+    lifetimes = [await redis.pttl(key) for key in await entries(redis, database)]
+    assert sum(lifetime > 1_000 for lifetime in lifetimes) == 2
+
+
 async def test_a_long_answer_is_not_kept(start: Service, redis: Redis, database: Database) -> None:
     client: Client = await start(cache_entry_bytes_max=100)
     for _ in range(3):
