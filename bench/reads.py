@@ -185,7 +185,7 @@ class _Asking:
         """Of a group of accounts."""
         pattern = Pattern(f"{subject.name}:*")
         places = {"high": pattern.prefix() + AFTER_ASCII, "matching": pattern.regex()}
-        walk = {"segments": 0, "after": pattern.prefix(), "after_asset": "", "pairs_max": PAIRS_MAX}
+        walk = {"segments": 0, "begin": pattern.prefix(), "begin_asset": "", "pairs_max": PAIRS_MAX}
         statement = "effective_sums" if "effective" in ASKED[asked] else "sums"
         looked = self._look(statement, subject, asked, {**places, **walk})
         path = ledger_path(self._ledger, "balances")

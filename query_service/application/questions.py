@@ -163,7 +163,7 @@ class SumRow(NamedTuple):
 class ChangeRow(NamedTuple):
     """An account and asset that changed between two positions. `is_end`: how far the walk came, `debits_before` the accounts walked.
 
-    `entries` is JSON text: the first entries that made the change; null: there are none among those that were looked at.
+    `entries` is JSON text: the next entries that made the change (reports.ChangeEntryRow); null: none was found.
     """
 
     is_end: bool

@@ -16,8 +16,8 @@ from query_service.application.answers import (
     TrialTotal,
     Units,
 )
-from query_service.application.questions import ChangeRow, StatementRow
-from query_service.application.reports import Group, Sum
+from query_service.application.questions import StatementRow
+from query_service.application.reports import Changed, Group, Sum
 from query_service.application.shaping import balance, signed
 from shared_kernel.words import Direction, NormalBalance, format_time, parse_time
 
@@ -109,7 +109,8 @@ class ChangeEntry(msgspec.Struct, frozen=True, kw_only=True):
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """An account whose posted balance in an asset changed. `opening`: as of `from_position`; `closing`: as of `to_position`.
 
-    `entries`: the first that made the change; `entries_complete` is false where there are more.
+    `entries`: those that made the change, in the order of the log, with `effective_until` in that of effective time; of a pattern's
+    accounts the first 100 each. `entries_complete` is false where there may be more: with `address=<account>` the next pages have them.
     """
 
     account: str
@@ -219,26 +220,9 @@ def trial_balance(by_group: Iterable[tuple[Group, Sum]]) -> dict[str, TrialTotal
     }
 
 
-class _ChangeEntryRow(msgspec.Struct):
-    position: int
-    entry_index: int
-    transaction: str
-    direction: Direction
-    amount: int
-    effective_at: str
-    recorded_at: str
-
-
-_read_change_entries = msgspec.json.Decoder(list[_ChangeEntryRow]).decode
-
-
-def change(row: ChangeRow) -> Change:
-    """A changed account and asset. That its entries are all there is seen from their sum."""
-    entries = [] if row.entries is None else _read_change_entries(row.entries)
-    debits, credits_ = row.debits_after - row.debits_before, row.credits_after - row.credits_before
-    listed = {"debit": 0, "credit": 0}
-    for entry in entries:
-        listed[entry.direction] += entry.amount
+def change(changed: Changed) -> Change:
+    """A changed account and asset with its entries."""
+    row = changed.row
     opening = signed(row.normal_balance, row.debits_before, row.credits_before)
     closing = signed(row.normal_balance, row.debits_after, row.credits_after)
     return Change(
@@ -248,8 +232,8 @@ def change(row: ChangeRow) -> Change:
         opening=opening,
         closing=closing,
         change=closing - opening,
-        debits=debits,
-        credits=credits_,
+        debits=row.debits_after - row.debits_before,
+        credits=row.credits_after - row.credits_before,
         entries=[
             ChangeEntry(
                 position=entry.position,
@@ -259,9 +243,9 @@ def change(row: ChangeRow) -> Change:
                 effective_at=format_time(parse_time(entry.effective_at)),
                 recorded_at=format_time(parse_time(entry.recorded_at)),
             )
-            for entry in entries
+            for entry in changed.entries
         ],
-        entries_complete=(listed["debit"], listed["credit"]) == (debits, credits_),
+        entries_complete=changed.goes_on is None,
     )
 
 

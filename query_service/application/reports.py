@@ -9,16 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
+import msgspec
+
 from query_service.application import questions
+from query_service.application.pages import Key
 from query_service.application.query_handler import Asked, QueryHandler, Stamp
 from query_service.application.questions import ChangeRow, ListedBalanceRow, SumRow
 from shared_kernel.errors import Rejection
-from shared_kernel.words import NormalBalance, Pattern
+from shared_kernel.words import Direction, NormalBalance, Pattern, is_address
 
 PAIRS_MAX: Final = 5_000  # chosen: accounts and assets that one look walks; about 0.2 s
 COMPARED_MAX: Final = 500  # chosen: each is looked up twice
 LOOKS_MAX: Final = 20  # chosen: a page walks 10,000 accounts and assets at most
-ENTRIES_MAX: Final = 100  # chosen: bounds one answer
+ENTRIES_MAX: Final = 100  # chosen: of each account and asset, where there may be many
 SCAN_MAX: Final = 10_000  # chosen: entries looked at for those that made one difference
 GROUPS_MAX: Final = 10_000  # chosen: bounds one answer
 AFTER_ASCII: Final = "\x7f"  # after every character of an address: ends the range of a prefix
@@ -42,12 +45,34 @@ class Sum(NamedTuple):
     pending_credits: int | None
 
 
+class ChangeEntryRow(msgspec.Struct, frozen=True):
+    """An entry between two positions. Where it does not fit, it is one that the walk has come to. `is_cut_off`: the walk ended there."""
+
+    position: int
+    entry_index: int
+    transaction: str
+    direction: Direction
+    amount: int
+    effective_at: str
+    recorded_at: str
+    fits: bool
+    is_cut_off: bool
+
+
+class Changed(NamedTuple):
+    """An account and asset that changed, with entries that did it. `goes_on`: after which one there may be more; None: these are all."""
+
+    row: ChangeRow
+    entries: Sequence[ChangeEntryRow]
+    goes_on: Key | None
+
+
 class Changes(NamedTuple):
-    """Accounts and assets that changed, in order. `walked_to`: where the next page goes on; None: nothing is left."""
+    """Accounts and assets that changed, in order. `goes_on`: where the next page begins; None: nothing is left."""
 
     stamp: Stamp
-    rows: Sequence[ChangeRow]
-    walked_to: str | None
+    found: Sequence[Changed]
+    goes_on: Key | None
 
 
 class Sums(NamedTuple):
@@ -70,7 +95,7 @@ async def add_up(handler: QueryHandler, asked: Asked, *, of: Pattern, segments: 
     question = questions.SUMS if asked.effective_at is None else questions.EFFECTIVE_SUMS
     found: dict[Group, Sum] = {}
     first: Stamp | None = None
-    after, after_asset = of.prefix(), ""
+    begin, begin_asset = of.prefix(), ""
     while True:
         snapshot = await handler.ask(
             question,
@@ -78,8 +103,8 @@ async def add_up(handler: QueryHandler, asked: Asked, *, of: Pattern, segments: 
             high=of.prefix() + AFTER_ASCII,
             matching=of.regex(),
             segments=segments,
-            after=after,
-            after_asset=after_asset,
+            begin=begin,
+            begin_asset=begin_asset,
             pairs_max=PAIRS_MAX,
         )
         first = first or snapshot.stamp
@@ -94,7 +119,7 @@ async def add_up(handler: QueryHandler, asked: Asked, *, of: Pattern, segments: 
             raise Rejection("invalid_request", detail=detail, path="segments")
         if end is None or end.accounts < PAIRS_MAX:
             return Sums(first, found)
-        after, after_asset = end.walked_to, end.asset
+        begin, begin_asset = end.walked_to, _after(end.asset)
 
 
 async def changes(
@@ -104,45 +129,77 @@ async def changes(
     of: Pattern,
     from_position: int,
     until: datetime | None,
-    after: str,
+    after: Key,
     rows_max: int,
 ) -> Changes:
-    """The next accounts and assets whose posted balance is not what it was at `from_position`.
+    """The next accounts and assets whose posted balance is not what it was at `from_position`, with entries that did it.
 
-    `after`: where the walk goes on. `until`: only what is effective before it counts. Stops after LOOKS_MAX looks, found or not.
+    `until`: only what is effective before it counts. Stops after LOOKS_MAX looks, found or not. Where `of` is one address, pages go
+    on within its entries, else each account and asset has the first ENTRIES_MAX. `after`: what a page before has given to go on from.
     """
     question = questions.CHANGES if until is None else questions.EFFECTIVE_CHANGES
-    address, _, asset = max(after, of.prefix()).partition(" ")
+    is_of_one = is_address(of.text)
+    entries_max = rows_max if is_of_one else ENTRIES_MAX
+    begin, _, begin_asset = max(after.text, of.prefix()).partition(" ")
     first: Stamp | None = None
-    found: list[ChangeRow] = []
+    found: list[Changed] = []
     for _look in range(LOOKS_MAX):
         snapshot = await handler.ask(
             question,
             asked if first is None else fixed(asked, first),
             high=of.prefix() + AFTER_ASCII,
             matching=of.regex(),
-            after=address,
-            after_asset=asset,
+            begin=begin,
+            begin_asset=begin_asset,
             pairs_max=COMPARED_MAX,
             from_position=from_position,
             effective_until=until,
-            scan_max=SCAN_MAX,
-            entries_max=ENTRIES_MAX,
+            after_position=after.position,
+            after_index=after.ordinal,
+            rows_max=rows_max + 1,
+            walk_max=SCAN_MAX,
+            entries_max=entries_max + 1,
         )
         if first is None:
             first = snapshot.stamp
             if from_position > (first.position or 0):
                 raise Rejection("invalid_request", detail="After the position that was asked for", path="from_position")
         end = next((row for row in snapshot.rows if row.is_end), None)
-        found += sorted(row for row in snapshot.rows if not row.is_end)
-        if len(found) > rows_max:
-            last = found[rows_max - 1]
-            return Changes(first, found[:rows_max], f"{last.address} {last.asset}")
+        for row in sorted(row for row in snapshot.rows if not row.is_end):
+            if len(found) == rows_max:
+                last = found[-1].row
+                return Changes(first, found, Key(text=f"{last.address} {_after(last.asset)}"))
+            changed = _changed(row, entries_max)
+            found.append(changed)
+            if is_of_one and changed.goes_on is not None:
+                return Changes(first, found, changed.goes_on)
         if end is None or end.debits_before < COMPARED_MAX:
             return Changes(first, found, None)
-        address, asset = end.walked_to, end.asset
+        begin, begin_asset = end.walked_to, _after(end.asset)
     assert first is not None  # noqa: S101 - there is at least one look
-    return Changes(first, found, f"{address} {asset}")
+    return Changes(first, found, Key(text=f"{begin} {begin_asset}"))
+
+
+def _changed(row: ChangeRow, entries_max: int) -> Changed:
+    """With so many entries at most; one more of them, or a walk that was cut off, tells that there may be others."""
+    walked = [] if row.entries is None else _read_entries(row.entries)
+    entries = [entry for entry in walked if entry.fits]
+    last = None
+    if len(entries) > entries_max:
+        entries = entries[:entries_max]
+        last = entries[-1]
+    elif walked and walked[-1].is_cut_off:
+        last = walked[-1]
+    goes_on = None if last is None else Key(f"{row.address} {row.asset}", last.position, last.entry_index)
+    return Changed(row, entries, goes_on)
+
+
+def _after(asset: str) -> str:
+    """After this asset and before every later one: no asset has a space."""
+    return f"{asset} "
+
+
+_read_entries = msgspec.json.Decoder(list[ChangeEntryRow]).decode
 
 
 async def balances_of(

@@ -26,7 +26,8 @@ CHANGES: Final = described(
     "The accounts whose posted balance differs between two positions of the log, and the entries that did it. With"
     " `effective_until`, what was changed about a period after it was closed: only what is effective before that time counts on"
     " both sides. `opening` is the balance at `from_position`, `closing` that at `to_position`. A page looks at a bounded number"
-    " of accounts, so it may be short, or empty, and still have a `next_cursor`.",
+    " of accounts, so it may be short, or empty, and still have a `next_cursor`. Each account and asset has its first 100 entries; where"
+    " `entries_complete` is false, ask again with its `address`: for one account the pages go on within its entries, `limit` a page.",
     "/v1/ledgers/bank/balances/diff?from_position=12&to_position=17&effective_until=2026-04-01T00:00:00Z",
     '{"data": [{"account": "bank:clients:2378", "asset": "CZK/2", "normal_balance": "credit", "opening": 0, "closing": 70000,\n'
     '  "change": 70000, "debits": 0, "credits": 70000,\n'

@@ -7,7 +7,7 @@ from litestar.di import NamedDependency, Provide
 from litestar.params import QueryParameter
 
 from query_service.application import report_answers, reports, shaping
-from query_service.application.pages import LIMIT_DEFAULT, POSITION_MAX, Key, Page
+from query_service.application.pages import LIMIT_DEFAULT, POSITION_MAX, Page
 from query_service.application.query_handler import Asked, NotModified, QueryHandler
 from query_service.presentation import report_examples
 from query_service.presentation.parameters import (
@@ -119,13 +119,13 @@ class Reports(Controller):
             of=fits,
             from_position=from_position,
             until=until,
-            after=page.after_text(),
+            after=page.after("oldest"),
             rows_max=page.limit,
         )
         stamp = found.stamp
         answer = report_answers.ChangeList(
-            data=[report_answers.change(row) for row in found.rows],
-            next_cursor=None if found.walked_to is None else page.going_on(Key(text=found.walked_to), stamp),
+            data=[report_answers.change(changed) for changed in found.found],
+            next_cursor=None if found.goes_on is None else page.going_on(found.goes_on, stamp),
             from_position=from_position,
             to_position=stamp.position or 1,
             effective_until=None if until is None else format_time(until),

@@ -233,7 +233,7 @@ class PlainReads:
         }
 
     def changes(self, early: int, late: int, until: datetime | None) -> list[Row]:
-        """Accounts and assets whose posted balance differs."""
+        """Accounts and assets whose posted balance differs; their entries by effective time where that bounds them."""
         found = []
         pairs = sorted({(row["address"], row["asset"]) for row in self.moves(Moment(late))})
         for address, asset in pairs:
@@ -246,6 +246,8 @@ class PlainReads:
                 ]
                 sides.append((totals(rows)[:2], posted(rows, self.side(address)), rows))
             (before, opening, _), (after, closing, rows) = sides
+            if until is not None:
+                rows.sort(key=lambda row: row["effective_at"])
             if before != after:
                 found.append(
                     {

@@ -129,6 +129,8 @@ def asked(request: pytest.FixtureRequest, books: Books, monkeypatch: pytest.Monk
             (reports, "PAIRS_MAX", 3),
             (reports, "COMPARED_MAX", 2),
             (reports, "LOOKS_MAX", 2),
+            (reports, "ENTRIES_MAX", 2),
+            (reports, "SCAN_MAX", 3),
         ):
             monkeypatch.setattr(module, name, value)
     chance = random.Random(f"moment/{SEED}/{request.param}")
@@ -341,12 +343,25 @@ async def test_differences_equal_the_fold(books: Books, asked: Asked) -> None:
         until = chance.choice((None, *MOMENTS))
         path = f"/{books.ledger}/balances/diff?from_position={early}&to_position={late}"
         path += f"&effective_until={format_time(until)}" if until else ""
-        found = await _all(books.client, path, chance)
-        for row in found:
-            assert row.pop("entries_complete")
-            row["positions"] = [entry["position"] for entry in row.pop("entries")]
-            del row["normal_balance"]
-        assert found == books.plain.changes(early, late, until)
+        expected = books.plain.changes(early, late, until)
+        found = [_with_positions(row) for row in await _all(books.client, path, chance)]
+        wholes = []
+        for row, other in zip(found, expected, strict=True):
+            assert row["positions"] == other["positions"][: len(row["positions"])]
+            whole = row
+            if not row["entries_complete"]:
+                pages = await _all(books.client, f"{path}&address={row['account']}", chance)
+                pages = [_with_positions(page) for page in pages if page["asset"] == row["asset"]]
+                whole = pages[-1] | {"positions": [position for page in pages for position in page["positions"]]}
+            assert whole.pop("entries_complete")
+            wholes.append(whole)
+        assert wholes == expected
+
+
+def _with_positions(row: Row) -> Row:
+    """A changed account with the positions of the entries that are shown, of them alone."""
+    positions = [entry["position"] for entry in row["entries"]]
+    return {name: row[name] for name in row if name not in ("entries", "normal_balance")} | {"positions": positions}
 
 
 async def test_refusals_equal_the_fold(books: Books, asked: Asked) -> None:

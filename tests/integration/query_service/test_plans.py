@@ -78,6 +78,27 @@ insert into books_1.transactions
 insert into periods_1.timely select 'long', 'b', 'EUR/2', p, timestamptz '2026-01-01' + p * interval '1 hour', p, 0
   from generate_series(1, 20000) p;
 """
+# Another in which an account moves 20,000 times: half of it comes a second late, and the last event is of the year before.
+LATE = """
+insert into daybook.ledgers values ('late', 20001, '2026-01-01');
+insert into daybook.events values ('late', 20001, 'TransactionPosted.v1', '{}', '{}', '2026-01-01');
+insert into projections.positions select projection, 1, 'late', 20001, '2026-01-01', incarnation
+  from daybook.incarnation, unnest(array['books', 'periods']) projection;
+insert into books_1.accounts values ('late', 'b', 1, 1, '2026-01-01', '2026-01-01', 'credit', 'open', null, false, '{}', '{}');
+create temporary table moved on commit drop as
+  select p as position, case when p = 20001 then timestamptz '2025-05-01'
+    else timestamptz '2026-01-01' + p * interval '1 hour' - (p % 2) * interval '1 hour 1 second' end as effective_at
+  from generate_series(1, 20001) p;
+insert into books_1.entries select 'late', 'b', 'EUR/2', position, 0, 'posted', 'debit', 1, 't' || position, '2026-01-01', effective_at,
+    position, 0, position, 0
+  from moved;
+insert into periods_1.timely select 'late', 'b', 'EUR/2', position, effective_at, position / 2, 0 from moved where position % 2 = 0;
+insert into periods_1.untimely
+  select 'late', 'b', 'EUR/2', span, case span when 'instant' then effective_at else date_trunc(span, effective_at) end, position,
+    count(*) over (partition by span, case span when 'instant' then effective_at else date_trunc(span, effective_at) end order by position), 0
+  from moved, unnest(array['year', 'month', 'day', 'hour', 'minute', 'second', 'instant']) span
+  where position % 2 = 1;
+"""
 YEARS_LATER = datetime(2030, 1, 1, tzinfo=UTC)
 NOTHING_ASKED: dict[str, object] = {
     "ledger": "long",
@@ -112,6 +133,9 @@ def plans(database: Database) -> Iterator[dict[str, dict[str, str]]]:
     keeper.connection.execute(FILL)
     found["large, no statistics"] = _plans(database.urls["query"])
     keeper.connection.execute(LONG)
+    with keeper.connection.transaction():
+        keeper.connection.execute("set local timezone = 'UTC'")
+        keeper.connection.execute(LATE)
     keeper.connection.execute("analyze")
     found["large"] = _plans(database.urls["query"])
     yield found
@@ -184,8 +208,25 @@ def test_a_page_far_on_costs_what_the_first_one_does(database: Database, name: s
 def test_a_sum_begins_with_the_first_account_of_its_pattern(database: Database) -> None:
     with psycopg.connect(database.urls["query"], autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
         connection.execute(session(statement_ms=10_000))
-        asked = {**NOTHING_ASKED, "effective_at": None, "after": "b", "after_asset": ""}
+        asked = {**NOTHING_ASKED, "effective_at": None, "begin": "b", "begin_asset": ""}
         assert _pages(connection, "sums", asked) < 60  # the account before it alone has several hundred
+
+
+@pytest.mark.usefixtures("plans")
+def test_a_late_correction_is_found_without_what_was_recorded_since(database: Database) -> None:
+    asked = {
+        **NOTHING_ASKED,
+        "ledger": "late",
+        "begin": "b",
+        "begin_asset": "",
+        "from_position": 100,
+        "after_position": 0,
+        "effective_until": datetime(2026, 1, 1, tzinfo=UTC),
+        **dict.fromkeys(("entries_max", "rows_max"), 101),
+    }
+    with psycopg.connect(database.urls["query"], autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
+        connection.execute(session(statement_ms=10_000))
+        assert _pages(connection, "effective_changes", asked) < 400  # the account's entries alone have some 500
 
 
 def _pages(connection: psycopg.Connection[Any], name: str, parameters: Mapping[str, object]) -> int:

@@ -2,13 +2,16 @@
 
 import csv
 import io
+import random
 import re
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
 
-from query_service.application import account_statements
+from query_service.application import account_statements, reports
 from shared_kernel.events import CommandRefused
+from shared_kernel.words import format_time
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
 from tests.integration.query_service.conftest import Client
 
@@ -196,8 +199,81 @@ async def test_difference_names_what_was_dated_back_after_the_close(client: Clie
         50,
     )
     assert (till["account"], till["change"]) == ("till", -49)
-    assert [(entry["transaction"], entry["position"]) for entry in till["entries"]] == [("late", 9), ("<b>&", 10)]
+    assert [(entry["transaction"], entry["position"]) for entry in till["entries"]] == [("<b>&", 10), ("late", 9)]
     assert till["entries_complete"]
     assert (await client.ok(f"{path}&address=till"))["data"] == [till]
     nothing = "/bank/balances/diff?from_position=8&effective_until=2025-12-31T00:00:00Z"
     assert (await client.ok(nothing))["data"] == []
+
+
+async def test_difference_names_a_late_correction_however_much_was_recorded_since(
+    client: Client, keeper: Bookkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "SCAN_MAX", 5)
+    monkeypatch.setattr(reports, "ENTRIES_MAX", 2)
+    keeper.append("bank", opened("bank"), account("cash", normal_balance="debit"), account("till"))
+    for number in range(20):
+        keeper.append("bank", posting(f"t{number}", "cash", "till", 100))
+    for number, time in enumerate(("1999-05-01T00:00:00Z", "1999-04-01T00:00:00Z", "1999-05-01T00:00:00Z")):
+        keeper.append("bank", posting(f"late{number}", "cash", "till", 1, effective_at=time))
+    keeper.project("bank")
+    path = "/bank/balances/diff?from_position=3&effective_until=2000-01-01T00:00:00Z"
+    cash, till = (await client.ok(path))["data"]
+    assert (cash["change"], till["change"]) == (3, 3)
+    for row in (cash, till):
+        assert [entry["transaction"] for entry in row["entries"]] == ["late1", "late0"]
+        assert not row["entries_complete"]
+    (whole,) = (await client.ok(f"{path}&address=cash"))["data"]
+    assert [entry["transaction"] for entry in whole["entries"]] == ["late1", "late0", "late2"]
+    assert whole["entries_complete"]
+
+
+async def test_difference_of_one_account_goes_on_from_page_to_page(
+    client: Client, bank: Bookkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "SCAN_MAX", 3)
+    path = "/bank/balances/diff?from_position=3&to_position=10&address=till&limit=2"
+    page = await client.ok(path)
+    pages = [page]
+    bank.append("bank", posting("later", "cash", "till", 9))
+    bank.project("bank")
+    while page["next_cursor"]:
+        page = await client.ok(f"{path}&cursor={page['next_cursor']}")
+        pages.append(page)
+    rows = [row for page in pages for row in page["data"]]
+    assert [entry["position"] for row in rows for entry in row["entries"]] == [4, 5, 6, 7, 8, 9, 10]
+    assert [row["entries_complete"] for row in rows] == [False, False, False, True]
+    assert {(row["opening"], row["closing"]) for row in rows} == {(0, 461)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_late_entries_come_in_the_order_of_effective_time_through_every_span(
+    client: Client, keeper: Bookkeeper, seed: int
+) -> None:
+    chance = random.Random(seed)
+    spans = [timedelta(**{unit: 1}) for unit in ("microseconds", "seconds", "minutes", "hours", "days")]
+    times = [datetime(2024, 12, 31, 23, 59, 59, 999_998, UTC)]
+    for _ in range(60):
+        step = chance.choice([*spans, timedelta(0), timedelta(days=31), timedelta(days=366)])
+        times.append(chance.choice(times) + step * chance.choice((-1, 1)))
+    times = [time for time in times if time < datetime(2026, 1, 1, tzinfo=UTC)]
+    keeper.append("bank", opened("bank"), account("cash", normal_balance="debit"), account("till"))
+    for number, time in enumerate(times):
+        keeper.append("bank", posting(f"t{number}", "cash", "till", 1, effective_at=format_time(time)))
+    keeper.project("bank")
+    positions = dict(enumerate(times, start=4))
+    for _ in range(6):
+        close, until = (
+            chance.randint(3, len(times)),
+            chance.choice(times) + timedelta(microseconds=chance.choice((0, 1))),
+        )
+        path = f"/bank/balances/diff?from_position={close}&effective_until={format_time(until)}&address=till"
+        found: list[int] = []
+        page = await client.ok(f"{path}&limit={chance.randint(1, 5)}")
+        while True:
+            found += [entry["position"] for row in page["data"] for entry in row["entries"]]
+            if page["next_cursor"] is None:
+                break
+            page = await client.ok(f"{path}&limit={chance.randint(1, 5)}&cursor={page['next_cursor']}")
+        late = [position for position, time in positions.items() if position > close and time < until]
+        assert found == sorted(late, key=lambda position: (positions[position], position))
