@@ -88,7 +88,7 @@ async def read(handler: QueryHandler, asked: Asked, period: Period, *, after: Af
     """The lines after one, at most so many. Rejection `account_not_found`."""
     snapshot = await handler.ask(
         period.question(),
-        asked,
+        asked._replace(begins_at=period.begins_at if period.axis == "recorded" else None),
         address=period.address,
         asset=period.asset,
         from_time=period.begins_at,

@@ -49,7 +49,7 @@ class Stamp(NamedTuple):
     `head`: of the ledger's log, None if there is no such ledger. `reached`: where the read model stands, 0 if nowhere yet.
     `position`: the one the rows are of; None where `reached` is less than `needed`, and then there are no rows.
     `needed`: the least position that the read model must have reached. `is_fixed`: the same question will be answered as of
-    the same position for ever, since a position, a cursor or a time that the log has passed names it. `is_ahead`: the time
+    the same position for ever, since a position, a cursor or a time that the log has passed names it. `is_ahead`: a time
     asked for has not come. `generation`: of the read model; None where the log itself was asked.
     """
 
@@ -94,7 +94,7 @@ class Asked(NamedTuple):
     `position` is the least position that the read model must have reached, `wait_ms` how long the client is ready to wait
     for it (None: as the process is set). The answer is as of the smallest of `at_position`, the last position recorded at
     or before `at_time`, and the cursor's; without any of them as of the newest. `effective_at`: only what is effective at
-    or before it counts. `known`: versions of the answer that the client has. `variant` tells apart the forms it comes in.
+    or before it counts. `begins_at`: the recorded time at which the period begins that is asked about. `known`: versions of the answer that the client has. `variant` tells apart the forms it comes in.
     """
 
     ledger: str | None
@@ -104,6 +104,7 @@ class Asked(NamedTuple):
     at_position: int | None = None
     at_time: datetime | None = None
     effective_at: datetime | None = None
+    begins_at: datetime | None = None
     known: frozenset[str] = frozenset()
     variant: str = ""
 
@@ -138,7 +139,7 @@ class Books(Protocol):
     """Where questions are answered from."""
 
     async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
-        """One snapshot. The parameters `ledger`, `wanted`, `at`, `at_position`, `at_time` and `effective_at` are always there."""
+        """One snapshot. The parameters `ledger`, `wanted`, `at`, `at_position`, `at_time`, `effective_at` and `begins_at` are always there."""
         ...
 
 
@@ -199,6 +200,7 @@ class QueryHandler:
             "at_position": asked.at_position,
             "at_time": asked.at_time,
             "effective_at": asked.effective_at,
+            "begins_at": asked.begins_at,
         }
         if asked.ledger is None:
             return await self._books.fetch(question, found)
@@ -257,7 +259,10 @@ def _is_answered(stamp: Stamp, asked: Asked) -> bool:
     if wanted > stamp.head:
         raise Rejection("position_beyond_head", position=wanted, head=stamp.head)
     if stamp.is_ahead:
-        raise Rejection("invalid_request", detail="The time has not come", path="as_of")
+        # Of two times the later one has not come, whether the other has or not.
+        times = {"as_of": asked.at_time, "from": asked.begins_at}
+        _, name = max((time, name) for name, time in times.items() if time is not None)
+        raise Rejection("invalid_request", detail="The time has not come", path=name)
     if stamp.position == 0:
         raise Rejection(
             "ledger_not_found", ledger=asked.ledger, detail="The ledger was opened after the time asked for"

@@ -98,7 +98,9 @@ stamp as materialized (
 
 -- name: asked_columns
 asked.needed, asked.is_fixed,
-    coalesce(%(at_time)s::timestamptz > greatest(clock_timestamp(), log.recorded_at), false) as is_ahead
+    coalesce(
+      greatest(%(at_time)s::timestamptz, %(begins_at)s::timestamptz) > greatest(clock_timestamp(), log.recorded_at), false
+    ) as is_ahead
 
 -- name: log_asked
 cross join lateral (

@@ -130,7 +130,7 @@ class CachedBooks:
         stamp = snapshot.stamp
         kind = _kind(question)
         self._beliefs[kind] = _Belief(stamp.generation, stamp.incarnation, self._now())
-        if stamp.position is None or parameters["ledger"] is None:
+        if stamp.position is None or stamp.is_ahead or parameters["ledger"] is None:
             return
         if question.statement in LIVE_QUESTIONS:
             self._newest.learn(str(parameters["ledger"]), stamp.reached)

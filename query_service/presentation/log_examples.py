@@ -11,6 +11,9 @@ EVENTS: Final = f"""The ledger's log, oldest first (or `order=newest`): all even
 tag, those about an account, those of some types, those of a caller or of one request. All filters count together. Metadata and \
 data are what was recorded, byte for byte. Role `auditor` or `admin`.
 
+`from_position` may be one beyond the head: what comes next is nothing yet. A range that begins or ends further on is 409 \
+`position_beyond_head`. With `to_position` the answer is as of that position.
+
 A filter looks through 10,000 events a page: a page may hold fewer than `limit`, or none, while `next_cursor` is not null.
 
 ```
@@ -23,14 +26,16 @@ curl -H "Authorization: Bearer $TOKEN" "$QUERY_URL/v1/ledgers/bank/events?accoun
 
 `Accept: application/x-ndjson` gives all that fits in one go, an event a line, as of the position in `Daybook-Position`.
 `Accept: text/event-stream` gives it as server-sent events and goes on with what is appended: `id` names the event (send it as
-`Last-Event-ID` and the stream goes on after it), `event` its type, `data` its line. A comment comes every 15 seconds of silence;
-after 15 minutes the stream ends, and a browser connects again by itself. A reader that takes nothing for a minute is cut off.
+`Last-Event-ID` and the stream goes on after it), `event` its type, `data` its line. It ends at `to_position`, which may lie
+ahead. A comment comes every 15 seconds of silence; after 15 minutes the stream ends, and a browser connects again by
+itself. A reader that takes nothing for a minute is cut off.
 
 ```
 curl -N -H "Authorization: Bearer $TOKEN" -H "Accept: text/event-stream" "$QUERY_URL/v1/ledgers/bank/events?from_position=17"
 ```"""
 
-EVENT: Final = f"""The event at a position. Role `auditor` or `admin`.
+EVENT: Final = f"""The event at a position. Where the log has none, be it that it has not come so far, this is 404 `event_not_found`.
+Role `auditor` or `admin`.
 
 ```
 curl -H "Authorization: Bearer $TOKEN" "$QUERY_URL/v1/ledgers/bank/events/2"

@@ -145,13 +145,16 @@ class Log(Controller):
             actor=actor,
             correlation_id=correlation_id,
         )
+        # Whoever has read everything asks for what comes next: one position beyond the head.
+        asked = asked._replace(position=max(asked.position or 0, from_position - 1) or None)
         media_type = preferred(request.headers.get("accept"), MEDIA_TYPES)
         if media_type != JSON:
             _refuse_page_parameters(request, media_type)
             streams.require_room()
             if media_type == NDJSON:
-                return await _ndjson(log, streams, asked, wanted)
+                return await _ndjson(log, streams, asked._replace(at_position=to_position), wanted)
             return await _followed(log, streams, asked, wanted, last_event_id)
+        asked = asked._replace(at_position=to_position)
         page = Page.of_list("events", asked.ledger, order, *wanted.query(), limit=limit, cursor=cursor)
         piece = await log.page(
             asked._replace(cursor=page.cursor),

@@ -138,7 +138,13 @@ TypeFilter = Annotated[
     ),
 ]
 FromPosition = Annotated[
-    int, QueryParameter(name="from_position", ge=1, le=POSITION_MAX, description="The first position that may be shown")
+    int,
+    QueryParameter(
+        name="from_position",
+        ge=1,
+        le=POSITION_MAX,
+        description="The first position that may be shown: one beyond the head at most, which is what comes next",
+    ),
 ]
 ToPosition = Annotated[
     int | None,
@@ -147,7 +153,8 @@ ToPosition = Annotated[
         ge=1,
         le=POSITION_MAX,
         required=False,
-        description="The last position that may be shown; absent: the head",
+        description="The last position that may be shown, and the one that the answer is as of; absent: the head. Not beyond the"
+        " head, but for `text/event-stream`, which ends there",
     ),
 ]
 PositionHeader = Annotated[

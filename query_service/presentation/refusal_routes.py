@@ -49,13 +49,19 @@ CallerFilter = Annotated[
 FromTime = Annotated[
     str | None,
     QueryParameter(
-        name="from", required=False, schema_extra={"format": "date-time"}, description="Recorded at or after this time"
+        name="from",
+        required=False,
+        schema_extra={"format": "date-time"},
+        description="Recorded at or after this time, which must have come",
     ),
 ]
 UntilTime = Annotated[
     str | None,
     QueryParameter(
-        name="until", required=False, schema_extra={"format": "date-time"}, description="Recorded before this time"
+        name="until",
+        required=False,
+        schema_extra={"format": "date-time"},
+        description="Recorded before this time; one that lies ahead: up to the position that the answer is as of",
     ),
 ]
 
@@ -90,8 +96,8 @@ class Refusals(Controller):
         if not request.user.may("auditor"):
             caller = _own(request, caller)
         tree = both(filter, search.REFUSAL_FIELDS, code=code, caller=caller, account=account)
-        for name, operator, text in (("from", ">=", begins_at), ("until", "<", ends_at)):
-            time = time_of(name, text)
+        since, until = time_of("from", begins_at), time_of("until", ends_at)
+        for operator, time in ((">=", since), ("<", until)):
             if time is not None:
                 tree = all_of(Condition("recorded_at", "time", operator, (time,)), tree)  # type: ignore[arg-type]
         page = Page.of_list(
@@ -102,7 +108,7 @@ class Refusals(Controller):
         question, looked_up = search.refusals(tree, order=order)
         snapshot = await handler.ask(
             question,
-            asked._replace(cursor=page.cursor),
+            asked._replace(begins_at=since, cursor=page.cursor),
             after_position=page.after(order).position,
             limit=page.rows_max(),
             **looked_up,

@@ -51,7 +51,8 @@ TRIAL_BALANCE_ACROSS: Final = described(
 STATEMENT: Final = described(
     "What was posted to the account in one asset, from a time until before another, with opening, running and closing balance, oldest"
     " first. By `axis=recorded` in the order of the log, by `axis=effective` in the order of effective time, as far as the books"
-    " know it; with `effective_at` nothing that is effective later counts. `Accept: text/csv` and `text/html` (or `format=csv`,"
+    " know it; with `effective_at` nothing that is effective later counts. A period by recorded time that begins in the future is"
+    " 400; one that ends there goes as far as the position that the statement is as of. `Accept: text/csv` and `text/html` (or `format=csv`,"
     " `format=html`) give the whole statement at once, the second to be printed.",
     "/v1/ledgers/bank/accounts/bank:clients:2378/statement?asset=CZK/2&axis=effective&from=1993-01-01T00:00:00Z&limit=1",
     '{"account": "bank:clients:2378", "asset": "CZK/2", "normal_balance": "credit", "axis": "effective",\n'

@@ -52,7 +52,7 @@ FromTime = Annotated[
         name="from",
         required=False,
         schema_extra={"format": "date-time"},
-        description="Where the period begins, included; absent: with the first entry",
+        description="Where the period begins, included; absent: with the first entry. By recorded time it must have come",
     ),
 ]
 UntilTime = Annotated[
@@ -61,7 +61,8 @@ UntilTime = Annotated[
         name="until",
         required=False,
         schema_extra={"format": "date-time"},
-        description="Where the period ends, not included; absent: with the last entry",
+        description="Where the period ends, not included; absent: with the last entry. It may lie ahead: the statement then goes as far"
+        " as the position that it is as of",
     ),
 ]
 FormOf = Annotated[

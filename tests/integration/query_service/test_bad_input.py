@@ -87,6 +87,15 @@ async def client(database: Database, tmp_path_factory: pytest.TempPathFactory) -
         ("/bank/accounts/cash/explanation", "asset"),
         ("/bank/refusals?from=x", "from"),
         ("/bank/refusals?account=a::b", "account"),
+        ("/bank/refusals?from=9999-01-01T00:00:00Z", "from"),
+        ("/bank/accounts/cash/statement?asset=EUR/2&from=9999-01-01T00:00:00Z", "from"),
+        ("/bank/accounts/cash/statement?asset=EUR/2&from=9999-01-01T00:00:00Z&as_of_position=4", "from"),
+        (
+            "/bank/accounts/cash/statement?asset=EUR/2&from=9999-01-01T00:00:00Z&effective_at=2026-02-01T00:00:00Z",
+            "from",
+        ),
+        ("/bank/accounts/cash/statement?asset=EUR/2&from=9999-01-01T00:00:00Z&format=csv", "from"),
+        ("/bank/accounts/cash/statement?asset=EUR/2&from=9998-01-01T00:00:00Z&as_of=9999-01-01T00:00:00Z", "as_of"),
         ("/bank/trial-balance?limit=1", "limit"),
         ("/bank/events?from_position=0", "from_position"),
         ("/bank/events?from_position=9223372036854775808", "from_position"),
@@ -101,6 +110,18 @@ async def client(database: Database, tmp_path_factory: pytest.TempPathFactory) -
 async def test_bad_parameter_is_named(client: Client, path: str, parameter: str) -> None:
     problem = await client.problem(path, 400, "invalid_request", role="admin")
     assert problem["path"] == parameter
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/bank/refusals?until=9999-01-01T00:00:00Z",
+        "/bank/accounts/cash/statement?asset=EUR/2&until=9999-01-01T00:00:00Z",
+        "/bank/accounts/cash/statement?asset=EUR/2&axis=effective&from=9998-01-01T00:00:00Z",
+    ],
+)
+async def test_a_period_may_end_ahead_and_an_effective_one_begin_there(client: Client, path: str) -> None:
+    assert (await client.ok(path, role="auditor"))["as_of"]["position"] == 4
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "1.5", "", "9223372036854775808"])

@@ -213,6 +213,13 @@ async def test_an_entry_counts_against_the_budget_only_for_as_long_as_it_lives(
     assert sum(lifetime > 1_000 for lifetime in lifetimes) == 2
 
 
+async def test_that_a_time_has_not_come_is_not_kept(client: Client, redis: Redis, database: Database) -> None:
+    before = await entries(redis, database)
+    path = f"/{LEDGER}/accounts/till/statement?asset=EUR/2&from=9999-01-01T00:00:00Z&as_of_position=4"
+    await client.problem(path, 400, "invalid_request")
+    assert (await entries(redis, database)).keys() <= before.keys()
+
+
 async def test_a_long_answer_is_not_kept(start: Service, redis: Redis, database: Database) -> None:
     client: Client = await start(cache_entry_bytes_max=100)
     for _ in range(3):

@@ -155,7 +155,7 @@ async def test_lines_in_one_go_are_the_canonical_lines_of_what_fits_whatever_the
     response = await client.get(f"/{LEDGER}/events?{urlencode(filters)}", role="auditor", headers=LINES)
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/x-ndjson"
-    assert response.headers["daybook-position"] == str(len(bank))
+    assert response.headers["daybook-position"] == str(filters.get("to_position", len(bank)))
     assert response.text == "".join(f"{canonical_line(event)}\n" for event in bank if keep(event))
 
 
@@ -202,6 +202,38 @@ async def test_a_stream_has_no_pages_and_needs_an_auditor_and_a_ledger(client: C
         assert document["path"] == path
     await client.problem(f"/{LEDGER}/events", 403, "forbidden", headers=headers)
     await client.problem("/nowhere/events", 404, "ledger_not_found", role="auditor", headers=headers)
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson", "text/event-stream"])
+async def test_a_range_that_begins_beyond_what_comes_next_is_refused(
+    client: Client, bank: list[RecordedEvent], accept: str
+) -> None:
+    path = f"/{LEDGER}/events?from_position={len(bank) + 2}"
+    problem = await client.problem(path, 409, "position_beyond_head", role="auditor", headers={"accept": accept})
+    assert problem["head"] == len(bank)
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+async def test_a_range_that_ends_beyond_the_head_is_refused(
+    client: Client, bank: list[RecordedEvent], accept: str
+) -> None:
+    path = f"/{LEDGER}/events?to_position={len(bank) + 1}"
+    problem = await client.problem(path, 409, "position_beyond_head", role="auditor", headers={"accept": accept})
+    assert (problem["position"], problem["head"]) == (len(bank) + 1, len(bank))
+
+
+async def test_what_comes_next_is_nothing_yet(client: Client, bank: list[RecordedEvent]) -> None:
+    path = f"/{LEDGER}/events?from_position={len(bank) + 1}"
+    answer = await client.ok(path, role="auditor")
+    assert (answer["data"], answer["next_cursor"], answer["as_of"]["position"]) == ([], None, len(bank))
+    lines = await client.get(path, role="auditor", headers=LINES)
+    assert (lines.status_code, lines.text) == (200, "")
+
+
+async def test_a_range_of_events_is_as_of_its_end(client: Client, bank: list[RecordedEvent]) -> None:
+    answer = await client.ok(f"/{LEDGER}/events?from_position=3&to_position=20", role="auditor")
+    assert answer["as_of"]["position"] == 20
+    assert [event["position"] for event in answer["data"]] == list(range(3, 21))
 
 
 async def test_a_stream_goes_on_only_after_an_event_that_the_log_holds(

@@ -35,7 +35,7 @@ LISTS = [
     ("/bank/events", "auditor"),
     ("/bank/events?order=newest", "auditor"),
     ("/bank/events?tag=account:a:0", "auditor"),
-    ("/bank/events?from_position=3&to_position=30", "auditor"),
+    ("/bank/events?from_position=3&to_position=20", "auditor"),
 ]
 
 

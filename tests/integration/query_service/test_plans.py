@@ -102,7 +102,9 @@ insert into periods_1.untimely
 YEARS_LATER = datetime(2030, 1, 1, tzinfo=UTC)
 NOTHING_ASKED: dict[str, object] = {
     "ledger": "long",
-    **dict.fromkeys(("at", "at_position", "at_time", "recorded_from", "recorded_until", "from_time", "until_time")),
+    **dict.fromkeys(
+        ("at", "at_position", "at_time", "begins_at", "recorded_from", "recorded_until", "from_time", "until_time")
+    ),
     **dict.fromkeys(("effective_at", "effective_until"), YEARS_LATER),
     **dict.fromkeys(("after_version", "after_index", "segments"), 0),
     **dict.fromkeys(("walk_max", "pairs_max"), 100),
