@@ -18,7 +18,7 @@ class MonitorSettings(HttpSettings, frozen=True, kw_only=True):
         str,
         Meta(
             pattern=r"^(https?://\S+( https?://\S+)*)?$(?!\n)",
-            description="URLs of /metrics of command and query processes, with spaces between; all addresses of a name are asked."
+            description="URLs of /metrics of command, query, relay and clock processes, with spaces between; all addresses of a name are asked."
             " Empty: queue depths and breakers are not looked at",
         ),
     ] = ""

@@ -45,6 +45,9 @@ NEEDS = {
 # The database role of a process that has none of its own name.
 ROLES = {"clock": "command"}
 
+# Whose figures the monitor reads: those with a queue or breakers. The projector has neither (ADR 0013).
+WATCHED = ("command", "query", "relay", "clock")
+
 # What each process can be told, for handing on what a person has set.
 SETTINGS = {
     "command": "command_service.settings:CommandSettings",
@@ -93,7 +96,7 @@ def environment(process: str, places: Places, outer: Mapping[str, str]) -> dict[
     if process == "command":
         env["DAYBOOK_QUERY_PUBLIC_URL"] = places.url("query")
     if process == "monitor":
-        env["DAYBOOK_METRICS_URLS"] = " ".join(f"{places.url(name)}/metrics" for name in ("command", "query"))
+        env["DAYBOOK_METRICS_URLS"] = " ".join(f"{places.url(name)}/metrics" for name in WATCHED)
     if process in {"relay", "projector"}:
         env |= {
             "DAYBOOK_KAFKA_BOOTSTRAP": places.kafka_bootstrap,

@@ -77,6 +77,15 @@ def test_every_process_accepts_what_it_is_told(process: str, places: Places) -> 
     load(pkgutil.resolve_name(SETTINGS[process]), environment(process, places, {}))
 
 
+def test_the_monitor_asks_every_process_that_has_breakers(places: Places) -> None:
+    asked = environment("monitor", places, {})["DAYBOOK_METRICS_URLS"].split()
+
+    with_breakers = [
+        name for name in PROCESSES if "breaker_window_ms" in pkgutil.resolve_name(SETTINGS[name]).__struct_fields__
+    ]
+    assert sorted(asked) == sorted(f"{places.url(name)}/metrics" for name in with_breakers)
+
+
 def test_what_a_person_set_reaches_only_the_process_that_knows_it(places: Places) -> None:
     outer = {"DAYBOOK_LOCKS": "off", "DAYBOOK_KAFKA_GROUP_PREFIX": "mine"}
 

@@ -4,6 +4,7 @@ A variable that is missing, unknown or malformed fails here as it would at the s
 """
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -60,6 +61,13 @@ def test_process_takes_its_declared_environment(declared: Declared, tmp_path: Pa
 def test_a_variable_of_another_process_would_be_noticed(declared: Declared) -> None:
     with pytest.raises(SettingsError, match="DAYBOOK_ROLES_PASSWORD"):
         load(struct_of(declared.name), declared.environment | {"DAYBOOK_ROLES_PASSWORD": "x"})
+
+
+@pytest.mark.parametrize("declared", [param for param in DECLARED if param.values[0].name == "monitor"])
+def test_the_monitor_asks_every_process_that_has_breakers(declared: Declared) -> None:
+    asked = {urlsplit(url).hostname or "" for url in declared.environment["DAYBOOK_METRICS_URLS"].split()}
+    names = {name.removeprefix("daybook-").removesuffix("-pods") for name in asked}
+    assert names == {name for name in PROCESSES if "breaker_window_ms" in struct_of(name).__struct_fields__}
 
 
 @pytest.mark.parametrize("declared", [param for param in DECLARED if param.values[0].name in ONCE])

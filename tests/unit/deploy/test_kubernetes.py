@@ -1,6 +1,7 @@
 """The manifests: their schemas, probes, security, and the times a pod is given to stop."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -77,6 +78,16 @@ def test_service_leads_to_the_pods_of_its_process(name: str) -> None:
     (port,) = service["spec"]["ports"]
     (container,) = PODS[name]["containers"]
     assert port["targetPort"] in {each["name"] for each in container["ports"]}
+
+
+def test_each_name_that_the_monitor_asks_has_all_pods_of_a_process_ready_or_not() -> None:
+    for url in from_kubernetes()["monitor"].environment["DAYBOOK_METRICS_URLS"].split():
+        asked = urlsplit(url)
+        service = OBJECTS["Service", asked.hostname or ""]["spec"]
+        assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
+        name = service["selector"]["app.kubernetes.io/component"]
+        (container,) = PODS[name]["containers"]
+        assert [asked.port] == [port["containerPort"] for port in container["ports"]]
 
 
 @pytest.mark.parametrize("name", PROCESSES)
