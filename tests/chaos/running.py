@@ -63,23 +63,25 @@ class Run:
         self.stand.until(lambda: self.load.count() >= until, f"no {count} commands were acknowledged")
 
     @contextmanager
-    def recovery(self, what: str) -> Iterator[None]:
-        """How long the block took is how long it took to recover; of several the longest counts."""
+    def recovery(self, what: str, *, within_s: float | None = None) -> Iterator[None]:
+        """How long the block took is how long it took to recover; of several the longest counts. Longer than `within_s`: it has failed."""
         begun = time.monotonic()
         yield
-        self.recovered[what] = max(self.recovered.get(what, 0.0), time.monotonic() - begun)
+        took = time.monotonic() - begun
+        self.recovered[what] = max(self.recovered.get(what, 0.0), took)
+        assert within_s is None or took <= within_s, f"{what}: {took:.1f} s, where {within_s:.0f} s are allowed"
 
-    def commands_again(self) -> None:
+    def commands_again(self, *, within_s: float | None = None) -> None:
         """Measures until a command that began after now is acknowledged."""
         now = time.monotonic()
-        with self.recovery("commands"):
+        with self.recovery("commands", within_s=within_s):
             self.stand.until(
                 lambda: any(known.began > now for known in self.load.acknowledged[-50:]), "no command was acknowledged"
             )
 
-    def caught_up(self) -> None:
+    def caught_up(self, *, within_s: float | None = None) -> None:
         """Measures until the read models have what was acknowledged by now."""
-        with self.recovery("read models"), self.stand.admin() as admin:
+        with self.recovery("read models", within_s=within_s), self.stand.admin() as admin:
             heads = dict(
                 admin.execute(
                     "select ledger, position from daybook.ledgers where ledger = any(%s)", [self.load.ledgers]

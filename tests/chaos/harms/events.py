@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from tests.chaos.running import Run, head_of, heads_of, published, reached
 from tests.chaos.stand import PARKED_MAX
 
+PARKED_WITHIN_S = 5.0
 UNREADABLE = '{"poisoned": true}'
 
 
@@ -72,7 +73,7 @@ def poisoned(run: Run) -> None:
             position = head_of(admin, ledger)
             known = _poison(admin, ledger, position, UNREADABLE)
         run.did.append("an event with other data")
-        with run.recovery("parked"):
+        with run.recovery("parked", within_s=PARKED_WITHIN_S):
             run.stand.until(
                 lambda: admin.execute(is_parked, [ledger]).fetchone() is not None, "the ledger is not parked"
             )

@@ -20,6 +20,7 @@ from tests.chaos.stand import Stand
 
 ROOT = Path(__file__).parents[3]
 STORM = 2_000
+RECOVERED_WITHIN_S = 30.0  # of overload, and of a storm of connections
 LOST = 0.1  # chosen: ten times what a bad line loses
 
 
@@ -53,15 +54,14 @@ def overload(run: Run) -> None:
     )
     assert not report.others, f"some were answered otherwise: {report.others}"
     assert report.shed > 0, "nobody was turned away"
-    # Scaled down, times are told and not judged: several stands may run side by side, and four seconds have few refusals.
-    assert report.share >= (GOODPUT_MIN if run.is_full else GOODPUT_MIN / 3), f"{report.share:.0%} of the peak was done"
-    assert not run.is_full or report.told_p99_ms <= TOLD_MS_MAX, f"turned away after {report.told_p99_ms:.0f} ms (p99)"
-    with run.recovery("after overload"):
+    assert report.share >= GOODPUT_MIN, f"{report.share:.0%} of the peak was done"
+    assert report.told_p99_ms <= TOLD_MS_MAX, f"turned away after {report.told_p99_ms:.0f} ms (p99)"
+    with run.recovery("after overload", within_s=RECOVERED_WITHIN_S):
         run.commands_again()
     _storm(run)
-    with run.recovery("after the storm"):
+    with run.recovery("after the storm", within_s=RECOVERED_WITHIN_S):
         run.commands_again()
-        run.stand.until(lambda: run.stand.is_ready("command"), "the command process is not ready", within_s=30)
+        run.stand.until(lambda: run.stand.is_ready("command"), "the command process is not ready")
     run.caught_up()
 
 

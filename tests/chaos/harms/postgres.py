@@ -24,6 +24,8 @@ from tests.chaos.stand import in_background
 from tests.services import Servers, daybook, folder_for_servers, free_port
 from tests.support.standby import moved, running_standby
 
+ERRORS_MAX_S = 30.0  # after a restart, or while a standby takes over
+
 
 def slow_commit(run: Run) -> None:
     held, *others = run.load.ledgers
@@ -127,7 +129,7 @@ def postgres_restarted(run: Run) -> None:
         with run.stand.down("postgres", number):
             run.did.append(f"{number.name} to Postgres, 1 s down")
             time.sleep(1)
-        run.commands_again()
+        run.commands_again(within_s=ERRORS_MAX_S)
         run.some_time(1)
     run.caught_up()
 
@@ -141,7 +143,7 @@ def promoted(run: Run) -> None:
         _follow_synchronously(run, first_url)
         run.some_time(1)
         with stand.stopped("postgres", signal.SIGKILL):
-            with run.recovery("standby promoted"):
+            with run.recovery("standby promoted", within_s=ERRORS_MAX_S):
                 _take_over(run, second.admin_url, second.port)
             run.did.append("the primary killed, its standby promoted")
             run.some_time(2)
@@ -150,7 +152,7 @@ def promoted(run: Run) -> None:
         _follow_synchronously(run, second.admin_url)
         run.some_time(1)
         second.kill()
-        with run.recovery("standby promoted"):
+        with run.recovery("standby promoted", within_s=ERRORS_MAX_S):
             _take_over(run, first_url, first_port)
         run.did.append("the other killed in turn, the first promoted")
     run.commands_again()

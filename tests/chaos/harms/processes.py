@@ -17,6 +17,8 @@ from tests.chaos.running import Run, Skipped, heads_of, published, reached, tool
 from tests.chaos.stand import More
 
 DOOMED_TOGETHER = 6  # chosen: so many more processes start on two cores in a few seconds
+ACTIVE_WITHIN_S = 10.0  # a relay, once the active one is gone
+CAUGHT_UP_WITHIN_S = 15.0  # the read models, once a projector is gone
 
 
 def command_killed(run: Run) -> None:
@@ -94,12 +96,12 @@ def _held_by(client: "redis.Redis", pids: Sequence[int]) -> list[str]:
 def relay_killed(run: Run) -> None:
     run.stand.kill("relay")
     run.did.append("SIGKILL of the relay")
-    run.caught_up()
+    run.caught_up(within_s=ACTIVE_WITHIN_S)
     run.stand.start_more("relay")
     with run.stand.frozen("relay"):
         run.did.append("a second relay; SIGSTOP of the first for 4 s, its lease is 2 s")
         time.sleep(4)
-        with run.recovery("published again"), run.stand.admin() as admin:
+        with run.recovery("published again", within_s=ACTIVE_WITHIN_S), run.stand.admin() as admin:
             heads = heads_of(admin, run.load.ledgers)
             run.stand.until(lambda: published(admin, heads), "nobody publishes")
     run.caught_up()
@@ -110,12 +112,12 @@ def projector_killed(run: Run) -> None:
         run.some_time(1.5)
         run.stand.kill("projector")
         run.did.append("SIGKILL of the projector")
-        run.caught_up()
+        run.caught_up(within_s=CAUGHT_UP_WITHIN_S)
     run.stand.start_more("projector")
     run.some_time(2)
     run.stand.end_more()
     run.did.append("a second projector, SIGKILL of it while partitions move")
-    run.caught_up()
+    run.caught_up(within_s=CAUGHT_UP_WITHIN_S)
 
 
 def deployed(run: Run) -> None:
