@@ -66,11 +66,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "X10": Experiment(
         events.topic_deleted,
         "the topic given more partitions, then deleted",
+        keeps_topic=False,
     ),
     "X11": Experiment(
         network.redis_gone,
         "Redis killed, flushed, frozen, silent behind the proxy",
         is_short=True,
+        may_conflict=True,
     ),
     "X12": Experiment(
         postgres.postgres_restarted,
@@ -84,6 +86,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "X13": Experiment(
         events.repeated_messages,
         "messages duplicated, reordered, delayed, and the whole topic once more from zero",
+        keeps_topic=False,
     ),
     "X14": Experiment(
         events.poisoned,
@@ -126,6 +129,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "X24": Experiment(
         mixed,
         "a mixture of all faults, one after another, chosen at random",
+        may_conflict=True,
     ),
     "X25": Experiment(
         postgres.restored_to_points,

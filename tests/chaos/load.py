@@ -36,11 +36,23 @@ class Acknowledged(NamedTuple):
 
 
 class Load:
-    """Some writers over some ledgers of their own, from `start` to `stop`; before that nothing is read."""
+    """Some writers over some ledgers of their own, from `start` to `stop`; before that nothing is read.
+
+    A 409 `conflict` is what several processes that write to the same accounts may answer, and one alone only if `may_conflict`.
+    """
 
     def __init__(
-        self, url: str, token: str, *, name: str, rng: random.Random, ledgers: int = 2, writers: int = 6
+        self,
+        url: str,
+        token: str,
+        *,
+        name: str,
+        rng: random.Random,
+        ledgers: int = 2,
+        writers: int = 6,
+        may_conflict: bool = False,
     ) -> None:
+        self._may_conflict = may_conflict
         self._places = [_place(url)]
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self.ledgers = [f"chaos:{name}:{number}" for number in range(ledgers)]
@@ -203,7 +215,8 @@ class Load:
                     self._newest[ledger] = max(position, self._newest.get(ledger, 0))
                 return
             is_conflict = status == 409 and b'"conflict"' in text
-            if status not in (0, 429, 503) and not is_conflict:
+            may_conflict = self._may_conflict or len(self._places) > 1
+            if status not in (0, 429, 503) and not (is_conflict and may_conflict):
                 self.surprises.append(f"{key}: {status} {text[:200]!r}")
                 return
             time.sleep(min(0.5, 0.05 * attempts))

@@ -2,15 +2,16 @@
 
 For each ledger: positions 1 … n without a gap, every rule of the books at every position (shared_kernel/checking.py), debits equal to
 credits; every acknowledged command in the log exactly once, where its answer said, and none before another that had been answered
-before it was sent; a repetition gets the first answer; every read model equal to the fold of the log (tests/support/plain_books.py,
-which shares no code with it); and what clients read meanwhile no older than they asked for, and what the log says as of its position.
+before it was sent; a repetition gets the first answer, of what was under way when the harm was done as of others; Kafka holds every
+event, none before its predecessor; every read model equal to the fold of the log (tests/support/plain_books.py, which shares no code
+with it); and what clients read meanwhile no older than they asked for, and what the log says as of its position.
 """
 
 import json
 import random
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
 from typing import Any
 
@@ -23,10 +24,12 @@ from shared_kernel.event_log.types import RecordedEvent
 from tests.chaos.load import Acknowledged, Load
 from tests.chaos.readers import Readers, Seen
 from tests.chaos.stand import Stand
+from tests.chaos.topic import Topic, left_out
 from tests.support.folding import project_in_batches, written
 from tests.support.plain_books import COLUMNS, comparable, plain_books
 
-REPEATED = 10  # commands that are sent once more
+REPEATED = 10  # commands that are sent once more, beside those whose first attempt was not answered
+REPEATED_MAX = 300  # of these
 FINDINGS_MAX = 20
 NEWER = {
     "TransactionPosted.v2": "TransactionPosted.v1"
@@ -34,8 +37,13 @@ NEWER = {
 FOLDED = ("periods",)  # compared with the projection's own fold; `books` with one that shares no code
 
 
-def check(stand: Stand, load: Load, rng: random.Random, readers: Readers | None = None) -> list[str]:
-    """Waits until the read models have what the log has, then says everything that does not hold."""
+def check(
+    stand: Stand, load: Load, rng: random.Random, readers: Readers | None = None, topic: Topic | None = None
+) -> list[str]:
+    """Waits until Kafka and the read models have what the log has, then says everything that does not hold.
+
+    `topic`: as it was before the load began; None where the harm was done to what Kafka holds.
+    """
     found = [*load.surprises, *(f"never answered: {key}" for key in load.unanswered)]
     seen = readers.seen if readers else []
     found += readers.surprises if readers else []
@@ -48,7 +56,11 @@ def check(stand: Stand, load: Load, rng: random.Random, readers: Readers | None 
             found += out_of_order([known for known in load.acknowledged if known.ledger == ledger])
             found += misread([each for each in seen if each.ledger == ledger], log)
         found += _read_models(admin, events)
-    found += _repeated(load, rng)
+        if topic is not None:
+            heads = {ledger: len(log) for ledger, log in events.items()}
+            stand.until(lambda: published(admin, heads), "the relay has not caught up")
+            found += left_out(topic.published(heads), heads)
+    found += _repeated(load, to_repeat(load.acknowledged, rng))
     return found[:FINDINGS_MAX]
 
 
@@ -97,6 +109,15 @@ def behind(admin: "psycopg.Connection[Any]", ledgers: list[str]) -> list[Any]:
         " and p.ledger = l.ledger where l.ledger = any(%s) and coalesce(p.position, 0) < l.position",
         [ledgers],
     ).fetchall()
+
+
+def published(admin: "psycopg.Connection[Any]", heads: Mapping[str, int]) -> bool:
+    """The relay has given these ledgers to Kafka up to these positions."""
+    found = admin.execute(
+        "select ledger, position from projections.relay_positions where ledger = any(%s)", [list(heads)]
+    ).fetchall()
+    known = dict(found)
+    return all(known.get(ledger, 0) >= head for ledger, head in heads.items())
 
 
 def _log(admin: "psycopg.Connection[Any]", ledger: str) -> list[RecordedEvent]:
@@ -230,9 +251,16 @@ def _differing(table: str, held: Iterable[tuple[Any, ...]], folded: Iterable[tup
     return [f"{table} differs from the fold of the log: {more} rows of its own, {less} missing"]
 
 
-def _repeated(load: Load, rng: random.Random) -> list[str]:
+def to_repeat(acknowledged: Sequence[Acknowledged], rng: random.Random) -> list[Acknowledged]:
+    """Some at random, and those that were under way when something went wrong: their first attempt was not answered."""
+    under_way = [known for known in acknowledged if known.attempts > 1]
+    some = rng.sample(under_way, min(REPEATED_MAX, len(under_way)))
+    return some + rng.sample(acknowledged, min(REPEATED, len(acknowledged)))
+
+
+def _repeated(load: Load, commands: Iterable[Acknowledged]) -> list[str]:
     found = []
-    for known in rng.sample(load.acknowledged, min(REPEATED, len(load.acknowledged))):
+    for known in commands:
         status, body = load.again(known, load.body_of(known))
         told = json.loads(body), json.loads(known.body)
         for each in told:

@@ -13,8 +13,8 @@ HEAD = """# Reliability
 Made by `make chaos`; do not edit. Each experiment does one kind of harm to a whole Daybook, started as an operator would start it, while
 clients post. Each run is seeded and is judged by the same oracle afterwards: positions without a gap, every rule of the books at
 every position, debits equal to credits; every acknowledged command in the log exactly once, where its answer said, and in an order
-that agrees with who was answered before whom; a repetition answered as the first time; every read model equal to the fold of the log.
-Clients repeat under the same key what is not answered. Others read balances meanwhile, each with the newest position that it knows: no
+that agrees with who was answered before whom; a repetition answered as the first time, above all of what was under way; every event in
+Kafka, none before its predecessor; every read model equal to the fold of the log. Clients repeat under the same key what is not answered. Others read balances meanwhile, each with the newest position that it knows: no
 answer may be older, and each must be what the log says as of the position that it names.
 
 Recovery is counted from the end of the harm (of a kill: from the kill, restart included), in seconds: median, and the longest.

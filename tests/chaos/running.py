@@ -23,6 +23,7 @@ from tests.chaos.load import Load
 from tests.chaos.oracle import behind, check
 from tests.chaos.readers import Readers
 from tests.chaos.stand import Stand
+from tests.chaos.topic import Topic
 
 WARM_UP_COMMANDS = 30
 SETTLED_COMMANDS = 30  # acknowledged after the harm, before it counts as over
@@ -31,7 +32,7 @@ SETTLED_COMMANDS = 30  # acknowledged after the harm, before it counts as over
 class Run:
     """One run of one experiment: its stand, its clients, its chance, and what it has to tell."""
 
-    def __init__(self, stand: Stand, name: str, seed: int, *, is_full: bool) -> None:
+    def __init__(self, stand: Stand, name: str, experiment: "Experiment", seed: int, *, is_full: bool) -> None:
         self.stand = stand
         self.is_full = is_full
         self.rng = random.Random(f"{name}/{seed}")
@@ -42,6 +43,7 @@ class Run:
             stand.stack.tokens["writer"],
             name=f"{name}:{seed}:{os.getpid()}".lower(),
             rng=self.rng,
+            may_conflict=experiment.may_conflict,
         )
         self.readers = Readers(lambda: stand.url("query"), stand.stack.tokens["reader"], self.load, self.rng)
 
@@ -70,6 +72,15 @@ class Run:
         took = time.monotonic() - begun
         self.recovered[what] = max(self.recovered.get(what, 0.0), took)
         assert within_s is None or took <= within_s, f"{what}: {took:.1f} s, where {within_s:.0f} s are allowed"
+
+    @contextmanager
+    def without_gaps(self) -> Iterator[None]:
+        """No message misses its predecessor meanwhile: projectors would fill what a relay leaves out."""
+        name = "daybook_projector_gaps_total"
+        before = self.stand.figure("projector", name)
+        yield
+        gaps = self.stand.figure("projector", name) - before
+        assert gaps == 0, f"{gaps:.0f} gaps of messages were filled from the log"
 
     def commands_again(self, *, within_s: float | None = None) -> None:
         """Measures until a command that began after now is acknowledged."""
@@ -101,12 +112,15 @@ class Experiment(NamedTuple):
     """`fault` is what the table of results says of it; `is_short`: among those that every change must pass.
 
     `is_direct`: it measures how fast something is, and hurts no wire, so that its stand has no proxies in the way.
+    `may_conflict`: even a command process alone may answer 409 `conflict`. `keeps_topic`: what Kafka holds is left as the relay gave it.
     """
 
     harm: Harm
     fault: str
     is_short: bool = False
     is_direct: bool = False
+    may_conflict: bool = False
+    keeps_topic: bool = True
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +145,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 def run(stand: Stand, name: str, experiment: Experiment, seed: int, *, is_full: bool, at: str, commit: str) -> Result:
     """One run, judged; the stand is whole again afterwards, or the run has failed."""
     begun, busy = time.monotonic(), os.getloadavg()[0]
-    this = Run(stand, name, seed, is_full=is_full)
+    this = Run(stand, name, experiment, seed, is_full=is_full)
+    topic = Topic(stand.stack.kafka_bootstrap, stand.stack.kafka_topic) if experiment.keeps_topic else None
     findings: list[str] = []
     try:
         try:
@@ -145,7 +160,7 @@ def run(stand: Stand, name: str, experiment: Experiment, seed: int, *, is_full: 
             this.load.stop()
             stand.end_more()
         stand.ready_again()
-        findings = check(stand, this.load, this.rng, this.readers)
+        findings = check(stand, this.load, this.rng, this.readers, topic)
     except Skipped:
         raise
     except Exception as error:  # whatever it is, the run has not passed
@@ -176,14 +191,6 @@ def heads_of(admin: "psycopg.Connection[Any]", ledgers: list[str]) -> dict[str, 
     return dict(
         admin.execute("select ledger, position from daybook.ledgers where ledger = any(%s)", [ledgers]).fetchall()
     )
-
-
-def published(admin: "psycopg.Connection[Any]", heads: Mapping[str, int]) -> bool:
-    found = admin.execute(
-        "select ledger, position from projections.relay_positions where ledger = any(%s)", [list(heads)]
-    ).fetchall()
-    known = dict(found)
-    return all(known.get(ledger, 0) >= head for ledger, head in heads.items())
 
 
 def reached(admin: "psycopg.Connection[Any]", heads: Mapping[str, int]) -> bool:

@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from daybook.stack.users import server_user
-from tests.chaos.running import Run, Skipped, heads_of, published, tool
+from tests.chaos.oracle import published
+from tests.chaos.running import Run, Skipped, heads_of, tool
 from tests.chaos.stand import Stand
 
 SPARE_BYTES = 64 << 20  # four segments of WAL

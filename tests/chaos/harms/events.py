@@ -4,11 +4,13 @@ import time
 from typing import Any
 
 import psycopg
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from tests.chaos.running import Run, head_of, heads_of, published, reached
+from tests.chaos.oracle import published
+from tests.chaos.running import Run, head_of, heads_of, reached
 from tests.chaos.stand import PARKED_MAX
+from tests.chaos.topic import Topic
 
 PARKED_WITHIN_S = 5.0
 UNREADABLE = '{"poisoned": true}'
@@ -47,13 +49,13 @@ def topic_deleted(run: Run) -> None:
 def repeated_messages(run: Run) -> None:
     stack = run.stand.stack
     run.some_time(2)
-    messages = _topic(stack.kafka_bootstrap, stack.kafka_topic)
+    messages = Topic(stack.kafka_bootstrap, stack.kafka_topic, is_whole=True).messages()
     chosen = run.rng.sample(messages, min(len(messages), 2_000)) + messages[-300:]
     run.rng.shuffle(chosen)
     producer = Producer({"bootstrap.servers": stack.kafka_bootstrap})
     before = run.stand.figure("projector", "daybook_projector_duplicates_total")
-    for key, value, headers in chosen:
-        producer.produce(stack.kafka_topic, value, key, headers=headers)
+    for each in chosen:
+        producer.produce(stack.kafka_topic, each.value(), each.key(), headers=each.headers())
     producer.flush(30)
     run.did.append(f"{len(chosen)} messages sent again in another order")
     run.stand.until(
@@ -167,24 +169,3 @@ def _poison(admin: "psycopg.Connection[Any]", ledger: str, position: int, data: 
         (known,) = admin.execute(f"select data from daybook.events {where}", [ledger, position]).fetchone() or ("",)
         admin.execute(f"update daybook.events set data = %s {where}", [data, ledger, position])
     return str(known)
-
-
-def _topic(bootstrap: str, topic: str) -> list[tuple[bytes, bytes, Any]]:
-    """Every message of the topic by now."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "chaos", "enable.auto.commit": False})
-    found: list[tuple[bytes, bytes, Any]] = []
-    try:
-        partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
-        for number in partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=30)
-            consumer.assign([TopicPartition(topic, number, low)])
-            at = low
-            while at < high:
-                message = consumer.poll(30)
-                assert message is not None, "Kafka gives no message"
-                assert message.error() is None, message.error()
-                at = (message.offset() or 0) + 1
-                found.append((message.key() or b"", message.value() or b"", message.headers()))
-    finally:
-        consumer.close()
-    return found

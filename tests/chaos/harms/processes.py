@@ -13,7 +13,8 @@ import redis
 from shared_kernel import lock_table
 from tests.chaos.fail_points import OF_ATOMIC_BATCHES, OF_SINGLES, POINTS
 from tests.chaos.load import ASSET
-from tests.chaos.running import Run, Skipped, heads_of, published, reached, tool
+from tests.chaos.oracle import published
+from tests.chaos.running import Run, Skipped, heads_of, reached, tool
 from tests.chaos.stand import More
 
 DOOMED_TOGETHER = 6  # chosen: so many more processes start on two cores in a few seconds
@@ -94,17 +95,18 @@ def _held_by(client: "redis.Redis", pids: Sequence[int]) -> list[str]:
 
 
 def relay_killed(run: Run) -> None:
-    run.stand.kill("relay")
-    run.did.append("SIGKILL of the relay")
-    run.caught_up(within_s=ACTIVE_WITHIN_S)
-    run.stand.start_more("relay")
-    with run.stand.frozen("relay"):
-        run.did.append("a second relay; SIGSTOP of the first for 4 s, its lease is 2 s")
-        time.sleep(4)
-        with run.recovery("published again", within_s=ACTIVE_WITHIN_S), run.stand.admin() as admin:
-            heads = heads_of(admin, run.load.ledgers)
-            run.stand.until(lambda: published(admin, heads), "nobody publishes")
-    run.caught_up()
+    with run.without_gaps():
+        run.stand.kill("relay")
+        run.did.append("SIGKILL of the relay")
+        run.caught_up(within_s=ACTIVE_WITHIN_S)
+        run.stand.start_more("relay")
+        with run.stand.frozen("relay"):
+            run.did.append("a second relay; SIGSTOP of the first for 4 s, its lease is 2 s")
+            time.sleep(4)
+            with run.recovery("published again", within_s=ACTIVE_WITHIN_S), run.stand.admin() as admin:
+                heads = heads_of(admin, run.load.ledgers)
+                run.stand.until(lambda: published(admin, heads), "nobody publishes")
+        run.caught_up()
 
 
 def projector_killed(run: Run) -> None:

@@ -1,12 +1,14 @@
 """The parts of the chaos oracle that look at order and at what was read: each sees what it is there for, and nothing else."""
 
 import json
+import random
 from datetime import UTC, datetime
 
 from shared_kernel.event_log.types import RecordedEvent
 from tests.chaos.load import Acknowledged
-from tests.chaos.oracle import misread, out_of_order
+from tests.chaos.oracle import misread, out_of_order, to_repeat
 from tests.chaos.readers import Seen
+from tests.chaos.topic import Published, left_out
 
 LEDGER = "bank"
 
@@ -70,3 +72,30 @@ def test_an_answer_that_lacks_an_entry_or_has_one_too_early_is_found() -> None:
         "bank: a was read as of 3 with 10, 0, and the log says 15, 0",
         "bank: b was read as of 3 with 0, 16, and the log says 0, 15",
     ]
+
+
+def given(position: int, *, partition: int = 0) -> Published:
+    return Published(partition, LEDGER, position, 0.0, 0.0)
+
+
+def test_what_a_relay_gave_in_order_and_once_more_is_whole() -> None:
+    assert left_out([given(1), given(2), given(2), given(1), given(2), given(3)], {LEDGER: 3}) == []
+
+
+def test_an_event_that_a_relay_has_left_out_is_found_even_if_it_comes_later() -> None:
+    assert left_out([given(1), given(3), given(2)], {LEDGER: 3}) == ["bank: Kafka has 3 directly after 1"]
+
+
+def test_events_that_never_came_to_kafka_are_found() -> None:
+    assert left_out([given(1)], {LEDGER: 2, "other": 1}) == [
+        "bank: Kafka ends at 1 of 2",
+        "other: Kafka ends at 0 of 1",
+    ]
+
+
+def test_every_command_that_was_under_way_is_repeated() -> None:
+    cut_off = [acknowledged(position, first=1.0, ended=2.0)._replace(attempts=2) for position in range(1, 101)]
+    others = [acknowledged(position, first=1.0, ended=2.0) for position in range(101, 1_001)]
+    repeated = to_repeat([*cut_off, *others], random.Random(1))
+    assert set(cut_off) <= set(repeated)
+    assert set(others) & set(repeated)
