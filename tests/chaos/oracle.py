@@ -60,7 +60,7 @@ def check(
             heads = {ledger: len(log) for ledger, log in events.items()}
             stand.until(lambda: published(admin, heads), "the relay has not caught up")
             found += left_out(topic.published(heads), heads)
-    found += _repeated(load, to_repeat(load.acknowledged, rng))
+    found += repeated(load, to_repeat(load.acknowledged, rng))
     return found[:FINDINGS_MAX]
 
 
@@ -258,7 +258,8 @@ def to_repeat(acknowledged: Sequence[Acknowledged], rng: random.Random) -> list[
     return some + rng.sample(acknowledged, min(REPEATED, len(acknowledged)))
 
 
-def _repeated(load: Load, commands: Iterable[Acknowledged]) -> list[str]:
+def repeated(load: Load, commands: Iterable[Acknowledged]) -> list[str]:
+    """Those of them that are not answered as they were the first time."""
     found = []
     for known in commands:
         status, body = load.again(known, load.body_of(known))

@@ -1,12 +1,13 @@
 """A wire between clients and a server that can be cut, delayed, silenced, refused, or lied on at a chosen frame: one proxy for all tests.
 
-Plain TCP on loopback. Before Postgres it reads the server's frames (`is_postgres`): the client's URL must switch TLS and GSS off,
+Plain TCP on loopback. Before Postgres it reads the frames of both sides (`is_postgres`): the client's URL must switch TLS and GSS off,
 or the first answer is not a frame. Before any other server it passes bytes on as they come.
 """
 
 import asyncio
 import struct
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import urlsplit, urlunsplit
@@ -21,7 +22,9 @@ Rule = Callable[[bytes], bytes | None]
 class Proxy:
     """Passes everything on until told otherwise.
 
-    `rule` looks at each frame of Postgres, on wires of the role `rule_for` only where that is set. `is_silent`: nothing comes back,
+    `rule` looks at each frame of Postgres, on wires of the role `rule_for` only where that is set. So do `is_reply_lost`, which is asked
+    at the end of each answer whether the wire is cut instead, and `sync_late_s`, which says by how much each Sync comes later than what
+    stands before it (a transaction ends with its Sync); both are told what the client sent since the Sync before. `is_silent`: nothing comes back,
     as on a half-open connection. `is_refusing`: new connections end at once. `delay_s`: called for each piece, how late it comes.
     `is_lost`: called for each time a piece is sent, True if it gets lost: TCP then sends it again, ever later, and in the end gives up.
     """
@@ -34,6 +37,8 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self.rule: Rule | None = None
         self.rule_for = ""
+        self.is_reply_lost: Callable[[bytes], bool] | None = None
+        self.sync_late_s: Callable[[bytes], float] | None = None
         self.is_silent = False
         self.is_refusing = False
         self.delay_s: Callable[[], float] | None = None
@@ -54,11 +59,12 @@ class Proxy:
         self._wires |= wires
         greeting = await from_client.read(65_536)
         to_server.write(greeting)
-        up = asyncio.create_task(self._up(from_client, to_server))
+        asked = deque([b""])  # what each answer that is still to come is to; the first is to the greeting
+        up = asyncio.create_task(self._up(from_client, to_server, greeting, asked))
         self._tasks.add(up)
         up.add_done_callback(self._tasks.discard)
         try:
-            await self._down(from_server, to_client, greeting)
+            await self._down(from_server, to_client, greeting, asked)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -71,19 +77,46 @@ class Proxy:
         for wire in tuple(self._wires):
             wire.close()
 
-    async def _up(self, from_client: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
+    async def _up(
+        self, from_client: asyncio.StreamReader, to_server: asyncio.StreamWriter, greeting: bytes, asked: deque[bytes]
+    ) -> None:
+        rest = request = b""
         try:
             while sent := await from_client.read(65_536):
                 if not await self._arrives():
                     await _swallow(from_client)
                     break
-                to_server.write(sent)
+                if self._is_postgres:
+                    frames, rest = _frames(rest + sent)
+                    for frame in frames:
+                        request += frame
+                        if frame[:1] in b"SQ":
+                            asked.append(request)
+                            await self._end_late(request, greeting, to_server)
+                            request = b""
+                        to_server.write(frame)
+                else:
+                    to_server.write(sent)
                 await to_server.drain()
         except ConnectionError:
             pass
         to_server.close()
 
-    async def _down(self, from_server: asyncio.StreamReader, to_client: asyncio.StreamWriter, greeting: bytes) -> None:
+    async def _end_late(self, request: bytes, greeting: bytes, to_server: asyncio.StreamWriter) -> None:
+        """Returns when the Sync of this request may be sent."""
+        if self.sync_late_s is not None and self.rule_for.encode() in greeting:
+            late_s = self.sync_late_s(request)
+            if late_s:
+                await to_server.drain()
+                await asyncio.sleep(late_s)
+
+    async def _down(
+        self,
+        from_server: asyncio.StreamReader,
+        to_client: asyncio.StreamWriter,
+        greeting: bytes,
+        asked: deque[bytes],
+    ) -> None:
         while True:
             before: bytes | None = b""
             if self._is_postgres:
@@ -92,6 +125,10 @@ class Proxy:
                 piece = kind + size + await from_server.readexactly(struct.unpack("!I", size)[0] - 4)
                 is_ruled = self.rule_for.encode() in greeting
                 before = self.rule(kind) if self.rule is not None and is_ruled else b""
+                if kind == b"Z":
+                    request = asked.popleft() if asked else b""  # COPY is asked with a Sync that is not answered
+                    if is_ruled and self.is_reply_lost is not None and self.is_reply_lost(request):
+                        before = None
             elif not (piece := await from_server.read(65_536)):
                 return
             if before is None:
@@ -130,6 +167,18 @@ async def _swallow(reader: asyncio.StreamReader) -> None:
         pass
 
 
+def _frames(sent: bytes) -> tuple[list[bytes], bytes]:
+    """A client's whole frames, and what is there of the next."""
+    found, at = [], 0
+    while len(sent) >= at + 5:
+        end = at + 1 + int(struct.unpack_from("!I", sent, at + 1)[0])
+        if len(sent) < end:
+            break
+        found.append(sent[at:end])
+        at = end
+    return found, sent[at:]
+
+
 @asynccontextmanager
 async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
     """The proxy in front of this URL's server, and the URL through it."""
@@ -159,7 +208,7 @@ class ThreadedProxy:
         self._loop = loop
 
     def set(self, **attributes: object) -> None:
-        """`rule`, `rule_for`, `is_silent`, `is_refusing`, `delay_s`, `is_lost`; `port`: where it leads from now on."""
+        """`rule`, `rule_for`, `is_reply_lost`, `sync_late_s`, `is_silent`, `is_refusing`, `delay_s`, `is_lost`; `port`: where it leads from now on."""
 
         def work() -> None:
             for name, value in attributes.items():
@@ -173,7 +222,7 @@ class ThreadedProxy:
 
     @property
     def cuts(self) -> int:
-        """Wires that the rule has cut."""
+        """Wires that a rule has cut."""
         return self._proxy.cuts
 
     def _call(self, work: Callable[[], object]) -> None:
