@@ -24,8 +24,10 @@ def mixed(run: Run) -> None:
 EXPERIMENTS: Mapping[str, Experiment] = {
     "X1": Experiment(
         postgres.slow_commit,
-        "an append's lock held before COMMIT on one ledger, while others are written",
+        "appends held before COMMIT on one ledger, while 32 clients and batches write to others",
         is_short=True,
+        ledgers=5,
+        writers=40,
     ),
     "X2": Experiment(
         postgres.rolled_back,

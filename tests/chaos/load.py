@@ -152,12 +152,13 @@ class Load:
         self.ledgers += more
         return more
 
-    def fill(self, events: int) -> None:
-        """About so many more events are in the ledgers, by batches."""
+    def fill(self, events: int, *, ledgers: Sequence[str] | None = None) -> None:
+        """About so many more events are in these ledgers, or in all, by batches."""
+        ledgers = ledgers or self.ledgers
         entries = [_entry("world", "debit", 1), _entry("bank", "credit", 1)]
         for number in range(0, events, BATCH):
             commands = [{"type": "post_transaction", "data": {"entries": entries}}] * min(BATCH, events - number)
-            ledger = self.ledgers[number // BATCH % len(self.ledgers)]
+            ledger = ledgers[number // BATCH % len(ledgers)]
             status, text = self.post(
                 f"/v1/ledgers/{ledger}/batches", {"commands": commands}, f"fill-{self._name}-{number}"
             )

@@ -43,6 +43,8 @@ class Run:
             stand.stack.tokens["writer"],
             name=f"{name}:{seed}:{os.getpid()}".lower(),
             rng=self.rng,
+            ledgers=experiment.ledgers,
+            writers=experiment.writers,
             may_conflict=experiment.may_conflict,
         )
         self.readers = Readers(lambda: stand.url("query"), stand.stack.tokens["reader"], self.load, self.rng)
@@ -121,6 +123,8 @@ class Experiment(NamedTuple):
     is_direct: bool = False
     may_conflict: bool = False
     keeps_topic: bool = True
+    ledgers: int = 2
+    writers: int = 6
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
