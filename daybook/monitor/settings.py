@@ -39,7 +39,8 @@ class MonitorSettings(HttpSettings, frozen=True, kw_only=True):
         Milliseconds, Meta(description="A transaction that is open for longer is a finding")
     ] = 30_000
     blocked_ms_max: Annotated[
-        Milliseconds, Meta(description="A session that waits longer for another's lock is a finding, named by its root")
+        Milliseconds,
+        Meta(description="A session that holds others up for longer, whoever waits for it meanwhile, is a finding"),
     ] = 2_000
     lease_ms: Annotated[
         int,
@@ -81,10 +82,10 @@ class MonitorSettings(HttpSettings, frozen=True, kw_only=True):
         ),
     ] = "off"
     cancel_after_ms: Annotated[
-        Milliseconds, Meta(description="Its statement is cancelled when somebody has waited so long for it")
+        Milliseconds, Meta(description="Its statement is cancelled when it has held others up for so long")
     ] = 30_000
     terminate_after_ms: Annotated[
-        Milliseconds, Meta(description="The session is ended when somebody has waited so long for it")
+        Milliseconds, Meta(description="The session is ended when it has held others up for so long")
     ] = 60_000
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from daybook.monitor.application.ports import Bell, Figures, LockTable, Processe
 from daybook.monitor.domain.alerts import Episode, Hysteresis, judge
 from daybook.monitor.domain.cancelling import Policy, root_of, step
 from daybook.monitor.domain.findings import Finding, Limits, find
-from daybook.monitor.domain.looks import Chain, Lock, Look, Process, chains
+from daybook.monitor.domain.looks import Chain, Lock, Look, Process, blockers, chains
 from shared_kernel.errors import DaybookError
 
 EARLY = 0.9  # a timer that rings a moment too soon must not skip a whole look
@@ -113,11 +113,14 @@ class Watch:
         at = await turn.now()
         before = await turn.last()
         sessions = await turn.sessions()
+        blocked_before = () if before is None else before.blockers
+        found = chains(sessions, at, blocked_before)
         look = Look(
             taken_at=at,
             taken_by=self._name,
             sessions=sessions,
-            chains=chains(sessions),
+            chains=found,
+            blockers=blockers(found, at, blocked_before),
             locks=[*await turn.relay_lease(), *locks],
             lags=await turn.lags(),
             standing=await turn.standing(),

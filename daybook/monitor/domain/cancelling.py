@@ -13,7 +13,7 @@ Step = Literal["cancel", "terminate"]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """`cancel`: a running statement is cancelled after so long a wait; `terminate`: besides, the session is ended later."""
+    """`cancel`: a running statement is cancelled when it has held others up for so long; `terminate`: besides, the session is ended later."""
 
     cancelling: Cancelling
     cancel_after_ms: int
@@ -27,9 +27,9 @@ def step(chain: Chain, done: Action, policy: Policy) -> Step | None:
     """
     if policy.cancelling == "off" or not chain.root.is_client or done in ("terminated", "failed"):
         return None
-    if policy.cancelling == "terminate" and chain.waiting_ms >= policy.terminate_after_ms:
+    if policy.cancelling == "terminate" and chain.blocking_ms >= policy.terminate_after_ms:
         return "terminate"
-    if chain.root.state == "active" and not done and chain.waiting_ms >= policy.cancel_after_ms:
+    if chain.root.state == "active" and not done and chain.blocking_ms >= policy.cancel_after_ms:
         return "cancel"
     return None
 

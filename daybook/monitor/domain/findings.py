@@ -74,7 +74,7 @@ def _transactions(look: Look, limits: Limits) -> Iterator[Finding]:
 
 def _chains(look: Look, limits: Limits) -> Iterator[Finding]:
     for chain in look.chains:
-        if chain.waiting_ms > limits.blocked_ms_max:
+        if chain.blocking_ms > limits.blocked_ms_max:
             detail: dict[str, str | int] = {
                 "pid": chain.root.pid,
                 "user": chain.root.user,
@@ -83,6 +83,7 @@ def _chains(look: Look, limits: Limits) -> Iterator[Finding]:
                 "state": chain.root.state,
                 "transaction_ms": chain.root.transaction_ms,
                 "query": chain.root.query,
+                "blocking_ms": chain.blocking_ms,
                 "waiters": len(chain.waiters),
                 "waiting_ms": chain.waiting_ms,
                 "waiting_application": chain.waiters[0].application,

@@ -4,7 +4,7 @@ Pure. Times are UTC, durations in milliseconds. Query texts have lost their lite
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -51,15 +51,33 @@ class Waiter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
-    """A session that waits for nobody, and all who wait for it, nearest first."""
+    """A session that waits for nobody, and all who wait for it, nearest first.
+
+    `blocking_ms`: for how long it has held up anybody. Who waits gives up after a lock_timeout and another waits in its place.
+    """
 
     root: Session
     waiters: Sequence[Waiter]
+    blocking_ms: int
 
     @property
     def waiting_ms(self) -> int:
-        """The longest that anybody waits."""
+        """The longest that anybody waits now."""
         return max(waiter.waiting_ms for waiter in self.waiters)
+
+
+class Blocker(msgspec.Struct, frozen=True, kw_only=True):
+    """A root, as the next look needs it. `is_resting`: nobody waited for it at this look, but somebody did at the one before."""
+
+    pid: int
+    began_at: datetime
+    since: datetime
+    is_resting: bool = False
+
+    @property
+    def transaction(self) -> tuple[int, datetime]:
+        """What tells it from every other."""
+        return self.pid, self.began_at
 
 
 class Lock(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +131,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     taken_by: str
     sessions: Sequence[Session]
     chains: Sequence[Chain]
+    blockers: Sequence[Blocker]
     locks: Sequence[Lock]
     lags: Sequence[Lag]
     standing: Sequence[Standing]
@@ -121,13 +140,14 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     skipped: Mapping[str, str]
 
 
-def chains(sessions: Sequence[Session]) -> list[Chain]:
-    """Every root with those who wait behind it, the longest wait first.
+def chains(sessions: Sequence[Session], at: datetime, before: Sequence[Blocker]) -> list[Chain]:
+    """Every root with those who wait behind it, who has held others up for longest first. `before`: the blockers of the last look.
 
     A root waits for nobody we see. Where sessions wait in a circle, Postgres ends one of them within its deadlock_timeout; until
     then the one whose transaction began last, which Postgres would most likely choose, stands as root.
     """
     known = {session.pid: session for session in sessions}
+    since = {blocker.transaction: blocker.since for blocker in before}
     blocked = {session.pid: [pid for pid in session.blocked_by if pid in known] for session in sessions}
     behind: dict[int, list[int]] = {}
     for pid, blockers in blocked.items():
@@ -142,8 +162,30 @@ def chains(sessions: Sequence[Session]) -> list[Chain]:
             continue
         waiters = _behind(root, behind, known)
         reached.update(waiter.pid for waiter in waiters)
-        found[root] = Chain(root=known[root], waiters=waiters)
-    return sorted(found.values(), key=lambda chain: chain.waiting_ms, reverse=True)
+        found[root] = Chain(
+            root=known[root], waiters=waiters, blocking_ms=_blocking_ms(known[root], waiters, at, since)
+        )
+    return sorted(found.values(), key=lambda chain: chain.blocking_ms, reverse=True)
+
+
+def blockers(found: Sequence[Chain], at: datetime, before: Sequence[Blocker]) -> list[Blocker]:
+    """The roots of these chains, and those of the last look whose next waiter may only not have come yet."""
+    now = [
+        Blocker(pid=chain.root.pid, began_at=chain.root.began_at, since=at - timedelta(milliseconds=chain.blocking_ms))
+        for chain in found
+    ]
+    blocking = {blocker.transaction for blocker in now}
+    rest = [each for each in before if each.transaction not in blocking and not each.is_resting]
+    return [*now, *(msgspec.structs.replace(each, is_resting=True) for each in rest)]
+
+
+def _blocking_ms(
+    root: Session, waiters: Sequence[Waiter], at: datetime, since: Mapping[tuple[int, datetime], datetime]
+) -> int:
+    """From look to look; where this is the first, as long as somebody waits for it, which is no longer than its transaction lasts."""
+    waiting_ms = max(waiter.waiting_ms for waiter in waiters if waiter.depth == 1)
+    first = at - timedelta(milliseconds=min(waiting_ms, root.transaction_ms))
+    return (at - min(first, since.get((root.pid, root.began_at), first))) // timedelta(milliseconds=1)
 
 
 def _behind(root: int, behind: Mapping[int, Sequence[int]], known: Mapping[int, Session]) -> list[Waiter]:

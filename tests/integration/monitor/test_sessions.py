@@ -78,7 +78,7 @@ async def acted_on(monitor: Monitor, pid: int) -> Episode:
 async def test_session_that_holds_a_head_row_is_named_as_root_while_a_command_waits(
     monitor: NewMonitor, caller: Caller, psql: psycopg.AsyncConnection
 ) -> None:
-    watching = monitor(blocked_ms_max=1, transaction_ms_max=86_400_000, clear_looks=2)
+    watching = monitor(blocked_ms_max=1, transaction_ms_max=86_400_000, clear_looks=10)
     ledger = await caller.open_ledger(accounts="on-first-use")
     pid = await hold_head(psql, ledger)
     posting = asyncio.create_task(caller.post(f"/{ledger}/transactions", POSTING, key="k"))
@@ -169,6 +169,24 @@ async def test_policy_ends_the_session_at_the_root_and_the_command_goes_on(
         await psql.execute("select 1")
     assert (episode.action, episode.detail["action"], episode.detail["is_daybook"]) == ("terminated", "terminated", 1)
     assert (await watching.metrics())['daybook_monitor_signals_total{action="terminated"}'] == 1
+
+
+async def test_policy_ends_a_session_that_holds_a_head_row_though_each_wait_for_it_ends_after_two_seconds(
+    monitor: NewMonitor, caller: Caller, psql: psycopg.AsyncConnection, may_signal: None
+) -> None:
+    """The command process and `blocked_ms_max` as shipped: nobody ever waits for as long as the policy asks."""
+    watching = monitor(look_ms=1_000, cancelling="terminate", cancel_after_ms=3_000, terminate_after_ms=5_000)
+    ledger = await caller.open_ledger(accounts="on-first-use")
+    pid = await hold_head(psql, ledger)
+    posting = asyncio.create_task(caller.post(f"/{ledger}/transactions", POSTING, key="k"))
+
+    episode = await acted_on(watching, pid)
+
+    assert (await posting).status_code == 201
+    assert episode.action == "terminated"
+    assert episode.raised_at is not None
+    assert isinstance(episode.detail["waiting_ms"], int)
+    assert episode.detail["waiting_ms"] < 3_000
 
 
 async def test_policy_cancels_a_statement_and_leaves_the_session(

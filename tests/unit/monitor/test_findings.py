@@ -10,8 +10,9 @@ import pytest
 from daybook.monitor.domain.alerts import Episode, Hysteresis, judge
 from daybook.monitor.domain.cancelling import Cancelling, Policy, root_of, step
 from daybook.monitor.domain.findings import Finding, Limits, find
-from daybook.monitor.domain.looks import Chain, Lag, Lock, Look, Process, Standing, chains
-from tests.unit.monitor.test_chains import session
+from daybook.monitor.domain.looks import Chain, Lag, Lock, Look, Process, Standing, blockers, chains
+from tests.unit.monitor.shipped import SHIPPED
+from tests.unit.monitor.test_chains import BEGAN, seen, session
 
 AT = datetime(2026, 11, 28, tzinfo=UTC)
 LIMITS = Limits(transaction_ms_max=10_000, blocked_ms_max=2_000, lease_ms=6_000, lock_ms_max=30_000, lag_ms_max=30_000)
@@ -21,6 +22,7 @@ NOTHING: dict[str, Any] = {
     "taken_by": "m",
     "sessions": (),
     "chains": (),
+    "blockers": (),
     "locks": (),
     "lags": (),
     "standing": (),
@@ -60,9 +62,9 @@ def test_a_transaction_of_a_client_that_is_open_too_long_is_found() -> None:
     assert finding.detail["query"] == "select '?'"
 
 
-def test_a_chain_is_found_by_its_root_once_somebody_waits_too_long() -> None:
-    short = chains([session(1), session(2, 1, waiting_ms=2_000)])
-    long = chains([session(1), session(2, 1, waiting_ms=2_001)])
+def test_a_chain_is_found_by_its_root_once_it_holds_others_up_for_too_long() -> None:
+    short = seen([session(1), session(2, 1, waiting_ms=2_000)])
+    long = seen([session(1), session(2, 1, waiting_ms=2_001)])
     assert kinds(look(chains=short)) == []
     assert kinds(look(chains=long)) == [("blocked_chain", session(1).name)]
 
@@ -157,13 +159,13 @@ def test_over_and_back_is_a_new_episode() -> None:
     assert (again[0].first_seen_at, again[0].raised_at) == (AT + timedelta(seconds=5), None)
 
 
-def chain(waiting_ms: int, *, state: str = "active", is_client: bool = True) -> Chain:
-    root = msgspec.structs.replace(session(1), state=state, is_client=is_client)
-    return chains([root, session(2, 1, waiting_ms=waiting_ms)])[0]
+def chain(blocking_ms: int, *, state: str = "active", is_client: bool = True) -> Chain:
+    root = msgspec.structs.replace(session(1), state=state, is_client=is_client, transaction_ms=blocking_ms)
+    return seen([root, session(2, 1, waiting_ms=blocking_ms)])[0]
 
 
 @pytest.mark.parametrize(
-    ("cancelling", "waiting_ms", "state", "done", "expected"),
+    ("cancelling", "blocking_ms", "state", "done", "expected"),
     [
         ("off", 10**9, "active", "", None),
         ("cancel", 999, "active", "", None),
@@ -179,10 +181,34 @@ def chain(waiting_ms: int, *, state: str = "active", is_client: bool = True) -> 
     ],
 )
 def test_policy_decides_what_is_done(
-    cancelling: Cancelling, waiting_ms: int, state: str, done: Any, expected: str | None
+    cancelling: Cancelling, blocking_ms: int, state: str, done: Any, expected: str | None
 ) -> None:
     policy = Policy(cancelling=cancelling, cancel_after_ms=1_000, terminate_after_ms=2_000)
-    assert step(chain(waiting_ms, state=state), done, policy) == expected
+    assert step(chain(blocking_ms, state=state), done, policy) == expected
+
+
+def test_a_session_that_holds_a_head_row_is_an_alert_and_ended_though_each_command_gives_up_after_two_seconds() -> None:
+    """As shipped: a command waits for the head row for 2,000 ms at most, then another does, and between them nobody."""
+    limits = msgspec.structs.replace(LIMITS, blocked_ms_max=SHIPPED.blocked_ms_max)
+    pace = Hysteresis(raise_looks=SHIPPED.raise_looks, clear_looks=SHIPPED.clear_looks)
+    policy = Policy(
+        cancelling="terminate", cancel_after_ms=SHIPPED.cancel_after_ms, terminate_after_ms=SHIPPED.terminate_after_ms
+    )
+    known: Sequence[Episode] = []
+    seen_before = look()
+    steps = []
+    for number in range(14):
+        at = BEGAN + number * timedelta(milliseconds=SHIPPED.look_ms)
+        waiter = [session(10 + number, 1, waiting_ms=300 * number % 2_000)] if number != 4 else []
+        root = msgspec.structs.replace(session(1), state="idle in transaction")
+        there = chains([root, *waiter], at, seen_before.blockers)
+        now = look(taken_at=at, chains=there, blockers=blockers(there, at, seen_before.blockers))
+        known = judge(known, find(now, seen_before, limits), at, pace)
+        seen_before = now
+        raised = [episode.raised_at for episode in known]
+        assert raised == ([] if number == 0 else [None] if number == 1 else [BEGAN + timedelta(seconds=10)])
+        steps.append(step(there[0], "", policy) if there else None)
+    assert steps == [None] * 12 + ["terminate"] * 2
 
 
 def test_what_the_server_does_by_itself_is_left_alone() -> None:
