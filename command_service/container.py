@@ -22,7 +22,7 @@ from command_service.infrastructure.lease import RedisLeases
 from command_service.infrastructure.locks import NoLocks, RedisLocks
 from command_service.infrastructure.metrics import CommandMetrics
 from command_service.infrastructure.process import CommandProcess
-from command_service.infrastructure.redis_link import RedisLink, connect
+from command_service.infrastructure.redis_link import RedisLink
 from command_service.presentation.commands import Commands
 from command_service.presentation.openapi import describe_requests
 from command_service.presentation.routes import ROUTES, DirectRoutes
@@ -37,6 +37,7 @@ from shared_kernel.http_docs import describe_later
 from shared_kernel.http_edge import Edge
 from shared_kernel.keys import open_keys
 from shared_kernel.metrics import new_registry
+from shared_kernel.redis_client import connect_redis
 from shared_kernel.security import TokenVerifier
 from shared_kernel.transactions import TransactionFigures, Transactions
 
@@ -72,7 +73,7 @@ def _locks(
 ) -> RedisLocks | NoLocks:
     if settings.locks == "off" or not settings.redis_url:
         return NoLocks()
-    redis = connect(settings.redis_url, timeout_ms=settings.redis_timeout_ms)
+    redis = connect_redis(settings.redis_url, timeout_ms=settings.redis_timeout_ms)
     link = RedisLink(redis, metrics=metrics, breaker=breaker)
     worker = lock_table.worker_name()
     accounts = AccountLocks(

@@ -28,6 +28,7 @@ from projections.application.worker import Bounds, Worker
 from projections.domain.projection import Projection
 from projections.infrastructure.child_processes import ChildProcesses
 from projections.infrastructure.kafka import KafkaPublisher, KafkaSource
+from projections.infrastructure.kafka_clients import KafkaClients
 from projections.infrastructure.kafka_dead_letters import KafkaDeadLetterTopic
 from projections.infrastructure.postgres import Database
 from projections.infrastructure.postgres_controls import PostgresControls
@@ -77,6 +78,15 @@ def _health(figures: Mapping[str, Figures | RelayFigures]) -> Health:
     return health
 
 
+def _kafka(settings: RelaySettings | ProjectorSettings) -> KafkaClients:
+    return KafkaClients(
+        bootstrap=settings.kafka_bootstrap,
+        connect_ms=settings.kafka_connect_ms,
+        request_ms=settings.kafka_request_ms,
+        admin_ms=settings.kafka_admin_ms,
+    )
+
+
 def _with(registry: CollectorRegistry, collector: FiguresCollector) -> CollectorRegistry:
     registry.register(collector)
     return registry
@@ -116,6 +126,7 @@ class RelayContainer(containers.DeclarativeContainer):
     stop = providers.Singleton(threading.Event)
     figures = providers.Singleton(RelayFigures)
     registry = providers.Singleton(new_registry)
+    kafka = providers.Singleton(_kafka, settings)
     kafka_bounds = providers.Factory(bounds_of, "kafka", settings)
     breaker = providers.Singleton(
         Breaker, "kafka", bounds=kafka_bounds, figures=providers.Singleton(BreakerFigures, registry)
@@ -133,7 +144,7 @@ class RelayContainer(containers.DeclarativeContainer):
         relayed=providers.Singleton(PostgresRelayed, database),
         publisher=providers.Singleton(
             KafkaPublisher,
-            settings.provided.kafka_bootstrap,
+            kafka,
             topic=settings.provided.kafka_topic,
             partitions=settings.provided.kafka_partitions,
             replicas=settings.provided.kafka_replicas,
@@ -190,6 +201,7 @@ class ProjectorContainer(containers.DeclarativeContainer):
     controls = providers.Dependency(instance_of=PostgresControls)
     stop = providers.Dependency(instance_of=threading.Event)
     transactions = providers.Dependency(instance_of=Transactions)
+    kafka = providers.Singleton(_kafka, settings)
     figures = providers.Singleton(Figures)
     database = providers.Singleton(
         Database,
@@ -227,9 +239,11 @@ class ProjectorContainer(containers.DeclarativeContainer):
         worker_of=worker_of,
         source=providers.Singleton(
             KafkaSource,
-            settings.provided.kafka_bootstrap,
+            kafka,
             topic=settings.provided.kafka_topic,
             group=providers.Callable("{}.{}".format, settings.provided.kafka_group_prefix, projection.provided.name),
+            session_ms=settings.provided.kafka_session_ms,
+            close_ms=settings.provided.kafka_close_ms,
             batch_events_max=settings.provided.batch_events_max,
             figures=figures,
         ),
@@ -237,7 +251,10 @@ class ProjectorContainer(containers.DeclarativeContainer):
             Postbox,
             letters=providers.Singleton(PostgresDeadLetters, database, projection.provided.name),
             topic=providers.Singleton(
-                KafkaDeadLetterTopic, settings.provided.kafka_bootstrap, events_topic=settings.provided.kafka_topic
+                KafkaDeadLetterTopic,
+                kafka,
+                events_topic=settings.provided.kafka_topic,
+                delivery_ms=settings.provided.kafka_delivery_ms,
             ),
             log=log,
             figures=figures,

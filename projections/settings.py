@@ -20,6 +20,15 @@ Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
 # What both processes read. The structs cannot share a base: the projector serves HTTP, and a struct has one line of ancestors.
 KafkaBootstrap = Annotated[str, Meta(min_length=1, description="Kafka's bootstrap servers, host:port with commas")]
 KafkaTopic = Annotated[str, Meta(min_length=1, max_length=249, description="Topic of all events")]
+KafkaConnectMs = Annotated[
+    int, Meta(ge=1_000, le=600_000, description="Longest a connection to a broker may take to be made")
+]
+KafkaRequestMs = Annotated[
+    int, Meta(ge=2_000, le=300_000, description="Longest a broker may take to answer; the connection is made anew then")
+]
+KafkaAdminMs = Annotated[
+    int, Meta(ge=100, le=60_000, description="Longest it may take to look for a topic, and to make one")
+]
 BatchBytesMax = Annotated[
     int, Meta(ge=1024, description="Most bytes of events read from the log at once (one event always fits)")
 ]
@@ -34,6 +43,9 @@ class RelaySettings(ProcessSettings, frozen=True, kw_only=True):
 
     kafka_bootstrap: KafkaBootstrap
     kafka_topic: KafkaTopic = "daybook.events"
+    kafka_connect_ms: KafkaConnectMs = 30_000
+    kafka_request_ms: KafkaRequestMs = 60_000
+    kafka_admin_ms: KafkaAdminMs = 5_000  # within the time that a process has to end
     health_host: Annotated[str, Meta(min_length=1, description="Address of /health and /metrics")] = "127.0.0.1"
     health_port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of /health and /metrics")]
     batch_bytes_max: BatchBytesMax = 16_000_000
@@ -76,6 +88,9 @@ class ProjectorSettings(HttpSettings, frozen=True, kw_only=True):
     http_port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of the operators' API, /health and /metrics")]
     kafka_bootstrap: KafkaBootstrap
     kafka_topic: KafkaTopic = "daybook.events"
+    kafka_connect_ms: KafkaConnectMs = 30_000
+    kafka_request_ms: KafkaRequestMs = 60_000
+    kafka_admin_ms: KafkaAdminMs = 5_000  # within the time that a process has to end
     batch_bytes_max: BatchBytesMax = 16_000_000
     batch_ledgers_max: BatchLedgersMax = 500
     retry_ms: RetryMs = 200
@@ -91,6 +106,20 @@ class ProjectorSettings(HttpSettings, frozen=True, kw_only=True):
     kafka_group_prefix: Annotated[
         str, Meta(min_length=1, description="Consumer groups are named <prefix>.<projection>")
     ] = "daybook"
+    kafka_session_ms: Annotated[
+        int,
+        Meta(
+            ge=1_000,
+            le=1_800_000,
+            description="A consumer that the brokers hear nothing of loses its partitions to others after so long",
+        ),
+    ] = 6_000  # the least that brokers allow by default: a killed worker's partitions wait so long
+    kafka_delivery_ms: Annotated[
+        Milliseconds, Meta(description="A dead letter that Kafka has not taken by then is handed over again")
+    ] = 30_000
+    kafka_close_ms: Annotated[
+        Milliseconds, Meta(description="Longest a consumer may take to commit its offsets and leave its group")
+    ] = 5_000  # within the time that a process has to end
     batch_events_max: Annotated[int, Meta(ge=1, le=100_000, description="Most events written at once")] = 3_000
     rows_max: Annotated[int, Meta(ge=1, description="Last rows kept in memory, of each table, twice over")] = 250_000
     tries_max: Annotated[int, Meta(ge=1, description="Tries of a batch before what cannot go on is set aside")] = 3

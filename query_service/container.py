@@ -16,7 +16,7 @@ from query_service.application.query_handler import QueryHandler
 from query_service.infrastructure import statements
 from query_service.infrastructure.announcements import Announcements
 from query_service.infrastructure.appended_listener import AppendedListener
-from query_service.infrastructure.cached_books import CachedBooks, connect_cache
+from query_service.infrastructure.cached_books import CachedBooks
 from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.postgres_books import PostgresBooks
 from query_service.infrastructure.replicas import Replica, ReplicatedBooks
@@ -39,6 +39,7 @@ from shared_kernel.http_edge import Edge
 from shared_kernel.keys import Keys, open_keys
 from shared_kernel.metrics import new_registry
 from shared_kernel.postgres import conninfo
+from shared_kernel.redis_client import connect_redis
 from shared_kernel.security import TokenVerifier
 
 TITLE = "Daybook queries"
@@ -144,7 +145,7 @@ def _cached(
         return None
     return CachedBooks(
         replicated,
-        connect_cache(settings.cache_url, settings.cache_timeout_ms),
+        connect_redis(settings.cache_url, timeout_ms=settings.cache_timeout_ms),
         visible,
         figures,
         seconds_max=settings.cache_seconds_max,

@@ -6,7 +6,6 @@ them: a source that fails or holds nonsense never takes the working keys away.
 
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
 
 from shared_kernel.errors import Unavailable
+from shared_kernel.http_out import open_url
 from shared_kernel.settings import HttpSettings, SettingsError
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA", "Ed25519")  # design §9: asymmetric only, so no HMAC and no `none`
@@ -197,8 +197,8 @@ class UrlKeys:
 
     def _fetch(self) -> None:
         try:
-            request = urllib.request.Request(self._url, headers={"Accept": "application/json"})  # noqa: S310
-            with urllib.request.urlopen(request, timeout=FETCH_TIMEOUT_SECONDS) as response:  # noqa: S310
+            headers = {"Accept": "application/json"}
+            with open_url(self._url, headers=headers, timeout_s=FETCH_TIMEOUT_SECONDS) as response:
                 content = response.read(JWKS_BYTES_MAX + 1)
             if content == self._content:
                 return

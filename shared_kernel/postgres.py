@@ -1,16 +1,20 @@
 """How every connection to Postgres is made: with a bound on connecting, on silence, and where it is told on statements and locks.
 
-The one place that knows libpq's names for these. Nothing else may be handed to a driver (tests/unit/test_house_rules.py).
+The one place that knows libpq's names for these, and that hands them to the driver (tests/unit/test_house_rules.py).
 """
 
-from typing import Final
+from typing import Any, Final, NewType
 
+from psycopg import AsyncConnection, Connection, pq
 from psycopg.conninfo import make_conninfo
 
 CONNECT_MS_MAX: Final = (
     5_000  # chosen: a server that lives answers within milliseconds, one behind a slow network in seconds
 )
 SILENCE_MS_MAX: Final = 10_000  # chosen: unacknowledged data for this long means that the other host is gone
+
+Bounded = NewType("Bounded", str)
+"""Where to connect, with the bounds of it: only `conninfo` makes it."""
 
 
 def conninfo(
@@ -22,8 +26,10 @@ def conninfo(
     statement_ms: int | None = None,
     lock_ms: int | None = None,
     options: str = "",
-) -> str:
-    """The URL with its bounds; `name` is what the server shows. `options` are further settings of the session, as libpq takes them.
+    **more: str,
+) -> Bounded:
+    """The URL with its bounds; `name` is what the server shows. `options` are further settings of the session, as libpq takes them,
+    `more` of the connection.
 
     `statement_ms` also bounds idling in a transaction. Without it and `lock_ms` whoever connects sets these otherwise.
     """
@@ -31,7 +37,7 @@ def conninfo(
         options += f" -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout={statement_ms}"
     if lock_ms is not None:
         options += f" -c lock_timeout={lock_ms}"
-    return make_conninfo(
+    bounded = make_conninfo(
         url,
         application_name=name,
         connect_timeout=max(2, connect_ms // 1_000),  # libpq counts seconds and takes less than 2 for 2
@@ -40,4 +46,21 @@ def conninfo(
         keepalives_interval=5,
         keepalives_count=3,
         **({"options": options.strip()} if options else {}),
+        **more,
     )
+    return Bounded(bounded)
+
+
+def connect(bounded: Bounded) -> Connection[Any]:
+    """A connection in autocommit: `shared_kernel.transactions` alone begins transactions."""
+    return Connection.connect(bounded, autocommit=True)
+
+
+async def connect_async(bounded: Bounded) -> AsyncConnection[Any]:
+    """The same for an event loop."""
+    return await AsyncConnection.connect(bounded, autocommit=True)
+
+
+def begin_connecting(bounded: Bounded) -> pq.abc.PGconn:
+    """A connection past the driver that is on its way: whoever drives it bounds the way."""
+    return pq.PGconn.connect_start(bounded.encode())

@@ -15,7 +15,7 @@ from psycopg import sql
 from command_service.application.clock import READ_MODEL_MISSING, Due
 from shared_kernel.errors import Unavailable
 from shared_kernel.event_log.statements import SESSION_OPTIONS, load_statements
-from shared_kernel.postgres import conninfo
+from shared_kernel.postgres import connect_async, conninfo
 
 _STATEMENTS: Final = load_statements("command_service.infrastructure", "due.sql")
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
@@ -68,5 +68,5 @@ class PostgresDue:
 
     async def _connected(self) -> "psycopg.AsyncConnection[Any]":
         if self._connection is None or self._connection.closed:
-            self._connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+            self._connection = await connect_async(self._conninfo)
         return self._connection

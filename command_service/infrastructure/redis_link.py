@@ -12,8 +12,6 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from shared_kernel.breaker import Breaker, BreakerBounds
@@ -110,15 +108,3 @@ class RedisLink:
                 structlog.get_logger().info("redis_back")
         self.is_up = is_up
         self._metrics.redis_answered(is_up)
-
-
-def connect(url: str, *, timeout_ms: int) -> "Redis":
-    """A client whose every step ends within the time-out and that never tries again by itself."""
-    client: Redis = Redis.from_url(
-        url,
-        socket_timeout=timeout_ms / 1000,
-        socket_connect_timeout=timeout_ms / 1000,
-        retry=Retry(NoBackoff(), 0),
-        protocol=3,
-    )
-    return client

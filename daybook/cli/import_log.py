@@ -81,7 +81,7 @@ def import_log(
     import psycopg
 
     from shared_kernel import logs
-    from shared_kernel.postgres import conninfo
+    from shared_kernel.postgres import connect, conninfo
 
     with ExitStack() as stack:
         path = stack.enter_context(spooled()) if str(file) == "-" else file
@@ -93,7 +93,7 @@ def import_log(
                     pass
             else:
                 logs.configure("import", level="warning", format="console", fd=sys.stderr.fileno())
-                with psycopg.connect(conninfo(_url(data), name="daybook import"), autocommit=True) as connection:
+                with connect(conninfo(_url(data), name="daybook import")) as connection:
                     _write(connection, ledger, reading)
         except psycopg.Error as error:
             raise _failed(error, ledger) from error

@@ -109,7 +109,7 @@ def restored_command(
     """
     import psycopg
 
-    from shared_kernel.postgres import conninfo
+    from shared_kernel.postgres import connect, conninfo
 
     url = optional("DAYBOOK_POSTGRES_URL")
     if not url:
@@ -117,7 +117,7 @@ def restored_command(
 
         url = read_stack_file(Layout.at(data)).postgres_urls["migrator"]
     try:
-        with psycopg.connect(conninfo(url, statement_ms=RESTORED_MS_MAX), autocommit=True) as connection:
+        with connect(conninfo(url, statement_ms=RESTORED_MS_MAX)) as connection:
             connection.execute("set role daybook_owner")
             row = connection.execute("select daybook.restored()::text").fetchone()
     except psycopg.Error as error:

@@ -27,7 +27,8 @@ from daybook.terminal import CommandFailed
 MAJOR_MIN = 15
 ADMINISTRATOR = "daybook"
 DATABASE = "daybook"
-CONNECT_TIMEOUT_S = 2
+ANSWER_MS_MAX = 2_000
+CREATE_MS_MAX = 30_000  # chosen: a database is copied from its template
 
 SETTINGS = {
     "listen_addresses": LOOPBACK,
@@ -99,8 +100,11 @@ def connection_fault(url: str, *, create: str | None = None) -> str | None:
     """None when the server answers a query; the database named `create` then exists."""
     import psycopg
 
+    from shared_kernel.postgres import connect, conninfo
+
+    bounded = conninfo(url, connect_ms=ANSWER_MS_MAX, silence_ms=ANSWER_MS_MAX, statement_ms=CREATE_MS_MAX)
     try:
-        with psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:
+        with connect(bounded) as connection:
             if create is not None:
                 row = connection.execute("select 1 from pg_database where datname = %s", (create,)).fetchone()
                 if row is None:

@@ -9,7 +9,6 @@ import os
 import pkgutil
 import sys
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import msgspec
 from daybook.stack.parts import Launch, Part
 from daybook.stack.ports import LOOPBACK
 from daybook.stack.tokens import AUDIENCE, ISSUER
+from shared_kernel.http_out import open_url
 from shared_kernel.settings import PREFIX, STACK_NAMES
 
 PROCESSES = ("command", "query", "relay", "projector", "clock", "monitor")
@@ -143,9 +143,8 @@ def process_part(process: str, places: Places, folder: Path) -> Part:
 
 def health_fault(url: str) -> str | None:
     """None when a process says that it is ready; else what it says is missing."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is never proxied
     try:
-        with opener.open(url, timeout=HEALTH_TIMEOUT_S):
+        with open_url(url, timeout_s=HEALTH_TIMEOUT_S, is_neighbour=True):
             return None
     except urllib.error.HTTPError as error:
         with error:

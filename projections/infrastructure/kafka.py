@@ -4,6 +4,7 @@ A message is the event's canonical line with CloudEvents 1.0 attributes in its h
 lets through only well-formed events of the expected incarnation, and whoever applies them checks their positions.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from confluent_kafka.cimpl import NewTopic
 from projections.application.figures import Figures
 from projections.application.ports import PublishFailed
 from projections.application.seldom import Seldom
-from projections.infrastructure.kafka_logs import QUIET
+from projections.infrastructure.kafka_clients import KafkaClients
 from shared_kernel.breaker import Breaker
 from shared_kernel.errors import Unavailable
 from shared_kernel.event_log.types import RecordedEvent
@@ -27,7 +28,6 @@ from shared_kernel.words import format_time
 
 # Chosen: above the longest event that a command of 4 MiB can make, so that no event is too long to publish.
 MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
-ADMIN_S_MAX: Final = 5.0  # within the time that a process has to end
 POLL_S: Final = 0.1  # how often a waiting publisher looks at its lease
 # Chosen: a batch leaves when it is complete, in as few requests as it can, for each of them wakes the broker and every consumer;
 # only one that takes longer than this to hand over leaves in parts meanwhile.
@@ -48,9 +48,9 @@ class KafkaPublisher:
     """
 
     def __init__(
-        self, bootstrap: str, *, topic: str, partitions: int, replicas: int, stall_ms: int, breaker: Breaker
+        self, clients: KafkaClients, *, topic: str, partitions: int, replicas: int, stall_ms: int, breaker: Breaker
     ) -> None:
-        self._bootstrap = bootstrap
+        self._clients = clients
         self._stall_s = stall_ms / 1_000
         self._breaker = breaker
         self._topic = topic
@@ -66,15 +66,14 @@ class KafkaPublisher:
 
     def _prepare(self) -> None:
         self.close()
-        admin = AdminClient({"bootstrap.servers": self._bootstrap, **QUIET})
+        admin = self._clients.admin()
         try:
-            if self._topic not in admin.list_topics(timeout=ADMIN_S_MAX).topics:
+            if self._topic not in admin.list_topics(timeout=self._clients.admin_s).topics:
                 self._make_topic(admin)
         except KafkaException as error:
             raise Unavailable("kafka_unavailable", reason=error.args[0].name()) from None
-        self._producer = Producer(
+        self._producer = self._clients.producer(
             {
-                "bootstrap.servers": self._bootstrap,
                 "client.id": "daybook-relay",
                 "enable.idempotence": True,
                 "acks": "all",
@@ -87,7 +86,6 @@ class KafkaPublisher:
                 "delivery.report.only.error": True,  # no call for each message that is stored
                 "on_delivery": self._on_delivery,
                 "error_cb": self._on_error,
-                **QUIET,
             }
         )
 
@@ -144,9 +142,10 @@ class KafkaPublisher:
             replication_factor=self._replicas,
             config={"max.message.bytes": str(MESSAGE_BYTES_MAX)},
         )
-        [made] = admin.create_topics([topic], operation_timeout=ADMIN_S_MAX, request_timeout=ADMIN_S_MAX).values()
+        admin_s = self._clients.admin_s
+        [made] = admin.create_topics([topic], operation_timeout=admin_s, request_timeout=admin_s).values()
         try:
-            made.result(timeout=ADMIN_S_MAX)
+            made.result(timeout=admin_s)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
@@ -164,21 +163,31 @@ class KafkaPublisher:
 class KafkaSource:
     """A consumer in the projection's group. Single-threaded; joins the group at its first poll."""
 
-    def __init__(self, bootstrap: str, *, topic: str, group: str, batch_events_max: int, figures: Figures) -> None:
+    def __init__(
+        self,
+        clients: KafkaClients,
+        *,
+        topic: str,
+        group: str,
+        session_ms: int,
+        close_ms: int,
+        batch_events_max: int,
+        figures: Figures,
+    ) -> None:
+        self._clients = clients
+        self._close_s = close_ms / 1_000
         self._settings: dict[str, Any] = {
-            "bootstrap.servers": bootstrap,
             "group.id": group,
             "client.id": group,
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": 6_000,  # the least that brokers allow by default: a killed worker's partitions wait so long
+            "session.timeout.ms": session_ms,
             "fetch.message.max.bytes": 4 * 1024 * 1024,
             "fetch.wait.max.ms": 500,  # what arrives is sent at once; this is only how often an idle consumer asks again
             "queued.max.messages.kbytes": 64 * 1024,
             "topic.metadata.refresh.interval.ms": 10_000,  # a topic that was deleted and made again is found by then
             "allow.auto.create.topics": False,
-            **QUIET,
         }
         self._topic = topic
         self._batch_events_max = batch_events_max
@@ -198,7 +207,7 @@ class KafkaSource:
     def poll(self, wait_s: float) -> list[RecordedEvent]:
         """What has arrived; waits for the first, never for more."""
         if self._consumer is None:
-            self._consumer = Consumer(self._settings)
+            self._consumer = self._clients.consumer(self._settings)
             self._consumer.subscribe([self._topic], on_assign=self._on_assign)
         first = self._consumer.poll(wait_s)
         if first is None:
@@ -221,13 +230,15 @@ class KafkaSource:
                 self._say("offsets_not_committed", reason=error.args[0].name())
 
     def close(self, *, is_done: bool) -> None:
-        """Leaves the group, and commits before if what was polled is done."""
+        """Leaves the group, and commits before if what was polled is done; left to itself where that takes longer than `close_ms`."""
         if self._consumer is not None:
-            if is_done:
-                with suppress(KafkaException):  # nothing new, or no broker: the next start sees some events again
-                    self._consumer.commit(asynchronous=False)
-            self._consumer.close()
+            # Neither of its calls takes a time-out, and the process is to end in time.
+            leaving = threading.Thread(target=_leave, args=(self._consumer, is_done), name="kafka leaving", daemon=True)
             self._consumer = None
+            leaving.start()
+            leaving.join(self._close_s)
+            if leaving.is_alive():
+                self._say("consumer_not_closed", wait_ms=round(self._close_s * 1_000))
 
     def _event(self, message: Message) -> RecordedEvent | None:
         error = message.error()
@@ -259,6 +270,13 @@ class KafkaSource:
     def _say(self, event: str, **fields: str | int | None) -> None:
         if self._seldom.is_due(event):
             self._logger.warning(event, **fields)
+
+
+def _leave(consumer: Consumer, is_done: bool) -> None:
+    if is_done:
+        with suppress(KafkaException):  # nothing new, or no broker: the next start sees some events again
+            consumer.commit(asynchronous=False)
+    consumer.close()
 
 
 def headers_of(event: RecordedEvent) -> list[tuple[str, str | bytes | None]]:

@@ -4,28 +4,28 @@ Nothing here waits: the topic is asked for and messages are queued, and whatever
 """
 
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from projections.application.ports import DeadLetter
-from projections.infrastructure.kafka import ADMIN_S_MAX, MESSAGE_BYTES_MAX, headers_of
-from projections.infrastructure.kafka_logs import QUIET
+from projections.infrastructure.kafka import MESSAGE_BYTES_MAX, headers_of
+from projections.infrastructure.kafka_clients import KafkaClients
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import canonical_line
 from shared_kernel.words import format_time
 
 TOPIC_SUFFIX: Final = ".dead-letters"
-DELIVERY_MS_MAX: Final = 30_000  # chosen: what Kafka did not take by then is handed over again
 
 
 class KafkaDeadLetterTopic:
     """A producer of its own, made with the first letter."""
 
-    def __init__(self, bootstrap: str, *, events_topic: str) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, clients: KafkaClients, *, events_topic: str, delivery_ms: int) -> None:
+        self._clients = clients
+        self._delivery_ms = delivery_ms
         self._topic = events_topic + TOPIC_SUFFIX
         self._producer: Producer | None = None
         self._admin: AdminClient | None = None
@@ -67,20 +67,18 @@ class KafkaDeadLetterTopic:
 
     def _ready(self) -> Producer:
         if self._producer is None:
-            servers: dict[str, Any] = {"bootstrap.servers": self._bootstrap, **QUIET}
-            self._admin = AdminClient(servers)
+            self._admin = self._clients.admin()
             # One partition: letters are few, and read by people. Replicas: as many as the brokers give by default.
             topic = NewTopic(self._topic, num_partitions=1, config={"max.message.bytes": str(MESSAGE_BYTES_MAX)})
             self._admin.create_topics(
-                [topic], request_timeout=ADMIN_S_MAX
+                [topic], request_timeout=self._clients.admin_s
             )  # not waited for: it may be there, or come later
-            self._producer = Producer(
+            self._producer = self._clients.producer(
                 {
-                    **servers,
                     "client.id": "daybook-dead-letters",
                     "enable.idempotence": True,
                     "acks": "all",
-                    "message.timeout.ms": DELIVERY_MS_MAX,
+                    "message.timeout.ms": self._delivery_ms,
                     "message.max.bytes": MESSAGE_BYTES_MAX,
                     "compression.type": "lz4",
                 }

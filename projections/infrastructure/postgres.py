@@ -15,7 +15,7 @@ from projections.application.ports import Unwritable
 from projections.infrastructure.wire import Wire
 from shared_kernel.errors import Contention, DaybookError, Unavailable
 from shared_kernel.event_log.statements import SESSION_OPTIONS, load_statements
-from shared_kernel.postgres import conninfo
+from shared_kernel.postgres import connect, conninfo
 from shared_kernel.sqlstates import is_rolled_back
 from shared_kernel.transactions import Terms, Transactions
 
@@ -90,7 +90,7 @@ class Database:
 
     def _connected(self) -> Connection[Row]:
         if self._connection is None or self._connection.closed:
-            self._connection = psycopg.connect(
+            self._connection = connect(
                 conninfo(
                     self._url,
                     name=self._name,
@@ -98,11 +98,10 @@ class Database:
                     lock_ms=LOCK_TIMEOUT_MS,
                     statement_ms=STATEMENT_TIMEOUT_MS,
                     options=_OPTIONS,
-                ),
-                autocommit=True,
+                )
             )
             self._connection.prepare_threshold = None
-            self._wire = Wire(self._connection.pgconn, STATEMENTS)
+            self._wire = Wire(self._connection.pgconn, STATEMENTS, wait_ms=STATEMENT_TIMEOUT_MS + SILENCE_MS_MAX)
         return self._connection
 
 

@@ -8,7 +8,7 @@ import select
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, LiteralString
 
-from psycopg import pq
+from psycopg import OperationalError, pq
 
 from shared_kernel.transactions import error_of
 
@@ -21,10 +21,15 @@ Call = tuple[str, Sequence[bytes | None]]
 
 
 class Wire:
-    """As long as its connection; nobody else may use that meanwhile. Errors are psycopg's, and leave the connection whole or closed."""
+    """As long as its connection; nobody else may use that meanwhile. Errors are psycopg's, and leave the connection whole or closed.
 
-    def __init__(self, pgconn: pq.abc.PGconn, statements: Mapping[str, LiteralString]) -> None:
+    A server that says nothing for `wait_ms`, longer than any statement may take, is lost: whatever lies between may go on
+    acknowledging what it is sent.
+    """
+
+    def __init__(self, pgconn: pq.abc.PGconn, statements: Mapping[str, LiteralString], *, wait_ms: int) -> None:
         self._pgconn = pgconn
+        self._wait_ms = wait_ms
         self._statements: dict[str, str] = {**statements}
         self._prepared: set[str] = set()
         self._readable, self._either = select.poll(), select.poll()
@@ -106,15 +111,20 @@ class Wire:
 
     def _flush(self) -> None:
         while self._pgconn.flush():
-            for _, event in self._either.poll():
+            for _, event in self._awaited(self._either):
                 if event & ~select.POLLOUT:  # the server may be unable to read before we have
                     self._pgconn.consume_input()
 
     def _next(self) -> pq.abc.PGresult | None:
         while self._pgconn.is_busy():
-            self._readable.poll()
+            self._awaited(self._readable)
             self._pgconn.consume_input()
         return self._pgconn.get_result()
+
+    def _awaited(self, wire: select.poll) -> list[tuple[int, int]]:
+        if not (events := wire.poll(self._wait_ms)):
+            raise OperationalError("the server says nothing")
+        return events
 
     def _check(self, result: pq.abc.PGresult) -> None:
         if result.status in (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED):

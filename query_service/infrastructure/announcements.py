@@ -10,9 +10,10 @@ from typing import Final, Protocol
 
 import psycopg
 import structlog
-from psycopg import AsyncConnection, Notify, pq
+from psycopg import Notify, pq
 
 from query_service.infrastructure.background import Background
+from shared_kernel.postgres import Bounded, connect_async
 
 RECONNECT_MS: Final = 500  # chosen: who listens polls meanwhile
 TRIED_S: Final = 30.0  # chosen: the connection is tried so often, since one that is dead says nothing
@@ -41,7 +42,7 @@ class Listener(Protocol):
 class Announcements:
     """The connection. `open` starts listening, `close` ends it."""
 
-    def __init__(self, conninfo: str, listeners: Sequence[Listener]) -> None:
+    def __init__(self, conninfo: Bounded, listeners: Sequence[Listener]) -> None:
         self._conninfo = conninfo
         self._by_channel = {listener.channel: listener for listener in listeners}
         self._background = Background()
@@ -57,7 +58,7 @@ class Announcements:
     async def _listen(self) -> None:
         while True:
             try:
-                async with await AsyncConnection.connect(self._conninfo, autocommit=True) as connection:
+                async with await connect_async(self._conninfo) as connection:
                     connection.add_notify_handler(self._hear)  # of what comes with an answer
                     await connection.execute("; ".join(f"listen {channel}" for channel in self._by_channel).encode())
                     for listener in self._by_channel.values():

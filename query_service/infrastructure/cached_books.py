@@ -16,8 +16,6 @@ from typing import Any, Final, NamedTuple, Protocol, get_type_hints
 import msgspec
 import structlog
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from query_service.application.query_handler import Books, Question, RowT, Snapshot, Stamp, Value
@@ -187,18 +185,6 @@ class _Budget:
         self._left -= size
         heapq.heappush(self._living, (now + lifetime_ms / 1000, size))
         return True
-
-
-def connect_cache(url: str, timeout_ms: int) -> Redis:
-    """A client that never tries again by itself: the next question does."""
-    client: Redis = Redis.from_url(
-        url,
-        socket_timeout=timeout_ms / 1000,
-        socket_connect_timeout=timeout_ms / 1000,
-        retry=Retry(NoBackoff(), 0),
-        protocol=3,
-    )
-    return client
 
 
 def _decoder(row: type[Any]) -> Callable[[bytes], tuple[Stamp, list[Any]]]:

@@ -19,6 +19,7 @@ from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.postgres_books import PostgresBooks
 from shared_kernel.breaker import BreakerFigures, State
 from shared_kernel.errors import Unavailable
+from shared_kernel.postgres import Bounded, connect_async
 
 # Without a receiver a standby hears nothing of the primary; without anything left to replay it has all that it heard of.
 _LOOK: Final = b"""
@@ -39,7 +40,7 @@ class Replica:
         name: str,
         books: PostgresBooks,
         *,
-        conninfo: str,
+        conninfo: Bounded,
         figures: QueryFigures,
         breakers: BreakerFigures,
         check_ms: int,
@@ -96,7 +97,7 @@ class Replica:
                 try:
                     async with asyncio.timeout(self._check_ms / 1000):
                         if connection is None or connection.closed:
-                            connection = await AsyncConnection.connect(self._conninfo, autocommit=True)
+                            connection = await connect_async(self._conninfo)
                         row = await (await connection.execute(_LOOK)).fetchone()
                 except (psycopg.Error, TimeoutError) as error:
                     fault = type(error).__name__

@@ -19,7 +19,7 @@ from shared_kernel.event_log import binary, calls
 from shared_kernel.event_log.errors import IncarnationChanged, LogFault, LogUnavailable, RolledBack
 from shared_kernel.event_log.pipeline import Parameters, Pipeline
 from shared_kernel.event_log.types import Appended, Decision, Loaded, Page, RecordedEvent, Snapshot, SnapshotKey, Tail
-from shared_kernel.postgres import conninfo
+from shared_kernel.postgres import connect_async, conninfo
 from shared_kernel.transactions import Terms, Transactions
 
 _SESSION: Final = b"session"
@@ -347,9 +347,7 @@ async def end_backend(url: str, pid: int, backend_start: str, *, name: str = "da
     """
     try:
         async with asyncio.timeout(wait_ms / 1_000 * 2):
-            connection = await psycopg.AsyncConnection.connect(
-                conninfo(url, name=name, statement_ms=2 * wait_ms), autocommit=True
-            )
+            connection = await connect_async(conninfo(url, name=name, statement_ms=2 * wait_ms))
             async with connection:
                 cursor = psycopg.AsyncRawCursor(connection)
                 await cursor.execute(calls.TERMINATE_BACKEND, [pid, backend_start, wait_ms])

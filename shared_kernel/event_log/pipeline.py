@@ -12,11 +12,10 @@ from typing import Final
 
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import make_conninfo
 
 from shared_kernel.event_log import errors
 from shared_kernel.event_log.errors import LogUnavailable, OutcomeUnknown
-from shared_kernel.postgres import conninfo
+from shared_kernel.postgres import begin_connecting, conninfo
 
 Results = list[pq.abc.PGresult]
 Parameters = Sequence[bytes | None]
@@ -60,12 +59,14 @@ class Pipeline:
         cls, url: str, *, name: str = "daybook", connect_timeout_ms: int, reply_timeout_ms: int
     ) -> "Pipeline":
         """A connection to a server that takes writes. Raises `LogUnavailable` if there is none in time."""
-        bounded = make_conninfo(
-            conninfo(url, name=name, connect_ms=connect_timeout_ms),
+        bounded = conninfo(
+            url,
+            name=name,
+            connect_ms=connect_timeout_ms,
             client_encoding="UTF8",
             target_session_attrs="read-write",
         )
-        pgconn = pq.PGconn.connect_start(bounded.encode())
+        pgconn = begin_connecting(bounded)
         try:
             async with asyncio.timeout(connect_timeout_ms / 1_000):
                 while (status := pgconn.connect_poll()) != pq.PollingStatus.OK:

@@ -29,7 +29,7 @@ from shared_kernel.errors import DaybookError
 from shared_kernel.event_log import calls
 from shared_kernel.event_log.errors import LogUnavailable, OutcomeUnknown, from_sqlstate
 from shared_kernel.event_log.types import Appended, Decision, NewEvent, RecordedEvent, Tail
-from shared_kernel.postgres import conninfo
+from shared_kernel.postgres import connect, conninfo
 
 PAGE_EVENTS_MAX: Final = 500
 # Chosen: the net under LISTEN, and so the longest that a stopped subscription still blocks.
@@ -178,9 +178,7 @@ class PostgresLedgerRecorder(DCBRecorder):
         with self._turn:
             try:
                 if self._connection is None or self._connection.closed:
-                    self._connection = psycopg.connect(
-                        conninfo(self.url, statement_ms=STATEMENT_MS_MAX, lock_ms=LOCK_MS_MAX), autocommit=True
-                    )
+                    self._connection = connect(conninfo(self.url, statement_ms=STATEMENT_MS_MAX, lock_ms=LOCK_MS_MAX))
                 cursor = psycopg.RawCursor(self._connection)
                 return cursor.execute(statement.encode(), parameters).fetchall()
             except psycopg.Error as error:
@@ -242,7 +240,7 @@ class LedgerSubscription(DCBSubscription[PostgresLedgerRecorder]):
         super().__init__(recorder=recorder, query=query, after=after)
         self._page: list[DCBSequencedEvent] = []
         self._waiting = threading.Lock()
-        self._listener = psycopg.connect(conninfo(recorder.url), autocommit=True)
+        self._listener = connect(conninfo(recorder.url))
         self._listener.execute(f"listen {calls.APPENDED_CHANNEL}".encode())
 
     def __next__(self) -> DCBSequencedEvent:

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from shared_kernel.errors import Corruption
-from shared_kernel.postgres import conninfo
+from shared_kernel.postgres import connect, conninfo
 from shared_kernel.transactions import Terms, Transactions, again
 
 LOGIN_ROLES: Final = (
@@ -63,9 +63,7 @@ def ensure_roles(admin_url: str, password: str) -> None:
     databases may meet: Postgres then fails one of them with "tuple concurrently updated" or a duplicate, and it
     tries again.
     """
-    with psycopg.connect(
-        conninfo(admin_url, statement_ms=ROLES_MS_MAX, lock_ms=LOCK_WAIT_MS), autocommit=True
-    ) as connection:
+    with connect(conninfo(admin_url, statement_ms=ROLES_MS_MAX, lock_ms=LOCK_WAIT_MS)) as connection:
         for attempt in range(1, ROLE_ATTEMPTS_MAX + 1):
             try:
                 _make_roles(connection, password)
@@ -84,7 +82,7 @@ def migrate(migrator_url: str, report: Callable[[str], None]) -> list[str]:
     `migration_out_of_order` and the file's name, and then nothing was applied.
     """
     applied_now: list[str] = []
-    with psycopg.connect(conninfo(migrator_url), autocommit=True) as connection:
+    with connect(conninfo(migrator_url)) as connection:
         connection.execute("select set_config('lock_timeout', %s, false)", [f"{MIGRATOR_WAIT_MS}ms"])
         connection.execute("select pg_advisory_lock(%s)", [ADVISORY_LOCK])
         connection.execute("select set_config('lock_timeout', %s, false)", [f"{LOCK_WAIT_MS}ms"])

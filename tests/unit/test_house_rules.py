@@ -2,19 +2,16 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from shared_kernel.logs import FIELDS
+from tests.support import house_rules
+from tests.support.house_rules import PACKAGES, offences
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("shared_kernel", "command_service", "query_service", "projections", "daybook")
-PSYCOPG = {"psycopg", "psycopg.AsyncConnection", "psycopg.Connection", "AsyncConnection", "Connection"}
-OPENS_TRANSACTIONS = {"shared_kernel/transactions.py", "shared_kernel/event_log/fast.py"}
-SQL_OF_TRANSACTIONS = re.compile(
-    r"\s*(begin|start transaction|commit|rollback|savepoint|set transaction)( (isolation|work|transaction|read|to)\b.*)?;?\s*",
-    re.IGNORECASE | re.DOTALL,
-)
 
 
 def sources() -> Iterator[tuple[str, str]]:
@@ -24,64 +21,178 @@ def sources() -> Iterator[tuple[str, str]]:
             yield path.relative_to(ROOT).as_posix(), path.read_text()
 
 
-def offences_with_transactions(name: str, text: str) -> list[str]:
-    """What in a module opens, ends or implies a transaction past `shared_kernel.transactions`."""
-    found = []
-    tree = ast.parse(text)
-    prose = {id(node.body[0].value) for node in ast.walk(tree) if _has_docstring(node)}
-    executed = {
-        id(argument)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "execute"
-        for argument in node.args
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and id(node) not in prose:
-            spoken = node.value.decode("latin-1") if isinstance(node.value, bytes) else node.value
-            is_sql = id(node) in executed or " " in str(spoken).strip()  # one word alone may be the name of an action
-            if isinstance(spoken, str) and is_sql and SQL_OF_TRANSACTIONS.fullmatch(spoken):
-                found.append(f"{name}:{node.lineno} says {spoken!r}")
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            called, arguments = node.func.attr, {keyword.arg for keyword in node.keywords}
-            if called == "transaction" and not node.args and not arguments:
-                found.append(f"{name}:{node.lineno} opens psycopg's own transaction")
-            is_kafka = ast.unparse(node.func.value).endswith("_source")  # offsets, which are committed too
-            if called in {"commit", "rollback"} and not (arguments or node.args or is_kafka):
-                found.append(f"{name}:{node.lineno} ends a transaction by itself")
-            if called == "connect" and ast.unparse(node.func.value) in PSYCOPG and "autocommit" not in arguments:
-                found.append(f"{name}:{node.lineno} connects without autocommit: its first statement would begin one")
-            if called == "set_autocommit":
-                found.append(f"{name}:{node.lineno} changes autocommit")
-    return found
+@pytest.mark.parametrize(
+    "rule",
+    [house_rules.offences_with_imports, house_rules.offences_with_transactions, house_rules.offences_with_time],
+)
+def test_no_module_breaks_a_rule(rule: Callable[[str, str], list[str]]) -> None:
+    assert [offence for name, text in sources() for offence in rule(name, text)] == []
 
 
-def _has_docstring(node: ast.AST) -> bool:
-    is_place = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-    return is_place and bool(node.body) and isinstance(node.body[0], ast.Expr)  # type: ignore[attr-defined]
-
-
-def test_nothing_but_its_own_modules_opens_a_transaction() -> None:
-    found = [
-        offence
-        for name, text in sources()
-        if name not in OPENS_TRANSACTIONS
-        for offence in offences_with_transactions(name, text)
-    ]
-    assert found == []
-
-
-def test_the_rule_about_transactions_would_be_broken_by_each_way_to_open_one() -> None:
-    for text in (
+@pytest.mark.parametrize(
+    "text",
+    [
         "with connection.transaction():\n    pass",
+        "connection.transaction(force_rollback=True)",
+        "connection.transaction('name')",
+        "connection.transaction(None, True)",
         "connection.commit()",
         "connection.rollback()",
         "psycopg.connect(url)",
         "await psycopg.AsyncConnection.connect(url)",
+        "connect(url, autocommit=False)",
+        "connect(url, autocommit=is_wanted)",
+        "connection.set_autocommit(False)",
+        "connection.autocommit = False",
+        "AsyncConnectionPool(conninfo(url), timeout=1)",
+        "AsyncConnectionPool(conninfo(url), timeout=1, kwargs={'autocommit': False})",
         "connection.execute('begin')",
         "connection.execute(b'BEGIN isolation level serializable')",
-        "connection.set_autocommit(False)",
-    ):
-        assert offences_with_transactions("m.py", text), text
+        "connection.execute(SQL('begin'))",
+        "connection.execute(sql.SQL('commit').format())",
+        "connection.execute(f'begin')",
+        "connection.execute('begin; update accounts set x = 1')",
+        "connection.execute('select 1; /* so */ commit')",
+        "connection.execute('-- now\\nstart transaction')",
+        "connection.execute('end')",
+        "connection.execute('abort')",
+        "connection.execute('savepoint s')",
+        "connection.execute(query='rollback')",
+        "pgconn.exec_(b'begin')",
+        "pgconn.send_query(b'commit')",
+        "pgconn.send_prepare(b'b', b'begin', [])",
+        "OPENING = 'begin isolation level serializable; select 1'",
+    ],
+)
+def test_each_way_to_open_a_transaction_is_an_offence(text: str) -> None:
+    assert house_rules.offences_with_transactions("m.py", text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "urllib.request.urlopen(url)",
+        "urlopen(request, timeout=None)",
+        "opener.open(url)",
+        "urllib.request.build_opener(handler)",
+        "http.client.HTTPSConnection(host)",
+        "socket.create_connection((host, port))",
+        "socket.socket()",
+        "asyncio.open_connection(host, port)",
+        "loop.create_connection(make, host, port)",
+        "httpx.Client()",
+        "httpx.AsyncClient(timeout=3)",
+        "requests.get(url)",
+        "hvac.Client(url)",
+        "Redis.from_url(url, socket_timeout=1)",
+        "Redis(host='x', socket_timeout=None, socket_connect_timeout=1)",
+        "redis.asyncio.Redis(host='x', socket_timeout=1, socket_connect_timeout=1)",
+        "psycopg.connect(conninfo(url), autocommit=True)",
+        "await AsyncConnection.connect(self._url, autocommit=True)",
+        "AsyncConnectionPool(url, timeout=1, kwargs={'autocommit': True})",
+        "pq.PGconn.connect_start(url.encode())",
+        "connect(Bounded(url))",
+        "Consumer({'group.id': 'g'})",
+        "Producer({'bootstrap.servers': 'k'})",
+        "AdminClient({'bootstrap.servers': 'k'})",
+        "providers.Singleton(Consumer, settings)",
+        "make = psycopg.connect",
+        "admin.list_topics()",
+        "admin.list_topics(timeout=None)",
+        "admin.create_topics([topic])",
+        "made.result()",
+        "made.result(timeout=None)",
+        "producer.flush()",
+        "consumer.consume()",
+        "consumer.poll()",
+        "consumer.commit(asynchronous=False)",
+        "consumer.close()",
+        "open_url(url, timeout_s=None)",
+    ],
+)
+def test_each_way_to_wait_without_a_bound_is_an_offence(text: str) -> None:
+    assert house_rules.offences_with_time("m.py", text)
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("projections/infrastructure/kafka_clients.py", "Consumer({'group.id': 'g'})"),
+        ("shared_kernel/http_out.py", "urlopen(request, timeout=None)"),
+        ("shared_kernel/http_out.py", "_opener.open(request)"),
+        ("shared_kernel/redis_client.py", "Redis.from_url(url, socket_timeout=None, socket_connect_timeout=1)"),
+        ("query_service/infrastructure/postgres_books.py", "AsyncConnectionPool(url, timeout=1)"),
+        ("daybook/client.py", "HTTPConnection(host, 80)"),
+    ],
+)
+def test_where_a_client_may_be_made_it_has_its_bounds(place: str, text: str) -> None:
+    assert house_rules.offences_with_time(place, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import asyncpg",
+        "import httpx",
+        "import requests as r",
+        "from hvac import Client",
+        "import psycopg",
+        "from psycopg_pool import AsyncConnectionPool",
+        "import redis.asyncio",
+        "from confluent_kafka.admin import AdminClient",
+        "import urllib.request",
+        "from urllib.request import urlopen",
+        "from urllib import request",
+        "from http import client",
+        "import socket",
+        "import smtplib",
+        "from xmlrpc.client import ServerProxy",
+        "from multiprocessing.connection import Client",
+        "import something_new",
+        "importlib.import_module('psycopg')",
+        "__import__('psycopg')",
+        "def later() -> None:\n    import psycopg",
+    ],
+)
+def test_each_import_of_what_reaches_a_network_is_an_offence(text: str) -> None:
+    assert house_rules.offences_with_imports("m.py", text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "connect(conninfo(url))",
+        "open_url(url, timeout_s=3)",
+        "sqlite3.connect(path)",
+        "with self._database.transaction(_TERMS) as session:\n    pass",
+        "session.execute(SQL('begin execute {}; end').format(text))",
+        "session.execute('set local lock_timeout = 1; select 1')",
+        "wire.execute(('begin_positions', of))",
+        "self._source.commit()",
+        "def leave(consumer: Consumer) -> None: ...",
+        "sys.stdout.flush()",
+        "consumer.poll(1.0)",
+        "made.result(timeout=3)",
+        "import msgspec, urllib.parse, urllib.error",
+        "from http import HTTPStatus",
+    ],
+)
+def test_what_is_bounded_is_no_offence(text: str) -> None:
+    assert offences("m.py", text) == []
+
+
+def test_the_lists_of_who_may_name_only_those_who_do() -> None:
+    imported = {name: {module for _, module in house_rules.imports(text)} for name, text in sources()}
+    for library, patterns in house_rules.MAY_IMPORT.items():
+        for pattern in patterns:
+            assert any(
+                module == library or module.startswith(f"{library}.")
+                for name, modules in imported.items()
+                if Path(name).match(pattern)
+                for module in modules
+            ), f"{pattern} does not import {library}"
+    lists = (*house_rules.MADE_IN.values(), *house_rules.OWN.values(), house_rules.LATE_IMPORTS, house_rules.SAVEPOINTS)
+    assert {place for places in lists for place in places} <= imported.keys()
 
 
 def test_statements_in_files_leave_transactions_to_whoever_runs_them() -> None:
@@ -91,79 +202,6 @@ def test_statements_in_files_leave_transactions_to_whoever_runs_them() -> None:
                 assert not re.match(r"(begin|start transaction|commit|rollback);?$", line, re.IGNORECASE) or (
                     line == "begin"  # of a function's body
                 ), f"{path.name}: {line}"
-
-
-# What each call that makes a client, or waits for one, must be given: all of these arguments by name, or a first one that says so.
-BOUNDED = {
-    "urlopen": {"timeout"},
-    "HTTPConnection": {"timeout"},
-    "HTTPSConnection": {"timeout"},
-    "create_connection": {"timeout"},
-    "from_url": {"socket_timeout", "socket_connect_timeout"},
-    "Redis": {"socket_timeout", "socket_connect_timeout"},
-    "RedisCluster": {"socket_timeout", "socket_connect_timeout"},
-    "list_topics": {"timeout"},
-    "create_topics": {"request_timeout"},
-}
-POSTGRES = {"connect", "connect_start", "AsyncConnectionPool", "ConnectionPool"}
-# No client of these kinds is in use; whoever brings one in says here how it is bounded.
-UNKNOWN = {"open_connection", "AsyncClient", "ClientSession", "PoolManager"}
-# These wait for ever where they are given nothing.
-WAITS = {"flush", "consume"}
-
-
-def offences_with_time(name: str, text: str) -> list[str]:
-    """What in a module makes a client of another service, or waits for one, without a bound."""
-    found = []
-    for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.Call):
-            continue
-        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        receiver = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
-        given = {keyword.arg for keyword in node.keywords}
-        lacking = BOUNDED.get(called, set()) - given
-        if called == "create_connection" and len(node.args) > 1:
-            lacking = set()
-        is_postgres = called in POSTGRES and (called != "connect" or receiver in PSYCOPG)
-        if is_postgres and "connect_timeout" not in given:
-            first = ast.unparse(node.args[0]) if node.args else ""
-            if not re.fullmatch(r"conninfo\(.*\)|(self\.)?_conninfo|bounded\.encode\(\)", first, re.DOTALL):
-                lacking = {"conninfo"}
-        if called in WAITS and receiver.endswith(("producer", "consumer")) and not (node.args or "timeout" in given):
-            lacking = {"timeout"}
-        if called in UNKNOWN:
-            lacking = {"an entry in this test"}
-        found += [f"{name}:{node.lineno} {called} without {what}" for what in sorted(lacking)]
-    return found
-
-
-def test_no_client_is_made_without_a_time_out() -> None:
-    assert [offence for name, text in sources() for offence in offences_with_time(name, text)] == []
-
-
-def test_the_rule_about_time_outs_would_be_broken_by_each_kind_of_client() -> None:
-    for text in (
-        "urllib.request.urlopen(url)",
-        "http.client.HTTPSConnection(host)",
-        "socket.create_connection((host, port))",
-        "Redis.from_url(url, socket_timeout=1)",
-        "redis.asyncio.Redis(host='x', socket_connect_timeout=1)",
-        "psycopg.connect(url, autocommit=True)",
-        "await AsyncConnection.connect(self._url, autocommit=True)",
-        "AsyncConnectionPool(url)",
-        "pq.PGconn.connect_start(url.encode())",
-        "admin.list_topics()",
-        "producer.flush()",
-        "httpx.AsyncClient(timeout=3)",
-    ):
-        assert offences_with_time("m.py", text), text
-    for text in (
-        "psycopg.connect(conninfo(url), autocommit=True)",
-        "await AsyncConnection.connect(self._conninfo, autocommit=True)",
-        "urlopen(request, timeout=3)",
-        "sqlite3.connect(path)",
-    ):
-        assert not offences_with_time("m.py", text), text
 
 
 def fields_withheld(name: str, text: str) -> list[str]:

@@ -13,7 +13,6 @@ from typing import Any, Final
 import msgspec
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.conninfo import make_conninfo
 
 from daybook.monitor.application.ports import Page
 from daybook.monitor.domain.alerts import Action, Episode
@@ -21,6 +20,7 @@ from daybook.monitor.domain.cancelling import Step
 from daybook.monitor.domain.looks import Chain, Lag, Lock, Look, Session, Standing
 from shared_kernel.errors import Unavailable
 from shared_kernel.event_log.statements import SESSION_OPTIONS, load_statements
+from shared_kernel.postgres import connect_async, conninfo
 from shared_kernel.transactions import Terms, Transactions
 
 STATEMENTS: Final = load_statements("daybook.monitor.infrastructure", "monitor.sql")
@@ -152,14 +152,14 @@ class PostgresWatched:
             idle_timeout_ms=timeout_ms,
             transaction_timeout_ms=timeout_ms,
         )
-        self._conninfo = make_conninfo(
+        self._conninfo = conninfo(
             url,
-            application_name="daybook monitor",
-            connect_timeout=max(2, timeout_ms // 1_000),  # libpq counts seconds and takes less than 2 for 2
-            options=f"{SESSION_OPTIONS} -c timezone=UTC -c search_path=pg_catalog"
-            f" -c statement_timeout={timeout_ms} -c lock_timeout={timeout_ms}"
-            f" -c idle_in_transaction_session_timeout={timeout_ms}",
-            tcp_user_timeout=timeout_ms,
+            name="daybook monitor",
+            connect_ms=timeout_ms,
+            silence_ms=timeout_ms,
+            statement_ms=timeout_ms,
+            lock_ms=timeout_ms,
+            options=f"{SESSION_OPTIONS} -c timezone=UTC -c search_path=pg_catalog",
         )
         self._timeout_s = timeout_ms / 1_000
         self._connection: AsyncConnection[Any] | None = None
@@ -213,7 +213,7 @@ class PostgresWatched:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     if self._connection is None or self._connection.closed:
-                        self._connection = await AsyncConnection.connect(self._conninfo, autocommit=True)
+                        self._connection = await connect_async(self._conninfo)
                     yield self._connection
             except (psycopg.Error, TimeoutError) as error:
                 await self.close()  # whatever state it is in, the next call wants another

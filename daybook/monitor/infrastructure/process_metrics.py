@@ -5,7 +5,6 @@ Every address that a name has is asked: behind one name of a cluster stand sever
 
 import asyncio
 import socket
-import urllib.request
 from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from daybook.monitor.domain.looks import Process
+from shared_kernel.http_out import open_url
 
 QUEUE_DEPTH: Final = "daybook_queue_depth"
 BREAKER_STATE: Final = "daybook_breaker_state"  # 0 closed, 1 half-open, 2 open
@@ -49,9 +49,8 @@ class ProcessMetrics:
             return [Process(url=url, fault=type(error).__name__)]
 
     def _ask(self, url: str) -> Process:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # neighbours are never proxied
         try:
-            with opener.open(url, timeout=self._timeout_s) as answer:
+            with open_url(url, timeout_s=self._timeout_s, is_neighbour=True) as answer:
                 text = answer.read(METRICS_BYTES_MAX).decode()
             return _read(url, text)
         except (OSError, ValueError) as error:

@@ -4,13 +4,11 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Final
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from daybook.monitor.domain.looks import Lock
 from shared_kernel import lock_table
+from shared_kernel.redis_client import connect_redis
 
 SCANNED_TOGETHER: Final = 1_000
 ROUNDS_MAX: Final = 200  # chosen: so many keys of others, 200,000, are passed over before it gives up
@@ -29,14 +27,7 @@ class RedisLockTable:
     """Implements `LockTable`. `timeout_ms` bounds a whole look, `locks_max` how many leases and locks that are held it gives."""
 
     def __init__(self, url: str, *, timeout_ms: int, locks_max: int) -> None:
-        self._redis: Redis = Redis.from_url(
-            url,
-            socket_timeout=timeout_ms / 1_000,
-            socket_connect_timeout=timeout_ms / 1_000,
-            retry=Retry(NoBackoff(), 0),
-            protocol=3,
-            decode_responses=True,
-        )
+        self._redis = connect_redis(url, timeout_ms=timeout_ms, decode_responses=True)
         self._timeout_s = timeout_ms / 1_000
         self._locks_max = locks_max
 

@@ -6,7 +6,6 @@ An alert that cannot be told is counted and logged; it stands in the table and t
 import asyncio
 import random
 import urllib.error
-import urllib.request
 from contextlib import suppress
 from typing import Final
 
@@ -15,6 +14,7 @@ import structlog
 
 from daybook.monitor.domain.alerts import Episode
 from daybook.monitor.infrastructure.figures import MonitorFigures
+from shared_kernel.http_out import open_url
 
 WAITING_MAX: Final = 1_000  # chosen: alerts that wait to be told; later ones are dropped
 FIRST_WAIT_S: Final = 0.2
@@ -95,9 +95,8 @@ class Webhook:
     def _post(self, body: bytes) -> str | None:
         """None when it was taken; else why not, without the URL, which may hold a secret."""
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self._url, body, headers, method="POST")  # noqa: S310 - checked in settings
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout_s):  # noqa: S310
+            with open_url(self._url, headers=headers, body=body, timeout_s=self._timeout_s):
                 return None
         except urllib.error.HTTPError as error:
             with error:

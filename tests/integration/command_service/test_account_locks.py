@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 
 from command_service.application.locks import Grip, Wanted
 from command_service.infrastructure.account_locks import LOCKS_MAX, AccountLocks
-from command_service.infrastructure.redis_link import RedisLink, connect
+from command_service.infrastructure.redis_link import RedisLink
 from shared_kernel import lock_table
+from shared_kernel.redis_client import connect_redis
 from tests.support.door import door_to
 
 # Short, so that ends can be waited for, and longer than a busy machine stands still.
@@ -47,7 +48,7 @@ class Worker:
     def __init__(self, url: str, incarnation: object, **settings: int) -> None:
         self.name = lock_table.worker_name()
         self.seen = Seen()
-        self.link = RedisLink(connect(url, timeout_ms=TIMEOUT_MS), metrics=self.seen)
+        self.link = RedisLink(connect_redis(url, timeout_ms=TIMEOUT_MS), metrics=self.seen)
         self.locks = AccountLocks(
             self.link,
             worker=self.name,

@@ -13,8 +13,9 @@ from structlog.testing import capture_logs
 from command_service.application.locks import Wanted
 from command_service.infrastructure.lease import RedisLeases
 from command_service.infrastructure.locks import NoLocks
-from command_service.infrastructure.redis_link import RedisLink, connect
+from command_service.infrastructure.redis_link import RedisLink
 from shared_kernel import lock_table
+from shared_kernel.redis_client import connect_redis
 from tests.support.door import Door, door_to
 
 # Short, so that ends can be waited for, and longer than a busy machine stands still.
@@ -48,7 +49,7 @@ class Worker:
     def __init__(self, url: str, incarnation: object, **settings: int) -> None:
         self.seen = Seen()
         self.name = lock_table.worker_name()
-        self.link = RedisLink(connect(url, timeout_ms=settings.get("timeout_ms", TIMEOUT_MS)), metrics=self.seen)
+        self.link = RedisLink(connect_redis(url, timeout_ms=settings.get("timeout_ms", TIMEOUT_MS)), metrics=self.seen)
         self.leases = RedisLeases(
             self.link,
             worker=self.name,

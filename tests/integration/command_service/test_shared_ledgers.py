@@ -13,8 +13,9 @@ import pytest
 
 from command_service.application.locks import Wanted
 from command_service.infrastructure.account_locks import AccountLocks
-from command_service.infrastructure.redis_link import RedisLink, connect
+from command_service.infrastructure.redis_link import RedisLink
 from shared_kernel import lock_table
+from shared_kernel.redis_client import connect_redis
 from shared_kernel.settings import Secret
 from tests.integration.command_service.conftest import Caller, NewWorker
 from tests.integration.command_service.test_account_locks import Seen
@@ -63,7 +64,7 @@ async def until(claim: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def locked(caller: Caller, stack: Servers, ledger: str, *names: str) -> AsyncIterator[None]:
     """Another worker, which does nothing else, holds the draws of these limited accounts."""
-    link = RedisLink(connect(stack.redis_url, timeout_ms=5_000), metrics=Seen())
+    link = RedisLink(connect_redis(stack.redis_url, timeout_ms=5_000), metrics=Seen())
     other = AccountLocks(
         link,
         worker=lock_table.worker_name(),
@@ -200,7 +201,7 @@ async def test_two_holders_of_one_lock_cannot_both_draw_what_is_there_once(
     async with head_held(database, ledger) as terminal:
         one = post(first, ledger, "limited:a", "world", 10)
         await waiting_for_head(database, 1)
-        async with contextlib.aclosing(connect(stack.redis_url, timeout_ms=5_000)) as redis:
+        async with contextlib.aclosing(connect_redis(stack.redis_url, timeout_ms=5_000)) as redis:
             key = lock_table.key(first.container.pool().incarnation, ledger, lock_table.LOCK + "draws:limited:a:X")
             assert await redis.delete(key) == 1  # flushed, failed over, or at the end of its time
         other = post(second, ledger, "limited:a", "world", 10)

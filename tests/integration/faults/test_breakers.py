@@ -12,6 +12,7 @@ import pytest
 
 from projections.application.ports import PublishFailed
 from projections.infrastructure.kafka import KafkaPublisher
+from projections.infrastructure.kafka_clients import KafkaClients
 from shared_kernel.breaker import Breaker, BreakerBounds, State
 from shared_kernel.errors import Unavailable
 from shared_kernel.event_log.types import RecordedEvent
@@ -219,8 +220,11 @@ def test_the_relays_publisher_leaves_kafka_alone_while_it_is_away(kafka_topic: s
     event = RecordedEvent(ledger="bank", position=1, type="E", data="{}", metadata="{}", recorded_at=datetime.now(UTC))
     with own_servers("kafka") as own:
         breaker = Breaker("kafka", bounds=BreakerBounds(failures_in_row=2, probes_max=1, open_ms=2_000))
+        clients = KafkaClients(
+            bootstrap=own.start().kafka_bootstrap, connect_ms=30_000, request_ms=60_000, admin_ms=5_000
+        )
         publisher = KafkaPublisher(
-            own.start().kafka_bootstrap, topic=kafka_topic, partitions=1, replicas=1, stall_ms=6_000, breaker=breaker
+            clients, topic=kafka_topic, partitions=1, replicas=1, stall_ms=6_000, breaker=breaker
         )
 
         def publish() -> str:

@@ -11,6 +11,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from projections.application.ports import Move, PublishFailed
 from projections.infrastructure.kafka import KafkaPublisher
+from projections.infrastructure.kafka_clients import KafkaClients
 from projections.infrastructure.postgres_relayed import PostgresRelayed
 from projections.infrastructure.postgres_wakeups import PostgresWakeups
 from shared_kernel.breaker import Breaker
@@ -126,7 +127,7 @@ def publisher(stack: Servers, kafka_topic: str) -> Iterator[KafkaPublisher]:
     small = NewTopic(kafka_topic, num_partitions=1, replication_factor=1, config={"max.message.bytes": "1000"})
     admin.create_topics([small])[kafka_topic].result(60)
     made = KafkaPublisher(
-        stack.kafka_bootstrap,
+        KafkaClients(bootstrap=stack.kafka_bootstrap, connect_ms=30_000, request_ms=60_000, admin_ms=60_000),
         topic=kafka_topic,
         partitions=1,
         replicas=1,
