@@ -1,20 +1,26 @@
-"""`python -m tests.chaos.fail_points NAME NTH MODULE…`: a process that dies, as by kill -9, the NTH time it comes to one step of the write path.
+"""`python -m tests.chaos.fail_points NAME NTH MODULE…`: a process that dies, as by kill -9, the NTH time it comes to one step of its work.
 
 The steps are named here and nowhere else: each is where one function of the product is entered or left, and the product knows nothing
-of it. Together they are the way of a command from the queue to its answer, of the group commit as of the transaction under locks.
+of it. Together they are the way of a command from the queue to its answer, of the group commit as of the transaction under locks; the
+way of an event through the relay; and that of a batch into a read model.
 """
 
 import os
 import runpy
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from command_service.application.executor import Executor
 from command_service.application.line import Line
 from command_service.infrastructure.account_locks import AccountLocks
+from projections.application.relay import Relay
+from projections.infrastructure import kafka
+from projections.infrastructure.kafka import KafkaPublisher, KafkaSource
+from projections.infrastructure.postgres_read_model import PostgresReadModel
+from projections.infrastructure.postgres_relayed import PostgresRelayed
 from shared_kernel.event_log import fast
 from shared_kernel.event_log.fast import LogConnection
 from shared_kernel.event_log.pipeline import Pipeline
@@ -35,13 +41,28 @@ OF_ATOMIC_BATCHES = (
     "committing",  # COMMIT has left; nobody knows
     "committed",  # and nobody was told
 )
-POINTS = (*OF_SINGLES, *OF_ATOMIC_BATCHES)
+OF_COMMANDS = (*OF_SINGLES, *OF_ATOMIC_BATCHES)
+OF_RELAYS = (
+    "lease taken",  # and nothing was done with it
+    "read",  # Kafka knows nothing of it
+    "handed over",  # to the producer, which has sent some of it, or nothing
+    "published",  # Kafka has it, and nobody remembers
+    "remembered",
+)
+OF_PROJECTORS = (
+    "partitions given",  # in the middle of a rebalance
+    "rows written",  # nothing is committed
+    "rows committed",  # and Kafka was not told
+)
+POINTS = (*OF_COMMANDS, *OF_RELAYS, *OF_PROJECTORS)
 
 
 def main() -> None:
     """Runs the module with its points in place."""
     name, nth, module, *arguments = sys.argv[1:]
-    _arm(_Point(name, int(nth)))
+    point = _Point(name, int(nth))
+    arm = _arm_commands if name in OF_COMMANDS else _arm_relay if name in OF_RELAYS else _arm_projector
+    arm(point)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
@@ -51,8 +72,8 @@ class _Point:
         assert name in POINTS, name
         self._name = name
         self._left = nth
-        self.is_live = False
-        """A command has come: what the process asks at its start is not the write path."""
+        self.is_live = name not in OF_COMMANDS
+        """Of a command process once a command has come: what it asks at its start is not the write path."""
 
     def reach(self, name: str) -> None:
         """The process is here; it ends if this is the point, and the time has come."""
@@ -62,7 +83,7 @@ class _Point:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _arm(point: _Point) -> None:
+def _arm_commands(point: _Point) -> None:
     enqueue, submit_atomic = Executor.enqueue, Executor.submit_atomic
     answer, take = Line.answer, AccountLocks.take
     execute, load, append, transaction = (
@@ -116,7 +137,7 @@ def _arm(point: _Point) -> None:
             yield
         point.reach("committed")
 
-    patched: dict[type, dict[str, Any]] = {
+    patched: dict[object, dict[str, Any]] = {
         Executor: {"enqueue": enqueued, "submit_atomic": submitted},
         Line: {"answer": answered},
         AccountLocks: {"take": taken},
@@ -127,6 +148,66 @@ def _arm(point: _Point) -> None:
             "transaction": committed,
         },
     }
+    _patch(patched)
+
+
+def _arm_relay(point: _Point) -> None:
+    acquire, publish, stored = PostgresRelayed.acquire, Relay._publish, KafkaPublisher.publish
+
+    def acquired(self: PostgresRelayed, *arguments: Any) -> int | None:
+        epoch = acquire(self, *arguments)
+        if epoch is not None:
+            point.reach("lease taken")
+        return epoch
+
+    def published(self: Relay, *arguments: Any) -> None:
+        point.reach("read")
+        publish(self, *arguments)
+        point.reach("remembered")
+
+    def handed_over(self: KafkaPublisher, *arguments: Any, **named: Any) -> None:
+        stored(self, *arguments, **named)
+        point.reach("published")
+
+    class HandedOver(kafka.Producer):
+        def flush(self, *arguments: Any) -> int:
+            point.reach("handed over")
+            return super().flush(*arguments)
+
+    _patch(
+        {
+            PostgresRelayed: {"acquire": acquired},
+            Relay: {"_publish": published},
+            KafkaPublisher: {"publish": handed_over},
+            kafka: {"Producer": HandedOver},
+        }
+    )
+
+
+def _arm_projector(point: _Point) -> None:
+    assigned, move, write = KafkaSource._on_assign, PostgresReadModel._move, PostgresReadModel.write
+
+    def given(self: KafkaSource, consumer: Any, partitions: Sequence[Any]) -> None:
+        assigned(self, consumer, list(partitions))
+        if partitions:
+            point.reach("partitions given")
+
+    def moved(self: PostgresReadModel, *arguments: Any) -> bool:
+        is_moved = move(self, *arguments)
+        if is_moved:
+            point.reach("rows written")
+        return is_moved
+
+    def written(self: PostgresReadModel, *arguments: Any) -> bool:
+        is_written = write(self, *arguments)
+        if is_written:
+            point.reach("rows committed")
+        return is_written
+
+    _patch({KafkaSource: {"_on_assign": given}, PostgresReadModel: {"_move": moved, "write": written}})
+
+
+def _patch(patched: Mapping[object, Mapping[str, Any]]) -> None:
     for owner, functions in patched.items():
         for name, function in functions.items():
             setattr(owner, name, function)

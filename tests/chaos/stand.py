@@ -209,7 +209,7 @@ class Stand:
     ) -> "More":
         """Another process of the same kind, with the same environment but for its port, once it is ready.
 
-        `under`: a module of ours and its arguments, which runs the process's own. `log`: where it writes, if not beside the others.
+        `under`: a module of ours and its arguments, which runs the process's own and may end it at once. `log`: where it writes, if not beside the others.
         """
         environment, port = self.environment(part), free_port()
         for name in ("DAYBOOK_HTTP_PORT", "DAYBOOK_HEALTH_PORT"):
@@ -228,7 +228,7 @@ class Stand:
             lambda: more.child.poll() is not None or health_fault(f"{more.url}/health/ready") is None,
             f"the second {part} is not ready",
         )
-        assert child.poll() is None, f"the second {part} has ended: {child.returncode}"
+        assert under or child.poll() is None, f"the second {part} has ended: {child.returncode}"
         return more
 
     def end_more(self) -> None:

@@ -11,13 +11,18 @@ import psycopg
 import redis
 
 from shared_kernel import lock_table
-from tests.chaos.fail_points import OF_ATOMIC_BATCHES, OF_SINGLES, POINTS
+from tests.chaos.fail_points import OF_ATOMIC_BATCHES, OF_COMMANDS, OF_PROJECTORS, OF_RELAYS, OF_SINGLES
 from tests.chaos.load import ASSET
-from tests.chaos.oracle import published
+from tests.chaos.oracle import published, repeated
 from tests.chaos.running import Run, Skipped, heads_of, reached, tool
-from tests.chaos.stand import More
+from tests.chaos.stand import QUICK, More
 
 DOOMED_TOGETHER = 6  # chosen: so many more processes start on two cores in a few seconds
+LEASE_S = int(QUICK["DAYBOOK_LEASE_MS"]) / 1_000
+FREE_WITHIN_S = LEASE_S + 1.0  # what a dead process held: its lease, and a second to see so
+LEASE_TAKEN = OF_RELAYS[0]
+PARTITIONS_GIVEN, *OF_WRITING = OF_PROJECTORS
+DUPLICATES = "daybook_projector_duplicates_total"
 ACTIVE_WITHIN_S = 10.0  # a relay, once the active one is gone
 CAUGHT_UP_WITHIN_S = 15.0  # the read models, once a projector is gone
 
@@ -25,13 +30,23 @@ CAUGHT_UP_WITHIN_S = 15.0  # the read models, once a projector is gone
 def command_killed(run: Run) -> None:
     for _ in range(2):  # a supervisor gives up after five crashes in a minute
         run.some_time(1.5)
-        run.stand.kill("command")
-        run.did.append("SIGKILL")
+        pid = run.stand.pid("command")
+        with redis.Redis.from_url(run.stand.redis_url, decode_responses=True) as client:
+            run.stand.until(lambda pid=pid: _held_by(client, [pid]), "the command process holds no lease")  # type: ignore[misc]
+            run.stand.kill("command")
+            run.did.append("SIGKILL")
+            with run.recovery("lease", within_s=FREE_WITHIN_S):
+                run.stand.until(lambda pid=pid: not _held_by(client, [pid]), "a dead process holds a lease")  # type: ignore[misc]
         run.commands_again()
-    points = run.rng.sample(POINTS, len(POINTS))
+    points = run.rng.sample(OF_COMMANDS, len(OF_COMMANDS))
     for at in range(0, len(points), DOOMED_TOGETHER):
         _die_at(run, points[at : at + DOOMED_TOGETHER])
-    run.did.append(f"another command process killed at each of {len(POINTS)} named points")
+    run.did.append(f"another command process killed at each of {len(OF_COMMANDS)} named points")
+    cut_off = [known for known in run.load.acknowledged if known.attempts > 1]
+    assert cut_off, "no command was under way at a kill"
+    differing = repeated(run.load, cut_off)
+    assert not differing, differing[0]
+    run.did.append(f"{len(cut_off)} commands that were under way repeated")
     run.caught_up()
 
 
@@ -56,7 +71,10 @@ def _die_at(run: Run, points: Sequence[str]) -> None:
         assert told[0] == told[1], f"the batch cut off at {point} was answered {first} and {again}"
         assert first[0] == 200, f"the batch cut off at {point} was answered {first}"
     dead = [process.child.pid for process in doomed.values()]
-    with run.recovery("locks"), redis.Redis.from_url(run.stand.redis_url, decode_responses=True) as client:
+    with (
+        run.recovery("locks", within_s=FREE_WITHIN_S),
+        redis.Redis.from_url(run.stand.redis_url, decode_responses=True) as client,
+    ):
         run.stand.until(lambda: not _held_by(client, dead), "a dead process holds locks")
 
 
@@ -98,27 +116,56 @@ def relay_killed(run: Run) -> None:
     with run.without_gaps():
         run.stand.kill("relay")
         run.did.append("SIGKILL of the relay")
-        run.caught_up(within_s=ACTIVE_WITHIN_S)
+        _published_again(run)
+        dropped = run.stand.figure("projector", DUPLICATES)
+        for point in run.rng.sample(OF_RELAYS, len(OF_RELAYS)):
+            _active_until(run, "relay", point)
+            _published_again(run)
+        run.did.append(f"another relay killed at each of {len(OF_RELAYS)} named steps, while the first was frozen")
+        run.caught_up()
+        assert run.stand.figure("projector", DUPLICATES) > dropped, "nothing came twice"
         run.stand.start_more("relay")
         with run.stand.frozen("relay"):
-            run.did.append("a second relay; SIGSTOP of the first for 4 s, its lease is 2 s")
-            time.sleep(4)
-            with run.recovery("published again", within_s=ACTIVE_WITHIN_S), run.stand.admin() as admin:
-                heads = heads_of(admin, run.load.ledgers)
-                run.stand.until(lambda: published(admin, heads), "nobody publishes")
+            frozen_at = time.monotonic()
+            run.did.append(
+                f"a second relay; SIGSTOP of the first for {2 * LEASE_S:.0f} s, its lease is {LEASE_S:.0f} s"
+            )
+            _published_again(run)
+            time.sleep(max(0.0, frozen_at + 2 * LEASE_S - time.monotonic()))
+        run.more_commands(20)
         run.caught_up()
 
 
+def _published_again(run: Run) -> None:
+    """Measures until a relay has published what there is by now."""
+    with run.recovery("published again", within_s=ACTIVE_WITHIN_S), run.stand.admin() as admin:
+        heads = heads_of(admin, run.load.ledgers)
+        run.stand.until(lambda: published(admin, heads), "nobody publishes")
+
+
+def _active_until(run: Run, part: str, point: str) -> None:
+    """Another process does the work of the part, which is frozen, and dies at this step of it."""
+    nth = 1 if point == LEASE_TAKEN else run.rng.randint(1, 3)  # it takes it once
+    more = run.stand.start_more(part, under=("tests.chaos.fail_points", point, str(nth)))
+    with run.stand.frozen(part):
+        run.stand.until(lambda: more.child.poll() is not None, f"no {part} came to: {point}")
+    assert more.child.returncode == -signal.SIGKILL, f"at {point} it ended with {more.child.returncode}"
+
+
 def projector_killed(run: Run) -> None:
-    for _ in range(2):
-        run.some_time(1.5)
-        run.stand.kill("projector")
-        run.did.append("SIGKILL of the projector")
+    run.some_time(1.5)
+    run.stand.kill("projector")
+    run.did.append("SIGKILL of the projector")
+    run.caught_up(within_s=CAUGHT_UP_WITHIN_S)
+    for point in OF_WRITING:
+        _active_until(run, "projector", point)
         run.caught_up(within_s=CAUGHT_UP_WITHIN_S)
-    run.stand.start_more("projector")
-    run.some_time(2)
-    run.stand.end_more()
-    run.did.append("a second projector, SIGKILL of it while partitions move")
+    run.did.append(f"another projector killed at each of {len(OF_WRITING)} named steps, while the first was frozen")
+    given = run.stand.start_more("projector", under=("tests.chaos.fail_points", PARTITIONS_GIVEN, "1"))
+    run.stand.until(lambda: given.child.poll() is not None, "it was given no partitions")
+    assert given.child.returncode == -signal.SIGKILL, f"it ended with {given.child.returncode}"
+    run.did.append("a second projector, SIGKILL of it when partitions were given to it")
+    run.more_commands(20)
     run.caught_up(within_s=CAUGHT_UP_WITHIN_S)
 
 
@@ -152,13 +199,25 @@ def deployed(run: Run) -> None:
 
 def clocks_skewed(run: Run) -> None:
     skew = _skew(run)
-    run.load.send_also_to(run.stand.start_more("command", settings=skew("+1h")).url)
+    clock = run.stand.data / "clock"
+    clock.write_text("+1h\n")
+    jumping = {name: value for name, value in skew("").items() if name != "FAKETIME"}
+    jumping |= {"FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_CACHE_DURATION": "1"}
+    more = run.stand.start_more("command", settings=jumping)
+    run.load.send_also_to(more.url)
     run.did.append("half of all commands sent to a process an hour ahead")
     run.more_commands(60)
+    clock.write_text("+0\n")
+    time.sleep(2)
+    run.more_commands(60)
+    assert more.child.poll() is None, f"a process whose clock went back has ended: {more.child.returncode}"
+    assert run.stand.is_ready_at(more.url), "a process whose clock went back is not ready"
+    run.did.append("its clock set back by an hour")
     behind_url = run.stand.start_more("command", settings=skew("-1h")).url
     status = run.load.status_at(behind_url)
     assert status == 401, f"a process an hour behind answered {status} to a token made in its future"
     run.did.append("a process an hour behind refused a token made in its future")
+    run.load.send_no_more_to(more.url)
     run.stand.end_more()
     run.commands_again()
     for offset in ("+1h", "-1h"):
