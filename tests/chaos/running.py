@@ -8,8 +8,9 @@ AssertionError, or a finding of the oracle.
 import os
 import random
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from daybook.stack.users import run_as, server_environment, server_user
 from tests.chaos.load import Load
 from tests.chaos.oracle import behind, check
 from tests.chaos.readers import Readers
-from tests.chaos.stand import Stand
+from tests.chaos.stand import Stand, in_background
 from tests.chaos.topic import Topic
 
 WARM_UP_COMMANDS = 30
@@ -47,6 +48,7 @@ class Run:
             writers=experiment.writers,
             may_conflict=experiment.may_conflict,
         )
+        self.topic = Topic(stand.stack.kafka_bootstrap, stand.stack.kafka_topic)
         self.readers = Readers(lambda: stand.url("query"), stand.stack.tokens["reader"], self.load, self.rng)
 
     def operator(self, part: str) -> Client:
@@ -74,6 +76,28 @@ class Run:
         took = time.monotonic() - begun
         self.recovered[what] = max(self.recovered.get(what, 0.0), took)
         assert within_s is None or took <= within_s, f"{what}: {took:.1f} s, where {within_s:.0f} s are allowed"
+
+    def measured(self, seconds: float, ledgers: Sequence[str]) -> tuple[float, float]:
+        """Of these ledgers and over so long: the commands' p99 in seconds, and how many events the live read models were behind on average."""
+        since = self.load.count()
+        behind: list[int] = []
+        with self.stand.admin() as admin:
+
+            def sample(stop: threading.Event) -> None:
+                while not stop.wait(0.1):
+                    rows = admin.execute(
+                        "select coalesce(sum(l.position - p.position), 0)::bigint from daybook.ledgers l"
+                        " join projections.positions p using (ledger) join projections.live using (projection, generation)"
+                        " where l.ledger = any(%s)",
+                        [list(ledgers)],
+                    ).fetchall()
+                    behind.append(int(rows[0][0]))
+
+            end = in_background(sample)
+            self.some_time(seconds)
+            end()
+        took = [known.ended - known.began for known in self.load.acknowledged[since:] if known.ledger in ledgers]
+        return p99(took), sum(behind) / max(len(behind), 1)
 
     @contextmanager
     def without_gaps(self) -> Iterator[None]:
@@ -150,7 +174,6 @@ def run(stand: Stand, name: str, experiment: Experiment, seed: int, *, is_full: 
     """One run, judged; the stand is whole again afterwards, or the run has failed."""
     begun, busy = time.monotonic(), os.getloadavg()[0]
     this = Run(stand, name, experiment, seed, is_full=is_full)
-    topic = Topic(stand.stack.kafka_bootstrap, stand.stack.kafka_topic) if experiment.keeps_topic else None
     findings: list[str] = []
     try:
         try:
@@ -164,7 +187,7 @@ def run(stand: Stand, name: str, experiment: Experiment, seed: int, *, is_full: 
             this.load.stop()
             stand.end_more()
         stand.ready_again()
-        findings = check(stand, this.load, this.rng, this.readers, topic)
+        findings = check(stand, this.load, this.rng, this.readers, this.topic if experiment.keeps_topic else None)
     except Skipped:
         raise
     except Exception as error:  # whatever it is, the run has not passed
@@ -185,6 +208,10 @@ def run(stand: Stand, name: str, experiment: Experiment, seed: int, *, is_full: 
         seconds=round(time.monotonic() - begun, 1),
         load=round(busy, 1),
     )
+
+
+def p99(seconds: Sequence[float]) -> float:
+    return sorted(seconds)[int(len(seconds) * 0.99)]
 
 
 def head_of(admin: "psycopg.Connection[Any]", ledger: str) -> int:

@@ -81,6 +81,17 @@ class Topic:
         return Consumer({"bootstrap.servers": self._bootstrap, "group.id": "chaos", "enable.auto.commit": False})
 
 
+def pauses(published: Iterable[Published]) -> list[float]:
+    """For each event the first time that it was given away: for how many seconds it had been there, and nothing else was given away."""
+    found, given_at, known = [], 0.0, set()
+    for each in sorted(published, key=lambda each: each.given_at):
+        if (each.ledger, each.position) not in known:
+            known.add((each.ledger, each.position))
+            found.append(max(0.0, each.given_at - max(each.recorded_at, given_at)))
+            given_at = each.given_at
+    return found
+
+
 def left_out(published: Iterable[Published], heads: Mapping[str, int]) -> list[str]:
     """What was given away before its predecessor, or not at all. Given away twice is allowed."""
     found = []

@@ -21,14 +21,29 @@ import psycopg
 from daybook.stack.postgres import SETTINGS
 from daybook.stack.users import give_to, server_user
 from tests.chaos.oracle import check_restored, repeated
-from tests.chaos.running import Run, as_server, start_as_server, tool
+from tests.chaos.running import Run, as_server, p99, start_as_server, tool
 from tests.chaos.stand import in_background
+from tests.chaos.topic import pauses
 from tests.services import Servers, daybook, folder_for_servers, free_port
 from tests.support.standby import moved, running_standby
 
 APPEND = b"\0append\0"  # as the command process's statement is bound, committed by the Sync after it
 KEY = re.compile(rb'"key":"([^"]+)"')
 UNAFFECTED_S = 1.5  # half of the shortest time that an append is held
+ABORTED_OF = 5  # appends one is rolled back
+ABORTING = (  # a sequence counts whatever is rolled back, too
+    "create schema chaos",
+    "create sequence chaos.appends",
+    f"""create function chaos.abort() returns trigger language plpgsql security definer as $$ begin
+      if nextval('chaos.appends') % {ABORTED_OF} = 0 then
+        raise exception 'rolled back' using errcode = 'serialization_failure';
+      end if;
+      return null;
+    end $$""",
+    "create trigger aborting before insert on daybook.events for each statement execute function chaos.abort()",
+)
+PAUSE_S_MAX = 0.05  # of the relay
+LAG_TIMES_MAX = 1.3  # unchanged, as far as two samples agree
 ERRORS_MAX_S = 30.0  # after a restart, or while a standby takes over
 
 
@@ -82,33 +97,54 @@ def _hold_append(run: Run, ledger: str, seconds: float, others: Sequence[str]) -
 
 
 def rolled_back(run: Run) -> None:
-    counts = {"pg_cancel_backend": 0, "pg_terminate_backend": 0}
+    """Every fifth append is rolled back by the server; sessions are ended besides, whatever they do."""
+    ended = 0
 
-    def abort(stop: threading.Event) -> None:
+    def end_sessions(stop: threading.Event) -> None:
+        nonlocal ended
         rng = random.Random(run.rng.random())
         with run.stand.admin() as admin:
-            while not stop.wait(rng.random() * 0.02):
-                how = "pg_cancel_backend" if rng.random() < 0.8 else "pg_terminate_backend"
-                done = admin.execute(
-                    f"select {how}(pid) from pg_stat_activity where usename = 'daybook_command' and state = 'active'"
-                ).fetchall()
-                counts[how] += len(done)
+            while not stop.wait(rng.random()):
+                ended += len(
+                    admin.execute(
+                        "select pg_terminate_backend(pid) from pg_stat_activity"
+                        " where usename = 'daybook_command' and state = 'active'"
+                    ).fetchall()
+                )
 
-    end = in_background(abort)
-    time.sleep(60 if run.is_full else 5)
-    end()
-    run.did.append(", ".join(f"{how} {count} times" for how, count in counts.items()))
+    since = time.time()
+    with run.stand.admin() as admin:
+        for statement in ABORTING:
+            admin.execute(statement)
+        end = in_background(end_sessions)
+        try:
+            time.sleep(60 if run.is_full else 5)
+        finally:
+            end()
+            [(tried,)] = admin.execute("select last_value from chaos.appends").fetchall()
+            admin.execute("drop schema chaos cascade")
+    aborted = tried // ABORTED_OF
+    run.did.append(f"{aborted} of {tried} appends rolled back, {ended} sessions ended")
+    assert aborted > 10, f"only {aborted} appends were rolled back"
     run.commands_again()
     run.caught_up()
+    relayed = [each for each in run.topic.published(run.load.ledgers) if each.recorded_at > since]
+    paused = pauses(relayed)
+    run.did.append(f"the relay's longest pause before an event {max(paused):.3f} s, p99 {p99(paused):.3f} s")
+    assert p99(paused) <= PAUSE_S_MAX, f"the relay paused for {p99(paused):.3f} s (p99)"
 
 
 def idle_elsewhere(run: Run) -> None:
     monitor = run.operator("monitor")
     url = run.stand.admin_url.rpartition("/")[0] + "/postgres"
+    seconds = 120 if run.is_full else 4
+    began = time.time()
+    time.sleep(seconds)
     with psycopg.connect(url, application_name="left idle") as idle:
         idle.execute("select txid_current()")
         pid = idle.info.backend_pid
-        time.sleep(120 if run.is_full else 3)
+        idle_since = time.time()
+        time.sleep(seconds)
         with run.recovery("named by the monitor"):
             run.stand.until(
                 lambda: b"left idle" in monitor.get("/v1/operations/alerts").body, "the monitor does not name it"
@@ -116,6 +152,15 @@ def idle_elsewhere(run: Run) -> None:
         run.caught_up()
     run.did.append(f"pid {pid} stayed idle in transaction in the database postgres")
     monitor.close()
+    relayed = [each for each in run.topic.published(run.load.ledgers) if each.recorded_at > began]
+    before, meanwhile = (
+        p99([each.given_at - each.recorded_at for each in relayed if (each.recorded_at > idle_since) == is_idle])
+        for is_idle in (False, True)
+    )
+    run.did.append(f"the relay's p99 {before:.3f} s before, {meanwhile:.3f} s meanwhile")
+    assert meanwhile <= max(PAUSE_S_MAX, LAG_TIMES_MAX * before), (
+        f"the relay's p99 {before:.3f} s, then {meanwhile:.3f} s"
+    )
 
 
 def restored(run: Run) -> None:

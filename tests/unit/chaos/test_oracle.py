@@ -8,7 +8,7 @@ from shared_kernel.event_log.types import RecordedEvent
 from tests.chaos.load import Acknowledged
 from tests.chaos.oracle import misread, out_of_order, to_repeat
 from tests.chaos.readers import Seen
-from tests.chaos.topic import Published, left_out
+from tests.chaos.topic import Published, left_out, pauses
 
 LEDGER = "bank"
 
@@ -99,3 +99,13 @@ def test_every_command_that_was_under_way_is_repeated() -> None:
     repeated = to_repeat([*cut_off, *others], random.Random(1))
     assert set(cut_off) <= set(repeated)
     assert set(others) & set(repeated)
+
+
+def test_a_relay_pauses_where_an_event_is_there_and_nothing_is_given_away() -> None:
+    at = [
+        Published(0, LEDGER, 1, 1.0, 1.25),  # it waited
+        Published(0, LEDGER, 2, 1.0, 1.5),  # behind the first
+        Published(1, LEDGER, 3, 4.0, 4.0),  # nothing was there
+        Published(0, LEDGER, 1, 1.0, 9.0),  # again
+    ]
+    assert pauses(at) == [0.25, 0.25, 0.0]
