@@ -49,7 +49,7 @@ def check(
     found += readers.surprises if readers else []
     with stand.admin() as admin:
         stand.until(lambda: not behind(admin, load.ledgers), "the read models have not caught up")
-        events = {ledger: _log(admin, ledger) for ledger in load.ledgers}
+        events = {ledger: log_of(admin, ledger) for ledger in load.ledgers}
         for ledger, log in events.items():
             found += _rules(ledger, log)
             found += _acknowledged(ledger, log, load)
@@ -73,13 +73,13 @@ def check_restored(
     projection is ahead of it, and each read model is the fold of it up to where the projection stands.
     """
     told = []
-    logs = {ledger: _log(found, ledger) for ledger in load.ledgers}
+    logs = {ledger: log_of(found, ledger) for ledger in load.ledgers}
     heads = dict(
         found.execute("select ledger, position from daybook.ledgers where ledger = any(%s)", [load.ledgers]).fetchall()
     )
     for ledger, log in logs.items():
         told += _rules(ledger, log)
-        if log != _log(admin, ledger)[: len(log)]:
+        if log != log_of(admin, ledger)[: len(log)]:
             told.append(f"{ledger}: what was restored is not the beginning of what went on")
         if heads.get(ledger) != len(log):
             told.append(f"{ledger}: {len(log)} events, and a head at {heads.get(ledger)}")
@@ -120,7 +120,7 @@ def published(admin: "psycopg.Connection[Any]", heads: Mapping[str, int]) -> boo
     return all(known.get(ledger, 0) >= head for ledger, head in heads.items())
 
 
-def _log(admin: "psycopg.Connection[Any]", ledger: str) -> list[RecordedEvent]:
+def log_of(admin: "psycopg.Connection[Any]", ledger: str) -> list[RecordedEvent]:
     rows = admin.execute(
         "select ledger, position, type, data, metadata, recorded_at from daybook.events where ledger = %s order by position",
         [ledger],

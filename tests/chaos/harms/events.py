@@ -7,28 +7,67 @@ import psycopg
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from tests.chaos.oracle import published
-from tests.chaos.running import Run, head_of, heads_of, reached
+from projections.infrastructure.kafka import INCARNATION, headers_of
+from shared_kernel.events import canonical_line
+from tests.chaos.harms.rebuilds import BEHIND_TIMES_MAX, P99_TIMES_MAX, asked, finished
+from tests.chaos.oracle import log_of, published
+from tests.chaos.running import Run, head_of, heads_of, p99, reached
 from tests.chaos.stand import PARKED_MAX
-from tests.chaos.topic import Topic
 
 PARKED_WITHIN_S = 5.0
+DRAINED_TIMES_MIN = 5.0  # so much faster than events come
+P99_TIMES_MAX_OF_FEW = 3.0  # chosen: of some hundred commands the p99 is two or three of them
 UNREADABLE = '{"poisoned": true}'
 
 
 def kafka_down(run: Run) -> None:
-    seconds = 60 if run.is_full else 4
-    before = time.monotonic()
-    with run.stand.down("kafka"):
-        run.did.append(f"Kafka gone for {seconds} s")
-        time.sleep(seconds)
-        answered = [known for known in run.load.acknowledged if known.began > before]
-        assert len(answered) > seconds, f"{len(answered)} commands in {seconds} s without Kafka"
-        assert all(known.attempts == 1 for known in answered), "a command failed for want of Kafka"
+    usual, _ = run.measured(30 if run.is_full else 4, run.load.ledgers)
+    for seconds in (60, 600) if run.is_full else (4,):
+        before = time.monotonic()
+        with run.stand.admin() as admin:
+            heads = heads_of(admin, run.load.ledgers)
+            with run.stand.down("kafka"):
+                run.did.append(f"Kafka gone for {seconds} s")
+                time.sleep(seconds)
+                answered = [known for known in run.load.acknowledged if known.began > before]
+                assert len(answered) > seconds, f"{len(answered)} commands in {seconds} s without Kafka"
+                assert all(known.attempts == 1 for known in answered), "a command failed for want of Kafka"
+                slowest = p99([known.ended - known.began for known in answered])
+                times_max = P99_TIMES_MAX if run.is_full else P99_TIMES_MAX_OF_FEW
+                assert slowest <= times_max * usual, f"p99 {usual:.3f} s, and {slowest:.3f} s without Kafka"
+            inflow = (sum(heads_of(admin, run.load.ledgers).values()) - sum(heads.values())) / seconds
+            run.caught_up()
+            _drained(run, admin, inflow)
+    with run.stand.stopped("kafka"):
+        run.did.append("Kafka restarted in order")
     run.caught_up()
     with run.recovery("published again"), run.stand.admin() as admin:
         heads = heads_of(admin, run.load.ledgers)
         run.stand.until(lambda: published(admin, heads), "the relay has not caught up")
+
+
+def _drained(run: Run, admin: "psycopg.Connection[Any]", inflow: float) -> None:
+    """Measures until the relay has published what it could not, and how much faster it does so than events come."""
+    relayed = "select coalesce(sum(position), 0)::bigint from projections.relay_positions where ledger = any(%s)"
+
+    def now() -> tuple[float, int]:
+        at = time.monotonic()
+        return at, int(admin.execute(relayed, [run.load.ledgers]).fetchall()[0][0])
+
+    with run.recovery("published again"):
+        last = [now()]
+
+        def goes_on() -> tuple[float, int] | None:
+            began, last[0] = last[0], now()
+            return began if last[0][1] > began[1] else None
+
+        began_at, began = run.stand.until(goes_on, "the relay publishes nothing")
+        heads = heads_of(admin, run.load.ledgers)
+        run.stand.until(lambda: published(admin, heads), "the relay has not caught up")
+        ended_at, ended = now()
+    rate = (ended - began) / (ended_at - began_at)
+    run.did.append(f"{ended - began} events published at {rate:,.0f} a second, while {inflow:,.0f} a second came")
+    assert rate >= DRAINED_TIMES_MIN * inflow, f"{rate:.0f} events a second are published, and {inflow:.0f} come"
 
 
 def topic_deleted(run: Run) -> None:
@@ -47,26 +86,59 @@ def topic_deleted(run: Run) -> None:
 
 
 def repeated_messages(run: Run) -> None:
+    """Another producer sends what the relay has sent, or is going to send: again, in another order, before its time, all from zero."""
     stack = run.stand.stack
     run.some_time(2)
-    messages = Topic(stack.kafka_bootstrap, stack.kafka_topic, is_whole=True).messages()
-    chosen = run.rng.sample(messages, min(len(messages), 2_000)) + messages[-300:]
-    run.rng.shuffle(chosen)
+    messages = run.topic.messages()
+    incarnation = dict(messages[-1].headers() or [])[INCARNATION]
     producer = Producer({"bootstrap.servers": stack.kafka_bootstrap})
-    before = run.stand.figure("projector", "daybook_projector_duplicates_total")
+    figures = {name: f"daybook_projector_{name}_total" for name in ("duplicates", "gaps")}
+    before = {name: run.stand.figure("projector", figure) for name, figure in figures.items()}
+    with run.stand.admin() as admin:
+        with run.stand.frozen("relay"):  # so that its messages come late, after those that should stand behind them
+            heads = heads_of(admin, run.load.ledgers)
+            run.more_commands(100)
+            early = [event for ledger, at in heads.items() for event in log_of(admin, ledger)[at:]]
+            early.sort(key=lambda event: run.rng.random() * 20 - event.position)  # most of the newest come first
+            for event in early:
+                headers = [*headers_of(event), (INCARNATION, incarnation)]
+                producer.produce(stack.kafka_topic, canonical_line(event), event.ledger, headers=headers)
+            producer.flush(30)
+            run.did.append(
+                f"{len(early)} events given away in disorder while the relay was frozen, so that its own come late"
+            )
+            run.stand.until(
+                lambda: reached(admin, {event.ledger: event.position for event in early}), "they were not applied"
+            )
+        run.caught_up()
+    for each in messages:
+        producer.produce(stack.kafka_topic, each.value(), each.key(), headers=each.headers())
+    run.did.append(f"{len(messages)} messages once more from zero")
+    chosen = run.rng.sample(messages, min(len(messages), 2_000))
     for each in chosen:
         producer.produce(stack.kafka_topic, each.value(), each.key(), headers=each.headers())
     producer.flush(30)
-    run.did.append(f"{len(chosen)} messages sent again in another order")
+    run.did.append(f"{len(chosen)} messages once more in another order")
+    for name, figure in figures.items():
+        run.stand.until(
+            lambda name=name, figure=figure: run.stand.figure("projector", figure) > before[name],  # type: ignore[misc]
+            f"no {name} were seen",
+        )
     run.stand.until(
-        lambda: run.stand.figure("projector", "daybook_projector_duplicates_total") > before, "no duplicate was dropped"
+        lambda: run.stand.figure("projector", figures["duplicates"]) >= before["duplicates"] + len(messages),
+        "what was sent again was not dropped",
     )
     run.caught_up()
 
 
 def poisoned(run: Run) -> None:
+    run.load.open_more((1_000 if run.is_full else 100) - len(run.load.ledgers))
+    run.caught_up()
+    seconds = 30 if run.is_full else 4
     ledger, *others = run.load.ledgers
-    is_parked = "select from projections.waiting where ledger = %s and state = 'parked'"
+    projections = _projections(run)
+    is_parked = "select projection from projections.waiting where ledger = %s and state = 'parked'"
+    _, behind_before = run.measured(seconds, others)
     with run.stand.admin() as admin:
         # Who reads the log stands still meanwhile, so that the event is poisoned before it is read.
         with run.stand.frozen("relay"), run.stand.frozen("projector"):
@@ -74,25 +146,55 @@ def poisoned(run: Run) -> None:
             run.stand.until(lambda: head_of(admin, ledger) > head + 2, "no event came")
             position = head_of(admin, ledger)
             known = _poison(admin, ledger, position, UNREADABLE)
-        run.did.append("an event with other data")
+        run.did.append(f"an event with other data in one of {len(run.load.ledgers)} ledgers")
         with run.recovery("parked", within_s=PARKED_WITHIN_S):
             run.stand.until(
-                lambda: admin.execute(is_parked, [ledger]).fetchone() is not None, "the ledger is not parked"
+                lambda: {name for (name,) in admin.execute(is_parked, [ledger])} == projections,
+                "the ledger is not parked",
             )
         healthy = heads_of(admin, others)
         run.stand.until(lambda: reached(admin, healthy), "the other ledgers do not go on")
-        _poison(admin, ledger, position, known)
-        admin.execute(
-            "update projections.waiting set state = 'waiting', asked_at = clock_timestamp() where ledger = %s", [ledger]
+        _, behind = run.measured(seconds, others)
+        run.did.append(f"the others were {behind_before:.1f} events behind on average, and {behind:.1f}")
+        assert behind < BEHIND_TIMES_MAX * max(behind_before, 1.0), (
+            f"{behind_before:.1f} events behind, then {behind:.1f}"
         )
-        run.did.append("mended and retried")
-        run.caught_up()
+        assert not _is_complete(run, ledger), "an answer about the parked ledger calls itself complete"
+        assert all(_is_complete(run, other) for other in others[:10]), "an answer about another ledger is not complete"
+        assert {name for (name,) in admin.execute(is_parked, [ledger])} == projections, "it goes on by itself"
+        _poison(admin, ledger, position, known)
+    projector = run.operator("projector")
+    for name in projections:
+        path = f"/v1/operations/projections/{name}/standing/{ledger}/retry"
+        projector.post(path, b'{"reason": "mended"}', key=None)
+    projector.close()
+    run.did.append("mended, and retried by an operator")
+    run.caught_up()
+    assert _is_complete(run, ledger), "an answer about the mended ledger is not complete"
+    for name in projections:
+        repaired = finished(run, name, asked(run, name, "repair", ledger=ledger))
+        assert repaired["state"] == "done", repaired
+    run.did.append("repaired by an operator besides")
+    run.caught_up()
+
+
+def _projections(run: Run) -> set[str]:
+    projector = run.operator("projector")
+    found = {each["projection"] for each in projector.get("/v1/operations/projections").read(dict)["data"]}
+    projector.close()
+    return found
+
+
+def _is_complete(run: Run, ledger: str) -> bool:
+    """What an answer about the ledger says of itself."""
+    reader = run.reader()
+    answer = reader.get(f"/v1/ledgers/{ledger}/accounts/users:0/balances").read(dict)
+    reader.close()
+    return bool(answer["complete"])
 
 
 def poisoned_everywhere(run: Run) -> None:
-    projector = run.operator("projector")
-    names = [each["projection"] for each in projector.get("/v1/operations/projections").read(dict)["data"]]
-    projector.close()
+    names = sorted(_projections(run))
     with run.stand.admin() as admin:
         with run.stand.frozen("relay"), run.stand.frozen("projector"):
             opened = run.load.open_more(PARKED_MAX + 10)
