@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Protocol
+from typing import Protocol, cast
 
 from dependency_injector import containers, providers
 from litestar import Litestar
@@ -25,6 +25,7 @@ from query_service.presentation.across_routes import Across
 from query_service.presentation.export_routes import EXPORT_ROUTES
 from query_service.presentation.graph_routes import Graph
 from query_service.presentation.log_routes import LOG_ROUTES
+from query_service.presentation.openapi import describe_answers
 from query_service.presentation.refusal_routes import Refusals
 from query_service.presentation.report_routes import Reports
 from query_service.presentation.routes import Books, Ledgers
@@ -35,6 +36,7 @@ from query_service.settings import QuerySettings
 from shared_kernel.breaker import Breaker, BreakerFigures, bounds_of
 from shared_kernel.health import Health
 from shared_kernel.http import Lifespan, create_app
+from shared_kernel.http_docs import describe_later
 from shared_kernel.http_edge import Edge
 from shared_kernel.keys import Keys, open_keys
 from shared_kernel.metrics import new_registry
@@ -87,7 +89,7 @@ def _app(
         health.note(f"{breaker.dependency}_breaker", breaker.tell)
     health.when_stopping(streams.stop)
     figures.watch_streams(lambda: streams.running)
-    return create_app(
+    edge = create_app(
         title=TITLE,
         description=DESCRIPTION,
         route_handlers=ROUTES,
@@ -103,6 +105,8 @@ def _app(
             "streams": Provide(lambda: streams, use_cache=True, sync_to_thread=False),
         },
     )
+    describe_later(cast("Litestar", edge.app), describe_answers)
+    return edge
 
 
 def _replicas(

@@ -5,24 +5,35 @@ come from a folder that a setting names (the local stack unpacks them there).
 """
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from litestar import Litestar, Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import (
+    Components,
+    Example,
+    OpenAPI,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    Reference,
+    SecurityScheme,
+)
 from litestar.types import ControllerRouterHandler
 
 from shared_kernel.amounts import PARAMETER
+from shared_kernel.errors import DaybookError, Rejection
 from shared_kernel.http_errors import PROBLEM_TYPE
+from shared_kernel.problems import problem
 
 _DESCRIBE = "daybook_describe"
+_TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"  # W3C Trace Context's own example
 SWAGGER_FILES = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "swagger-ui-standalone-preset.js": "text/javascript; charset=utf-8",
@@ -58,12 +69,24 @@ _AMOUNTS = {
     "description": "`string`: all amounts of the answer are decimal strings. `Prefer: amounts=string` asks for the same",
 }
 _START_SCRIPT = b"""\
+// Swagger UI fills in every example there is: of parameters that may be left out it would ask for all at once.
+const withoutOptional = (text) => {
+  const spec = JSON.parse(text);
+  for (const path of Object.values(spec.paths))
+    for (const operation of Object.values(path))
+      for (const parameter of operation.parameters || []) if (!parameter.required) delete parameter.examples;
+  return JSON.stringify(spec);
+};
 window.ui = SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#docs",
   deepLinking: true,
   persistAuthorization: false,
   validatorUrl: null,
+  responseInterceptor: (answer) => {
+    if (answer.url.endsWith("/openapi.json")) answer.text = withoutOptional(answer.text);
+    return answer;
+  },
   presets: [SwaggerUIBundle.presets.apis, SwaggerUIStandalonePreset],
   layout: "BaseLayout",
 });
@@ -100,6 +123,13 @@ _PLAIN_PAGE = """\
 """
 
 
+class Told(NamedTuple):
+    """What an error's status means, and an error that shows it."""
+
+    text: str
+    shown: DaybookError
+
+
 def openapi_config(title: str, description: str) -> OpenAPIConfig:
     """What Litestar needs to make the document. Its own pages, which load from elsewhere, are left out."""
     return OpenAPIConfig(
@@ -121,6 +151,33 @@ def describe_later(app: Litestar, describe: Callable[[Litestar], None]) -> None:
     app.state[_DESCRIBE] = describe
 
 
+def example_of(value: object) -> dict[str, Example | Reference]:
+    """The `examples` of a body with one. Litestar leaves out what is null, but not within what it does not know."""
+    return {"example": Example(value=msgspec.Raw(msgspec.json.encode(value)))}
+
+
+def of_tokens(role: str) -> dict[str, Told]:
+    """What is told of a request without a token, and of a token without the role."""
+    return {
+        "401": Told("`unauthenticated`", Rejection("unauthenticated", detail="There is no Authorization header")),
+        "403": Told("`forbidden`: the token lacks the role", Rejection("forbidden", role=role)),
+    }
+
+
+def problem_told(told: Told) -> OpenAPIResponse:
+    """An error with its example."""
+    _, shown = problem(told.shown, _TRACE_ID)
+    schema = Reference(ref="#/components/schemas/Problem")
+    content = {PROBLEM_TYPE: OpenAPIMediaType(schema=schema, examples=example_of(shown))}
+    return OpenAPIResponse(description=told.text, content=content)
+
+
+def told_once(document: OpenAPI, responses: Mapping[str, OpenAPIResponse]) -> dict[str, Reference]:
+    """The responses stand in the document under their names; answers how operations refer to them."""
+    document.components.responses = {**(document.components.responses or {}), **responses}
+    return {name: Reference(ref=f"#/components/responses/{name}") for name in responses}
+
+
 def openapi_document(app: Litestar) -> dict[str, Any]:
     """The OpenAPI document of an application, with our errors in place of Litestar's."""
     describe = app.state.pop(_DESCRIBE, None)
@@ -128,7 +185,7 @@ def openapi_document(app: Litestar) -> dict[str, Any]:
         describe(app)
     document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(app.openapi_schema.to_schema()))
     document.setdefault("components", {}).setdefault("schemas", {})["Problem"] = _PROBLEM_SCHEMA
-    problem = {
+    any_problem = {
         "description": "An error",
         "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
@@ -139,9 +196,10 @@ def openapi_document(app: Litestar) -> dict[str, Any]:
                 _say_if_optional(operation.get("requestBody"))
             if isinstance(operation, dict) and "responses" in operation:
                 responses = operation["responses"]
-                for status in [status for status in responses if status >= "400"]:
-                    responses[status] = problem | {"description": responses[status]["description"]}
-                responses.setdefault("default", problem)
+                for status, answer in responses.items():
+                    if status >= "400" and PROBLEM_TYPE not in answer.get("content", {}) and "$ref" not in answer:
+                        responses[status] = any_problem | {"description": answer["description"]}
+                responses.setdefault("default", any_problem)
     return document
 
 

@@ -16,6 +16,7 @@ TRANSACTION = BOOKS + "/transactions/{transaction}"
 Json = dict[str, Any]
 AT = "2026-11-24T09:30:00.000000Z"
 STANDS: Json = {"position": 17, "recorded_at": AT}
+KEY = "pay-7"
 ID = "0199d5a2-6f6e-7cc0-8a1b-3d2f6f1c9b10"
 
 
@@ -91,6 +92,8 @@ def _changed(**change: Any) -> Json:
     return {"transaction": {"id": ID, **change}, **STANDS}
 
 
+SETTLED = _changed(status="posted", posted=PART, released=REST)
+FOUND: dict[str, Json] = {"200": SETTLED, "201": POSTED}  # by status: what became of a command
 PATCH: Json = {"metadata": {"till": "7", "old": None}}
 
 OPERATIONS = (
@@ -182,7 +185,7 @@ OPERATIONS = (
         BODIES[kinds.PostHold],
         {"entries": PART, "keep_remainder": False},
         200,
-        _changed(status="posted", posted=PART, released=REST),
+        SETTLED,
     ),
     Operation(
         "post", f"{TRANSACTION}/void", BODIES[kinds.VoidHold], {}, 200, _changed(status="voided", released=CASH_IN)

@@ -18,7 +18,7 @@ from litestar.openapi.spec import (
     Schema,
 )
 
-from command_service.presentation.examples import BOOKS, OPERATIONS
+from command_service.presentation.examples import BOOKS, FOUND, KEY, OPERATIONS, Json
 from command_service.presentation.shapes import (
     AccountAnswer,
     AccountChangeAnswer,
@@ -29,7 +29,8 @@ from command_service.presentation.shapes import (
     TransactionAnswer,
     TransactionChangeAnswer,
 )
-from shared_kernel.http_errors import PROBLEM_TYPE
+from shared_kernel.errors import Refusal, Rejection, Unavailable
+from shared_kernel.http_docs import Told, example_of, of_tokens, problem_told, told_once
 from shared_kernel.problems import PROBLEMS
 
 ANSWERS = (
@@ -42,11 +43,12 @@ ANSWERS = (
     BatchAnswer,
     BatchAcrossAnswer,
 )
-KEY = Parameter(
+KEY_HEADER = Parameter(
     name="Idempotency-Key",
     param_in="header",
     required=False,
     schema=Schema(type=cast("Any", "string"), pattern=r"^[\x21-\x7e]+$", min_length=1, max_length=200),
+    examples=example_of(KEY),
     description="Makes repeating safe, for ever: the same key and body give the first answer again, the same key and another"
     " body 409 `idempotency_key_reused`. Without one the server makes one, and a repetition is a second command.",
 )
@@ -71,17 +73,41 @@ def _codes(status: int) -> str:
     )
 
 
-TOLD = {
-    "400": "Malformed: `invalid_request`, `unbalanced`, `key_missing`; `path` says where",
-    "401": "`unauthenticated`",
-    "403": "`forbidden`: the token lacks the role",
-    "404": "`ledger_not_found`, also where the token does not cover the ledger; `transaction_not_found`",
-    "409": f"Taken, or over already: {_codes(409)}",
-    "413": "`body_too_large`",
-    "415": "`unsupported_media_type`",
-    "422": f"The rules say no, and that is on record: {_codes(422)}",
-    "503": "Not applied, or not known yet whether applied (`outcome_unknown`): repeat with the same key",
+TOLD: Mapping[str, Told] = {
+    **of_tokens("writer"),
+    "400": Told(
+        "Malformed: `invalid_request`, `unbalanced`, `key_missing`; `path` says where",
+        Rejection("invalid_request", path="$.entries[0].amount", detail="Expected `int` >= 1"),
+    ),
+    "404": Told(
+        "`ledger_not_found`, also where the token does not cover the ledger; `transaction_not_found`",
+        Rejection("ledger_not_found", ledger="bank"),
+    ),
+    "409": Told(f"Taken, or over already: {_codes(409)}", Rejection("idempotency_key_reused", position=17)),
+    "413": Told("`body_too_large`", Rejection("body_too_large", bytes_max=1_048_576)),
+    "415": Told("`unsupported_media_type`", Rejection("unsupported_media_type")),
+    "422": Told(
+        f"The rules say no, and that is on record: {_codes(422)}",
+        Refusal(
+            "insufficient_funds",
+            account="users:42:wallet",
+            asset="EUR/2",
+            available=500,
+            limit=0,
+            missing=100,
+            position=18,
+            judged_at=17,
+        ),
+    ),
+    "503": Told(
+        "Not applied, or not known yet whether applied (`outcome_unknown`): repeat with the same key",
+        Unavailable("outcome_unknown"),
+    ),
 }
+NOT_FOUND = Told(
+    "`command_not_found`: not in the log yet, with the `head` looked at; `ledger_not_found`",
+    Rejection("command_not_found", head=17),
+)
 
 
 def describe_requests(app: Litestar) -> None:
@@ -92,22 +118,20 @@ def describe_requests(app: Litestar) -> None:
     # Litestar's own structure has no place for a ready schema; what it does not know, it writes as it stands. It cannot
     # describe `Raw` either, so the answers' schemas are replaced too.
     cast("dict[str, Any]", document.components.schemas).update(components)
+    named = told_once(document, {f"Problem{status}": problem_told(told) for status, told in TOLD.items()})
+    problems = {status: named[f"Problem{status}"] for status in TOLD}
     for operation, schema in zip(OPERATIONS, schemas[: len(kinds)], strict=True):
         described = _described(app, operation.path, operation.method)
-        media_type = OpenAPIMediaType(schema=Reference(ref=schema["$ref"]), example=_as_it_is(operation.asked))
+        media_type = OpenAPIMediaType(schema=Reference(ref=schema["$ref"]), examples=example_of(operation.asked))
         is_needed = any(field.required for field in msgspec.structs.fields(operation.body))
         described.request_body = RequestBody(content={"application/json": media_type}, required=is_needed)
-        described.parameters = [*(described.parameters or []), KEY]
-        done = {status: told for status, told in (described.responses or {}).items() if status < "400"}
-        (answered,) = (cast("OpenAPIResponse", told) for told in done.values())
-        for content in (answered.content or {}).values():
-            content.example = _as_it_is(operation.answered)
-        described.responses = {**done, **{status: _problem(text) for status, text in TOLD.items()}}
+        described.parameters = [*(described.parameters or []), KEY_HEADER]
+        described.responses = {**_done(described, {str(operation.status): operation.answered}), **problems}
     find = _described(app, f"{BOOKS}/commands/{{key}}", "get")
     find.responses = {
-        **{status: told for status, told in (find.responses or {}).items() if status < "400"},
-        "404": _problem("`command_not_found`: not in the log yet, with the `head` looked at; `ledger_not_found`"),
-        "422": _problem("The recorded refusal"),
+        **_done(find, FOUND),
+        **{status: problems[status] for status in ("400", "401", "403", "422", "503")},
+        "404": problem_told(NOT_FOUND),
     }
 
 
@@ -117,11 +141,10 @@ def _described(app: Litestar, path: str, method: str) -> Operation:
     return operation
 
 
-def _as_it_is(example: Mapping[str, Any]) -> msgspec.Raw:
-    """Litestar leaves out what is null, but not within what it does not know."""
-    return msgspec.Raw(msgspec.json.encode(example))
-
-
-def _problem(text: str) -> OpenAPIResponse:
-    schema = Reference(ref="#/components/schemas/Problem")
-    return OpenAPIResponse(description=text, content={PROBLEM_TYPE: OpenAPIMediaType(schema=schema)})
+def _done(operation: Operation, answered: Mapping[str, Json]) -> dict[str, OpenAPIResponse | Reference]:
+    """What the operation answers where all went well, by status, with an example of each."""
+    found = {status: told for status, told in (operation.responses or {}).items() if status < "400"}
+    for status, told in found.items():
+        for content in (cast("OpenAPIResponse", told).content or {}).values():
+            content.examples = example_of(answered[status])
+    return found

@@ -12,12 +12,14 @@ from litestar import Controller, Request, Response, get, patch, post, put
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
+from litestar.openapi.spec import Example
 from litestar.params import Parameter, ParameterKwarg, QueryParameter
 from litestar.types import Receive, Send
 
 from command_service.domain import commands as kinds
 from command_service.presentation.answers import Answer
 from command_service.presentation.commands import DRY_RUN, Commands
+from command_service.presentation.examples import ID, KEY
 from command_service.presentation.shapes import (
     AccountAnswer,
     AccountChangeAnswer,
@@ -40,10 +42,16 @@ COMMAND = LEDGER_PATH + "/commands/{key}"
 
 CommandsGiven = NamedDependency[Commands]
 Asking = Request[Principal, object, State]
-LedgerPath = Annotated[str, Parameter(description="A ledger that the token covers")]
-AddressPath = Annotated[str, Parameter(description="An account's address, such as users:42:wallet")]
-TransactionPath = Annotated[str, Parameter(description="A transaction's id")]
-KeyPath = Annotated[str, Parameter(description="The idempotency key of a command of the caller's own")]
+LedgerPath = Annotated[str, Parameter(description="A ledger that the token covers", examples=[Example(value="bank")])]
+AddressPath = Annotated[
+    str,
+    Parameter(description="An account's address, such as users:42:wallet", examples=[Example(value="users:42:wallet")]),
+]
+TransactionPath = Annotated[str, Parameter(description="A transaction's id", examples=[Example(value=ID)])]
+KeyPath = Annotated[
+    str,
+    Parameter(description="The idempotency key of a command of the caller's own", examples=[Example(value=KEY)]),
+]
 PARAMETERS: dict[str, ParameterKwarg] = {  # read by commands.py from the query string, for direct routes too
     DRY_RUN: QueryParameter(
         name=DRY_RUN,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from litestar import Controller, get
 from litestar.di import NamedDependency
+from litestar.openapi.spec import Example
 from litestar.params import QueryParameter
 
 from query_service.application import report_answers, reports, shaping
@@ -33,7 +34,10 @@ LEDGERS_MAX = 20  # chosen: each is a report of its own
 LedgersFilter = Annotated[
     str,
     QueryParameter(
-        name="ledgers", max_length=2_000, description=f"Names of up to {LEDGERS_MAX} ledgers, separated by commas"
+        name="ledgers",
+        max_length=2_000,
+        examples=[Example(value="bank,shop")],
+        description=f"Names of up to {LEDGERS_MAX} ledgers, separated by commas",
     ),
 ]
 

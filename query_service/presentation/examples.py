@@ -1,6 +1,22 @@
-"""The descriptions of the routes, each with an exact example. A test reads every example into the shape that the route declares."""
+"""The descriptions of the routes, each with an exact example of every media type that it answers in.
 
-from typing import Final
+OpenAPI's `examples` are read from these texts (openapi.py). A test reads every one into the shape that the route declares.
+"""
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+FENCES: Final = {
+    "application/json": "json",
+    "text/csv": "csv",
+    "text/html": "html",
+    "text/plain": "text",
+    "application/x-ndjson": "ndjson",
+    "text/event-stream": "eventstream",
+}
+_FENCED: Final = re.compile(r"^```(\w+)\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
 
 
 def described(text: str, path: str, answer: str) -> str:
@@ -13,6 +29,15 @@ curl -H "Authorization: Bearer $TOKEN" "$QUERY_URL{path}"
 ```json
 {answer}
 ```"""
+
+
+def shown_in(description: str) -> dict[str, Any]:
+    """The examples in a description by media type: JSON as values, all else as text."""
+    fenced = dict(_FENCED.findall(description))
+    found: dict[str, Any] = {kind: fenced[fence] for kind, fence in FENCES.items() if fence in fenced}
+    if "application/json" in found:
+        found["application/json"] = msgspec.json.decode(found["application/json"])
+    return found
 
 
 AS_OF: Final = """"as_of": {"position": 17, "recorded_at": "2026-11-24T09:30:00.000000Z"}, "complete": true"""
@@ -93,3 +118,16 @@ TRANSACTION: Final = described(
     "/v1/ledgers/bank/transactions/0199d5a2-6f6e-7cc0-8a1b-3d2f6f1c9b10",
     f'{{"transaction": {_TRANSACTION},\n {AS_OF}}}',
 )
+GRAPH_ASKED: Final = """{"query": "query Balances($account: String!) { ledger(name: \\"bank\\") { asOf { position } complete account(address: $account) { status balances { asset posted } } } }",
+ "operationName": "Balances", "variables": {"account": "bank:clients:2378"}}"""
+GRAPH: Final = f"""Ledgers, accounts, balances, entries and transactions as a graph; its own schema, which introspection tells, describes it.
+Faults stand in `errors` of a 200, with the code and the fields of their problem documents as `extensions`. Role `reader`.
+
+```
+curl -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" "$QUERY_URL/v1/graphql" -d '
+{GRAPH_ASKED}'
+```
+```json
+{{"data": {{"ledger": {{"asOf": {{"position": 17}}, "complete": true,
+  "account": {{"status": "open", "balances": [{{"asset": "CZK/2", "posted": "70000"}}]}}}}}}}}
+```"""

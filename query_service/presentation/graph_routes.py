@@ -23,6 +23,7 @@ from strawberry.types import ExecutionContext, ExecutionResult, Info
 from query_service.application import answers, questions, shaping
 from query_service.application.pages import Key, Page
 from query_service.application.query_handler import Asked, QueryHandler
+from query_service.presentation import examples
 from query_service.presentation.graph_types import (
     FIRST_DEFAULT,
     SCALARS,
@@ -58,7 +59,7 @@ ALIASES_MAX: Final = 30
 TOKENS_MAX: Final = 2_000
 
 
-class _Body(msgspec.Struct, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
+class GraphRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
     """A GraphQL request over HTTP."""
 
     query: str | None = None
@@ -67,7 +68,7 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True, rename="camel", omit_def
     extensions: dict[str, Any] | None = None
 
 
-_BODY: Final = msgspec.json.Decoder(_Body)
+_BODY: Final = msgspec.json.Decoder(GraphRequest)
 _NUL: Final = re.compile(r"\\u(0000|\{0+\})")
 
 
@@ -286,12 +287,12 @@ class Graph(GraphQLController[GraphContext, None]):
     graphql_ide = None  # a page from a CDN
     allow_queries_via_get = False
     multipart_uploads_enabled = False
-    include_in_schema = False  # its own schema describes it
+    tags = ("graph",)
     dependencies = {"context": Provide(_context, sync_to_thread=False)}  # type: ignore[misc]  # noqa: RUF012
     handle_http_get = None  # type: ignore[assignment]
     websocket_endpoint = None  # type: ignore[assignment]
 
-    @post(status_code=HTTP_200_OK)
+    @post(status_code=HTTP_200_OK, summary="A query of the graph", description=examples.GRAPH)
     async def handle_http_post(
         self, request: Request[Principal, Any, Any], context: NamedDependency[GraphContext]
     ) -> Response[Any]:

@@ -2,10 +2,14 @@
 
 from typing import Final
 
+import msgspec
+
 _AS_OF: Final = """"as_of": {"position": 17, "recorded_at": "2026-11-24T09:30:00.000000Z"}, "complete": true"""
 _EVENT: Final = """{"ledger": "bank", "position": 2, "type": "AccountOpened.v1", "recorded_at": "2026-11-24T09:00:00.000000Z",
   "metadata": {"actor": "local-writer", "correlation_id": "4bf92f35", "key": "open-42", "fingerprint": "01…"},
   "data": {"address": "users:42:wallet", "normal_balance": "credit"}}"""
+
+_LINE: Final = msgspec.json.encode(msgspec.json.decode(_EVENT)).decode()
 
 EVENTS: Final = f"""The ledger's log, oldest first (or `order=newest`): all events or a range of positions, those that bear a \
 tag, those about an account, those of some types, those of a caller or of one request. All filters count together. Metadata and \
@@ -25,13 +29,25 @@ curl -H "Authorization: Bearer $TOKEN" "$QUERY_URL/v1/ledgers/bank/events?accoun
 ```
 
 `Accept: application/x-ndjson` gives all that fits in one go, an event a line, as of the position in `Daybook-Position`.
+
+```ndjson
+{_LINE}
+```
+
 `Accept: text/event-stream` gives it as server-sent events and goes on with what is appended: `id` names the event (send it as
 `Last-Event-ID` and the stream goes on after it), `event` its type, `data` its line. It ends at `to_position`, which may lie
 ahead. A comment comes every 15 seconds of silence; after 15 minutes the stream ends, and a browser connects again by
 itself. A reader that takes nothing for a minute is cut off.
 
 ```
-curl -N -H "Authorization: Bearer $TOKEN" -H "Accept: text/event-stream" "$QUERY_URL/v1/ledgers/bank/events?from_position=17"
+curl -N -H "Authorization: Bearer $TOKEN" -H "Accept: text/event-stream" "$QUERY_URL/v1/ledgers/bank/events?from_position=2"
+```
+```eventstream
+retry: 1000
+
+id: 2-0199d5a2-0f3c-7b1d-9a54-2c8e6d7f1a03
+event: AccountOpened.v1
+data: {_LINE}
 ```"""
 
 EVENT: Final = f"""The event at a position. Where the log has none, be it that it has not come so far, this is 404 `event_not_found`.
@@ -59,7 +75,7 @@ the same with the asset's decimals. {_EXPORT}
 ```
 curl -OJ -H "Authorization: Bearer $TOKEN" "$QUERY_URL/v1/ledgers/bank/exports/entries.csv"
 ```
-```text
+```csv
 position,entry_index,recorded_at,effective_at,transaction,reverses,reference,description,account,direction,asset,units,amount
 17,0,2026-11-24T09:30:00.000000Z,1993-01-01T12:00:00.000000Z,0199d5a2-6f6e-7cc0-8a1b-3d2f6f1c9b10,,berka-695247,cash in,bank:cash,debit,CZK/2,70000,700.00
 ```"""

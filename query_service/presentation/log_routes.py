@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import msgspec
 from litestar import Controller, Response, get
 from litestar.di import NamedDependency, Provide
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, Schema
+from litestar.openapi.spec import Example, OpenAPIMediaType, OpenAPIResponse, Operation, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import HeaderParameter, QueryParameter
 
@@ -59,6 +59,7 @@ TypesFilter = Annotated[
         required=False,
         pattern=_NO_NUL,
         max_length=1_000,
+        examples=[Example(value="TransactionPosted.v1,HoldPosted.v1")],
         description="Only these types, separated by commas: TransactionPosted.v1,HoldPosted.v1",
     ),
 ]
@@ -69,6 +70,7 @@ ActorFilter = Annotated[
         required=False,
         pattern=_NO_NUL,
         max_length=300,
+        examples=[Example(value="local-writer")],
         description="Only what this token subject asked for, and `clock` for what Daybook did by itself",
     ),
 ]
@@ -79,6 +81,7 @@ CorrelationFilter = Annotated[
         required=False,
         pattern=_NO_NUL,
         max_length=300,
+        examples=[Example(value="4bf92f35")],
         description="Only events of the request with this X-Correlation-Id or X-Request-Id",
     ),
 ]
@@ -87,6 +90,7 @@ LastEventId = Annotated[
     HeaderParameter(
         name="Last-Event-ID",
         required=False,
+        examples=[Example(value="17-0199d5a2-0f3c-7b1d-9a54-2c8e6d7f1a03")],
         description="For `text/event-stream`: go on after this event. Browsers send it by themselves",
     ),
 ]

@@ -12,6 +12,7 @@ from typing import Annotated
 from litestar import Request
 from litestar.datastructures import State
 from litestar.di import NamedDependency
+from litestar.openapi.spec import Example
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
 from query_service.application import filters
@@ -33,16 +34,31 @@ _NO_NUL = r"^[^\x00]*$"  # Postgres has no such text
 
 Reading = Request[Principal, object, State]
 
-LedgerPath = Annotated[str, PathParameter(description="A ledger that the token covers")]
-AddressPath = Annotated[str, PathParameter(description="An account's address, such as users:42:wallet")]
-TransactionPath = Annotated[str, PathParameter(description="A transaction's id")]
-PositionPath = Annotated[str, PathParameter(description="An event's position in the ledger's log: 1, 2, 3 …")]
+LedgerPath = Annotated[
+    str, PathParameter(examples=[Example(value="bank")], description="A ledger that the token covers")
+]
+AddressPath = Annotated[
+    str,
+    PathParameter(
+        examples=[Example(value="users:42:wallet")], description="An account's address, such as users:42:wallet"
+    ),
+]
+TransactionPath = Annotated[
+    str,
+    PathParameter(examples=[Example(value="0199d5a2-6f6e-7cc0-8a1b-3d2f6f1c9b10")], description="A transaction's id"),
+]
+PositionPath = Annotated[
+    str, PathParameter(examples=[Example(value="17")], description="An event's position in the ledger's log: 1, 2, 3 …")
+]
 
 Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=LIMIT_MAX, description="How many rows a page has at most")]
 CursorText = Annotated[
     str | None,
     QueryParameter(
-        name="cursor", required=False, description="`next_cursor` of the page before, with the same filters"
+        name="cursor",
+        required=False,
+        examples=[Example(value="WyI1ZjJ…")],
+        description="`next_cursor` of the page before, with the same filters",
     ),
 ]
 OrderBy = Annotated[Order, QueryParameter(name="order", description="`newest` or `oldest` first, by position")]
@@ -52,6 +68,7 @@ AddressPattern = Annotated[
         name="address",
         required=False,
         max_length=ADDRESS_LENGTH_MAX,
+        examples=[Example(value="users:*:wallet")],
         description="A pattern: `*` stands for one segment, a final `**` for the rest: `users:*:wallet`",
     ),
 ]
@@ -62,6 +79,7 @@ AccountFilter = Annotated[
         required=False,
         pattern=_NO_NUL,
         max_length=ADDRESS_LENGTH_MAX,
+        examples=[Example(value="bank:clients:**")],
         description="Only those with an entry of this address, or of one that fits this pattern",
     ),
 ]
@@ -72,6 +90,7 @@ ReferenceFilter = Annotated[
         required=False,
         pattern=_NO_NUL,
         max_length=200,
+        examples=[Example(value="berka-695247")],
         description="Only the one with this reference",
     ),
 ]
@@ -82,6 +101,7 @@ AssetFilter = Annotated[
         required=False,
         pattern=_NO_NUL,
         max_length=32,
+        examples=[Example(value="CZK/2")],
         description="Only entries in this asset, such as EUR/2",
     ),
 ]
@@ -92,6 +112,7 @@ FilterText = Annotated[
         required=False,
         pattern=_NO_NUL,
         max_length=filters.LENGTH_MAX,
+        examples=[Example(value='status = open and metadata.shop = "7"')],
         description="Conditions on fields with `and`, `or`, `not` and brackets, such as"
         ' `status = pending and (metadata.shop = "7" or not amount.EUR/2 >= 100)`; docs/api.md has the grammar and the fields',
     ),
@@ -113,7 +134,11 @@ WithBalances = Annotated[
 Segments = Annotated[
     int,
     QueryParameter(
-        name="segments", ge=0, le=SEGMENTS_MAX, description="Grouped by so many leading segments; 0: all together"
+        name="segments",
+        ge=0,
+        le=SEGMENTS_MAX,
+        examples=[Example(value=2)],
+        description="Grouped by so many leading segments; 0: all together",
     ),
 ]
 TagFilter = Annotated[
@@ -123,18 +148,9 @@ TagFilter = Annotated[
         required=False,
         pattern=_NO_NUL,
         max_length=TAG_LENGTH_MAX,
+        examples=[Example(value="account:users:42:wallet")],
         description="Only events that bear the tag: `account:<address>`, `terms:<address>`, `transaction:<id>`,"
         " `reference:<reference>`, `refused:<address>`, `key:<subject>:<key>` (parts percent-encoded), `ledger-terms`",
-    ),
-]
-TypeFilter = Annotated[
-    str | None,
-    QueryParameter(
-        name="type",
-        required=False,
-        pattern=_NO_NUL,
-        max_length=100,
-        description="Only this type, such as TransactionPosted.v1",
     ),
 ]
 FromPosition = Annotated[
@@ -143,6 +159,7 @@ FromPosition = Annotated[
         name="from_position",
         ge=1,
         le=POSITION_MAX,
+        examples=[Example(value=1)],
         description="The first position that may be shown: one beyond the head at most, which is what comes next",
     ),
 ]
@@ -153,6 +170,7 @@ ToPosition = Annotated[
         ge=1,
         le=POSITION_MAX,
         required=False,
+        examples=[Example(value=17)],
         description="The last position that may be shown, and the one that the answer is as of; absent: the head. Not beyond the"
         " head, but for `text/event-stream`, which ends there",
     ),
@@ -163,6 +181,7 @@ PositionHeader = Annotated[
         name=POSITION_HEADER,
         required=False,
         schema_extra={"pattern": "^[1-9][0-9]{0,18}$"},  # `pattern` would refuse it under another name
+        examples=[Example(value="17")],
         description="The answer must know this position of the ledger: give what a command answered with, and you read your own writes",
     ),
 ]
@@ -171,6 +190,7 @@ PreferHeader = Annotated[
     HeaderParameter(
         name="Prefer",
         required=False,
+        examples=[Example(value="wait=5")],
         description="`wait=5`: wait up to 5 seconds for the position (RFC 7240); then 503 `read_model_behind`",
     ),
 ]
@@ -179,6 +199,7 @@ KnownHeader = Annotated[
     HeaderParameter(
         name="If-None-Match",
         required=False,
+        examples=[Example(value='"17-1-0199d5a2-0f3c-7b1d-9a54-2c8e6d7f1a03"')],
         description="`ETag` of an answer that the client has: 304 without a body where it still stands",
     ),
 ]
@@ -189,6 +210,7 @@ AsOfPosition = Annotated[
         ge=1,
         le=POSITION_MAX,
         required=False,
+        examples=[Example(value=17)],
         description="As the books were just after this event: later ones do not count. Such an answer never changes",
     ),
 ]
@@ -198,6 +220,7 @@ AsOfTime = Annotated[
         name="as_of",
         required=False,
         schema_extra={"format": "date-time"},
+        examples=[Example(value="2026-04-05T12:00:00Z")],
         description="As the books were known at this time: what was recorded later does not count. Of this and `as_of_position`"
         " the smaller prefix of the log counts",
     ),
@@ -208,6 +231,7 @@ EffectiveAt = Annotated[
         name="effective_at",
         required=False,
         schema_extra={"format": "date-time"},
+        examples=[Example(value="2026-03-31T23:59:59.999999Z")],
         description="Only what is effective at or before this time counts, as far as the books (of `as_of`) know it",
     ),
 ]

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from litestar import Controller, Response, get
 from litestar.di import NamedDependency, Provide
+from litestar.openapi.spec import Example
 from litestar.params import QueryParameter
 
 from query_service.application import questions, refusal_answers, search, shaping
@@ -33,7 +34,12 @@ ASSETS_MAX = 50  # chosen: shown of one account
 CodeFilter = Annotated[
     str | None,
     QueryParameter(
-        name="code", required=False, pattern=r"^[^\x00]*$", max_length=100, description="Only refusals with this code"
+        name="code",
+        required=False,
+        pattern=r"^[^\x00]*$",
+        max_length=100,
+        examples=[Example(value="insufficient_funds")],
+        description="Only refusals with this code",
     ),
 ]
 CallerFilter = Annotated[
@@ -43,6 +49,7 @@ CallerFilter = Annotated[
         required=False,
         pattern=r"^[^\x00]*$",
         max_length=300,
+        examples=[Example(value="local-writer")],
         description="Only what this token subject asked for; `clock` for scheduled transactions that came due",
     ),
 ]
@@ -52,6 +59,7 @@ FromTime = Annotated[
         name="from",
         required=False,
         schema_extra={"format": "date-time"},
+        examples=[Example(value="2026-11-24T00:00:00Z")],
         description="Recorded at or after this time, which must have come",
     ),
 ]
@@ -61,6 +69,7 @@ UntilTime = Annotated[
         name="until",
         required=False,
         schema_extra={"format": "date-time"},
+        examples=[Example(value="2026-11-25T00:00:00Z")],
         description="Recorded before this time; one that lies ahead: up to the position that the answer is as of",
     ),
 ]

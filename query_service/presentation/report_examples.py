@@ -4,6 +4,21 @@ from typing import Final
 
 from query_service.presentation.examples import AS_OF, BALANCE, described
 
+_STATEMENT_CSV: Final = """\
+line,effective_at,recorded_at,position,transaction,reference,description,debit,credit,balance,asset,ledger,account,axis,from,until
+opening,,,,,,,,,0.00,CZK/2,bank,bank:clients:2378,effective,1993-01-01T00:00:00.000000Z,
+entry,1993-01-01T12:00:00.000000Z,2026-11-24T09:30:00.000000Z,17,0199d5a2-6f6e-7cc0-8a1b-3d2f6f1c9b10,berka-695247,cash in,,700.00,\
+700.00,CZK/2,bank,bank:clients:2378,effective,1993-01-01T00:00:00.000000Z,
+closing,,2026-11-24T09:30:00.000000Z,17,,,,0.00,700.00,700.00,CZK/2,bank,bank:clients:2378,effective,1993-01-01T00:00:00.000000Z,"""
+
+_STATEMENT_HTML: Final = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Statement of bank:clients:2378</title>…
+<tr class="total"><td colspan="4">Opening balance</td><td class="n">0.00</td></tr>
+…
+<tr class="total"><td colspan="2">Closing balance</td><td class="n">0.00</td><td class="n">700.00</td><td class="n">700.00</td></tr>
+…"""
+
 _SUM: Final = """{"group": "bank:clients", "asset": "CZK/2", "normal_balance": "credit", "accounts": 2,
   "posted": 120000, "pending": 120000, "available": 110000,
   "posted_debits": 30000, "posted_credits": 150000, "pending_debits": 40000, "pending_credits": 150000}"""
@@ -48,7 +63,7 @@ TRIAL_BALANCE_ACROSS: Final = described(
     "/v1/trial-balance?ledgers=bank,shop",
     f'{{"ledgers": [{{"ledger": "bank", "assets": {_TRIAL},\n {AS_OF}}}], "together": {_TRIAL}, "complete": true}}',
 )
-STATEMENT: Final = described(
+_STATEMENT: Final = described(
     "What was posted to the account in one asset, from a time until before another, with opening, running and closing balance, oldest"
     " first. By `axis=recorded` in the order of the log, by `axis=effective` in the order of effective time, as far as the books"
     " know it; with `effective_at` nothing that is effective later counts. A period by recorded time that begins in the future is"
@@ -62,6 +77,19 @@ STATEMENT: Final = described(
     '   "effective_at": "1993-01-01T12:00:00.000000Z", "recorded_at": "2026-11-24T09:30:00.000000Z", "balance": 70000}],\n'
     f' "next_cursor": null, {AS_OF}}}',
 )
+STATEMENT: Final = f"""{_STATEMENT}
+
+As CSV:
+
+```csv
+{_STATEMENT_CSV}
+```
+
+To be printed, in parts:
+
+```html
+{_STATEMENT_HTML}
+```"""
 EXPLANATION: Final = described(
     "The balance of the account in one asset as the list of events that made it, oldest first, each read from the log itself, with"
     " what it changed and the balance after it. `checked`: what these events add up to is what the read model says, at every step"

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from litestar import Controller, Response, get
 from litestar.di import NamedDependency, Provide
+from litestar.openapi.spec import Example
 from litestar.params import QueryParameter
 
 from query_service.application import report_answers, reports, shaping
@@ -29,13 +30,22 @@ EVERYTHING = Pattern("**")
 FromPosition = Annotated[
     int,
     QueryParameter(
-        name="from_position", ge=0, le=POSITION_MAX, description="The position before; 0: before anything was posted"
+        name="from_position",
+        ge=0,
+        le=POSITION_MAX,
+        examples=[Example(value=12)],
+        description="The position before; 0: before anything was posted",
     ),
 ]
 ToPosition = Annotated[
     int | None,
     QueryParameter(
-        name="to_position", ge=1, le=POSITION_MAX, required=False, description="The position after; absent: the newest"
+        name="to_position",
+        ge=1,
+        le=POSITION_MAX,
+        required=False,
+        examples=[Example(value=17)],
+        description="The position after; absent: the newest",
     ),
 ]
 EffectiveUntil = Annotated[
@@ -44,6 +54,7 @@ EffectiveUntil = Annotated[
         name="effective_until",
         required=False,
         schema_extra={"format": "date-time"},
+        examples=[Example(value="2026-04-01T00:00:00Z")],
         description="Only what is effective before this time counts: the end of the period that was closed",
     ),
 ]

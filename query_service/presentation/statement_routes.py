@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from litestar import Controller, Response, get
 from litestar.di import NamedDependency, Provide
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, Schema
+from litestar.openapi.spec import Example, OpenAPIMediaType, OpenAPIResponse, Operation, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import QueryParameter
 
@@ -41,7 +41,12 @@ CONTENT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-AssetOf = Annotated[str, QueryParameter(name="asset", pattern=ASSET, description="The asset, such as EUR/2")]
+AssetOf = Annotated[
+    str,
+    QueryParameter(
+        name="asset", pattern=ASSET, examples=[Example(value="CZK/2")], description="The asset, such as EUR/2"
+    ),
+]
 AxisOf = Annotated[
     Axis,
     QueryParameter(name="axis", description="By `recorded` time, or by `effective` time as far as the books know it"),
@@ -52,6 +57,7 @@ FromTime = Annotated[
         name="from",
         required=False,
         schema_extra={"format": "date-time"},
+        examples=[Example(value="2026-03-01T00:00:00Z")],
         description="Where the period begins, included; absent: with the first entry. By recorded time it must have come",
     ),
 ]
@@ -61,6 +67,7 @@ UntilTime = Annotated[
         name="until",
         required=False,
         schema_extra={"format": "date-time"},
+        examples=[Example(value="2026-04-01T00:00:00Z")],
         description="Where the period ends, not included; absent: with the last entry. It may lie ahead: the statement then goes as far"
         " as the position that it is as of",
     ),

@@ -20,6 +20,7 @@ from command_service.presentation.routes import DirectRoutes
 from command_service.settings import CommandSettings
 from shared_kernel.http_docs import openapi_document
 from shared_kernel.settings import Secret
+from tests.support import described
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "openapi" / "command.json"
 
@@ -60,28 +61,40 @@ def test_description_is_the_golden_one(document: dict[str, Any]) -> None:
 
 def named(document: dict[str, Any], operation: Operation) -> tuple[dict[str, Any], str]:
     """The operation in the document, and the name of the shape of what is done."""
-    described = document["paths"][operation.path][operation.method]
-    answer = described["responses"][str(operation.status)]["content"]["application/json"]
-    assert answer["example"] == operation.answered
-    return described, answer["schema"]["$ref"].rpartition("/")[2]
+    found = document["paths"][operation.path][operation.method]
+    answer = found["responses"][str(operation.status)]["content"]["application/json"]
+    assert described.shown(answer) == [operation.answered]
+    return found, answer["schema"]["$ref"].rpartition("/")[2]
 
 
 def test_every_command_has_body_key_answer_and_problems(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    described = {
+    offered = {
         (method, path) for path, methods in document["paths"].items() for method in methods if method != "parameters"
     }
-    assert described == {(one.method, one.path) for one in OPERATIONS} | {("get", f"{BOOKS}/commands/{{key}}")}
+    assert offered == {(one.method, one.path) for one in OPERATIONS} | {("get", f"{BOOKS}/commands/{{key}}")}
     for one in OPERATIONS:
         operation, answer = named(document, one)
         body = operation["requestBody"]["content"]["application/json"]
-        assert body["example"] == one.asked
+        assert described.shown(body) == [one.asked]
         assert schemas[body["schema"]["$ref"].rpartition("/")[2]]["additionalProperties"] is False
         assert {"Idempotency-Key", "dry_run", "amounts"} <= {each["name"] for each in operation["parameters"]}
         assert schemas[answer]["properties"]
         assert [status for status in operation["responses"] if status < "400"] == [str(one.status)]
         for status in ("400", "401", "403", "404", "409", "413", "415", "422", "503"):
-            assert "application/problem+json" in operation["responses"][status]["content"]
+            assert operation["responses"][status] == {"$ref": f"#/components/responses/Problem{status}"}
+
+
+def test_every_body_error_and_odd_parameter_has_an_example_that_fits(document: dict[str, Any]) -> None:
+    assert described.without_example(document) == []
+    assert described.misfits(document) == []
+
+
+def test_an_error_is_shown_under_its_own_status(document: dict[str, Any]) -> None:
+    responses = document["components"]["responses"]
+    for name, answer in responses.items():
+        [problem] = described.shown(answer["content"]["application/problem+json"])
+        assert f"Problem{problem['status']}" == name
 
 
 def test_a_look_up_is_no_command(document: dict[str, Any]) -> None:
@@ -91,8 +104,9 @@ def test_a_look_up_is_no_command(document: dict[str, Any]) -> None:
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     text = json.dumps(document)
-    names = {part.partition('"')[0] for part in text.split("#/components/schemas/")[1:]}
-    assert names <= set(document["components"]["schemas"])
+    for kind in ("schemas", "responses"):
+        names = {part.partition('"')[0] for part in text.split(f"#/components/{kind}/")[1:]}
+        assert names <= set(document["components"][kind])
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: f"{one.method} {one.path}")
