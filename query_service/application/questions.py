@@ -283,6 +283,7 @@ LEDGER = Question("ledger", LedgerRow)
 ACCOUNT = Question("account", AccountRow)
 ACCOUNTS = Question("accounts", ListedAccountRow)
 LABELLED_ACCOUNTS = Question("labelled_accounts", ListedAccountRow)
+EITHER_ACCOUNTS = Question("either_accounts", ListedAccountRow)
 STATUS_ACCOUNTS = Question("status_accounts", ListedAccountRow)
 BALANCES = Question("balances", BalanceRow)
 EFFECTIVE_BALANCES = Question("effective_balances", BalanceRow, needs_periods=True)
@@ -292,7 +293,8 @@ ENTRIES = {order: Question(f"entries_{order}", EntryRow) for order in ORDERS}
 EFFECTIVE_ENTRIES = {order: Question(f"effective_entries_{order}", EntryRow, needs_periods=True) for order in ORDERS}
 TRANSACTION = Question("transaction", TransactionRow)
 TRANSACTIONS = {
-    index: {order: Question(f"{index}transactions_{order}", TransactionRow) for order in ORDERS}
+    f"{sort}{index}": {order: Question(f"{sort}{index}transactions_{order}", TransactionRow) for order in ORDERS}
+    for sort in ("", "effective_")
     for index in (
         "",
         "identified_",
@@ -303,10 +305,9 @@ TRANSACTIONS = {
         "status_",
         "unsettled_",
         "amount_",
-        "effective_",
     )
 }
-"""By the index that is walked, as search.py chooses it."""
+"""By order (of effective time or of positions) and by the index that leads there, as search.py chooses it."""
 SUMS = Question("sums", SumRow)
 EFFECTIVE_SUMS = Question("effective_sums", SumRow, needs_periods=True)
 CHANGES = Question("changes", ChangeRow)
@@ -330,6 +331,7 @@ QUESTIONS: tuple[Question[Any], ...] = (
     ACCOUNT,
     ACCOUNTS,
     LABELLED_ACCOUNTS,
+    EITHER_ACCOUNTS,
     STATUS_ACCOUNTS,
     BALANCES,
     EFFECTIVE_BALANCES,

@@ -3,15 +3,18 @@
 Whatever is chosen, the whole filter is judged on every row, so that the choice decides how long a page takes, never what is on it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
 from query_service.application import questions
 from query_service.application.filters import Condition, Field, Fields, Tree, alternatives, conjuncts
+from query_service.application.pages import BEGINNING, Key
 from query_service.application.query_handler import Question, Value
 from query_service.application.questions import ListedAccountRow, Order, RefusalRow, TransactionRow
+from query_service.application.reports import AFTER_ASCII
 from shared_kernel import tags
+from shared_kernel.words import Pattern
 
 Sort = Literal["position", "effective_at"]
 
@@ -72,17 +75,20 @@ class Range(NamedTuple):
 
 
 def transactions(
-    tree: Tree, *, sort: Sort, order: Order, is_live: bool
+    tree: Tree, *, sort: Sort, order: Order, after: Key, is_live: bool
 ) -> tuple[Question[TransactionRow], dict[str, Value]]:
-    """The question that finds the transactions of a filter, and its parameters but for the page.
+    """The question that finds the transactions of a filter after one of them, and its parameters but for what is not of births.
 
+    By effective time an index leads to a transaction whatever was shown before, since its births are in another order.
     `is_live`: the answer is as of the newest position, so that what is unsettled now is what is unsettled in it.
     """
     conditions = list(conjuncts(tree))
     recorded, effective = _within(conditions, "recorded_at"), _within(conditions, "effective_at")
-    walk = Walk("effective_") if sort == "effective_at" else _transaction_walk(tree, is_live=is_live)
-    question = questions.TRANSACTIONS[walk.along][order]._replace(filter=tree, fields="transactions")
+    walk = _transaction_walk(tree, is_live=is_live)
+    along = f"effective_{walk.along}" if sort == "effective_at" else walk.along
+    question = questions.TRANSACTIONS[along][order]._replace(filter=tree, fields="transactions")
     bounds: dict[str, Value] = {
+        "after_birth": (BEGINNING[order] if sort == "effective_at" else after).position,
         "recorded_from": recorded.begin,
         "recorded_until": recorded.end,
         "effective_from": effective.begin,
@@ -105,7 +111,7 @@ def _transaction_walk(  # noqa: PLR0911 a flat ladder, one index a line
         return Walk("labelled_", {"key": found["metadata"].key, "indexed": by_field["metadata"]})
     if "amount" in found and found["amount"].key is not None:
         return Walk("amount_", {"asset": found["amount"].key, "indexed": by_field["amount"]})
-    if several := next(filter(None, map(_lookups, alternatives(tree))), None):
+    if several := _several(tree, ("id", "reference", "metadata")):
         kinds, keys, values = zip(*several, strict=True)
         return Walk("either_", {"kinds": list(kinds), "keys": list(keys), "indexed": list(values)})
     if is_live and by_field.get("status") in ("pending", "scheduled"):
@@ -117,12 +123,17 @@ def _transaction_walk(  # noqa: PLR0911 a flat ladder, one index a line
     return Walk("")
 
 
-def _lookups(parts: Iterable[Tree]) -> list[tuple[str, str, str]]:
-    """Field, key and value of the lookups for each of these parts, together all that fits any; empty: some part has none."""
+def _several(tree: Tree, fields: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Field, key and value of lookups that lead together to all that fits; empty: these fields have none."""
+    return next(filter(None, (_lookups(parts, fields) for parts in alternatives(tree))), [])
+
+
+def _lookups(parts: Iterable[Tree], fields: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Those for each of these parts, together all that fits any; empty: some part has none."""
     lookups: list[tuple[str, str, str]] = []
     for part in parts:
         found = {condition.field: condition for condition in conjuncts(part) if condition.operator in ("=", "in")}
-        telling = next((found[field] for field in ("id", "reference", "metadata") if field in found), None)
+        telling = next((found[field] for field in fields if field in found), None)
         if telling is None:
             return []
         lookups += ((telling.field, telling.key or "", str(value)) for value in telling.values)
@@ -130,15 +141,21 @@ def _lookups(parts: Iterable[Tree]) -> list[tuple[str, str, str]]:
 
 
 def accounts(tree: Tree) -> tuple[Question[ListedAccountRow], dict[str, Value]]:
-    """The question that finds the accounts of a filter, and its parameters but for addresses and the page."""
+    """The question that finds the accounts of a filter, and its parameters but for the page."""
     found = {condition.field: condition for condition in conjuncts(tree) if _is_equality(condition)}
+    patterns = [each.values[0] for each in conjuncts(tree) if each.field == "address" and _is_equality(each)]
+    prefix = max((Pattern(str(pattern)).prefix() for pattern in patterns), key=len, default="")
     question, looked_up = questions.ACCOUNTS, dict[str, Value]()
     if "metadata" in found:
         label = found["metadata"]
         question, looked_up = questions.LABELLED_ACCOUNTS, {"key": label.key, "indexed": str(label.values[0])}
+    elif several := _several(tree, ("metadata",)):
+        _, keys, values = zip(*several, strict=True)
+        question, looked_up = questions.EITHER_ACCOUNTS, {"keys": list(keys), "indexed": list(values)}
     elif "status" in found and found["status"].values[0] != "open":
         question, looked_up = questions.STATUS_ACCOUNTS, {"indexed": str(found["status"].values[0])}
-    return question._replace(filter=tree, fields="accounts"), {**looked_up, "walk_max": WALK_MAX}
+    bounds: dict[str, Value] = {"low": prefix, "high": prefix + AFTER_ASCII}
+    return question._replace(filter=tree, fields="accounts"), {**bounds, **looked_up, "walk_max": WALK_MAX}
 
 
 def refusals(tree: Tree, *, order: Order) -> tuple[Question[RefusalRow], dict[str, Value]]:

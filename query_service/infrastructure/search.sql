@@ -29,6 +29,14 @@ lateral (
       order by known.position desc limit 1
     ) version
 
+-- name: birth_of_met
+left join lateral (
+        select known.transaction_id from {schema}.transactions known
+        where known.ledger = %(ledger)s and known.position = known.created_position
+          and known.created_position between met.created_position and met.created_position
+        order by known.created_position limit 1 -- a range of one, as below
+      ) birth on met.transaction_id is null
+
 -- name: list_begins
 select {stamped}, found.*
 from stamp
@@ -44,12 +52,7 @@ left join lateral (
 
 -- name: list_ends
       ) met
-      left join lateral (
-        select known.transaction_id from {schema}.transactions known
-        where known.ledger = %(ledger)s and known.position = known.created_position
-          and known.created_position between met.created_position and met.created_position
-        order by known.created_position limit 1 -- a range of one, as below
-      ) birth on met.transaction_id is null
+      {birth_of_met}
     ) walk
     left join {transaction_version} on true
   ) looked
@@ -61,7 +64,7 @@ order by found.walked_to {direction}
 
 -- name: births_in_order
 created_position > (select bounds.low from bounds) and known.created_position <= (select bounds.high from bounds)
-            and known.created_position {before} %(after_position)s::bigint
+            and known.created_position {before} %(after_birth)s::bigint
           order by known.created_position {direction}
           limit %(walk_max)s::bigint
 
@@ -73,34 +76,50 @@ created_position > (select bounds.low from bounds) and known.created_position <=
         where known.ledger = %(ledger)s and known.position = known.created_position and known.{births_in_order}
 {list_ends}
 
--- name: identified_transactions_{order}
+-- name: identified_births
 -- The one with an id, if it fits the rest. A range of one, so that its order counts: only the index by id gives it.
-{within}
-{list_begins}
         select known.created_position, known.transaction_id from {schema}.transactions known
         where known.ledger = %(ledger)s and known.transaction_id between %(indexed)s and %(indexed)s
-          and known.position <= (select bounds.high from bounds) and known.created_position {before} %(after_position)s::bigint
+          and known.position <= (select bounds.high from bounds) and known.created_position {before} %(after_birth)s::bigint
         order by known.transaction_id, known.position
         limit 1
-{list_ends}
 
--- name: referenced_transactions_{order}
--- The one with a reference: a range of one as above.
+-- name: identified_transactions_{order}
 {within}
 {list_begins}
+{identified_births}
+{list_ends}
+
+-- name: effective_identified_transactions_{order}
+{within}
+{effective_list_begins}
+{identified_births}
+{effective_list_ends}
+
+-- name: referenced_births
+-- The one with a reference: a range of one as above.
         select known.created_position, known.transaction_id from {schema}.transactions known
         where known.ledger = %(ledger)s and known.reference between %(indexed)s and %(indexed)s
           and known.reference is not null and known.position = known.created_position
           and known.created_position > (select bounds.low from bounds) and known.created_position <= (select bounds.high from bounds)
-          and known.created_position {before} %(after_position)s::bigint
+          and known.created_position {before} %(after_birth)s::bigint
         order by known.reference {direction}, known.created_position {direction}
         limit %(walk_max)s::bigint
+
+-- name: referenced_transactions_{order}
+{within}
+{list_begins}
+{referenced_births}
 {list_ends}
 
--- name: account_transactions_{order}
+-- name: effective_referenced_transactions_{order}
+{within}
+{effective_list_begins}
+{referenced_births}
+{effective_list_ends}
+
+-- name: account_births
 -- Those that were born as entries of an account, and those that were scheduled to become some.
-{within}, {assets}
-{list_begins}
         select distinct merged.created_position, null::text as transaction_id
         from (
           select touched.created_position
@@ -109,7 +128,7 @@ created_position > (select bounds.low from bounds) and known.created_position <=
             select distinct known.position as created_position from {schema}.entries known
             where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = assets.asset
               and known.position > (select bounds.low from bounds) and known.position <= (select bounds.high from bounds)
-              and known.position {before} %(after_position)s::bigint
+              and known.position {before} %(after_birth)s::bigint
             order by known.position {direction}
             limit %(walk_max)s::bigint
           ) touched
@@ -121,28 +140,46 @@ created_position > (select bounds.low from bounds) and known.created_position <=
         ) merged
         order by merged.created_position {direction}
         limit %(walk_max)s::bigint
+
+-- name: account_transactions_{order}
+{within}, {assets}
+{list_begins}
+{account_births}
 {list_ends}
 
--- name: labelled_transactions_{order}
+-- name: effective_account_transactions_{order}
+{within}, {assets}
+{effective_list_begins}
+{account_births}
+{effective_list_ends}
+
+-- name: labelled_births
 -- Those whose metadata ever had this value under this key.
-{within}
-{list_begins}
         select distinct known.created_position, null::text as transaction_id from {schema}.transaction_labels known
         where known.ledger = %(ledger)s and known.key = %(key)s and known.value = %(indexed)s
           and known.{births_in_order}
-{list_ends}
 
--- name: either_transactions_{order}
--- Those that one of several ids, references and values of metadata leads to. Each look is in order, so they merge.
+-- name: labelled_transactions_{order}
 {within}
 {list_begins}
+{labelled_births}
+{list_ends}
+
+-- name: effective_labelled_transactions_{order}
+{within}
+{effective_list_begins}
+{labelled_births}
+{effective_list_ends}
+
+-- name: either_births
+-- Those that one of several ids, references and values of metadata leads to. Each look is in order, so they merge.
         select distinct merged.created_position, null::text as transaction_id
         from unnest(%(kinds)s::text[], %(keys)s::text[], %(indexed)s::text[]) as asked (kind, key, value)
         cross join lateral (
           (
             select known.created_position from {schema}.transactions known
             where asked.kind = 'id' and known.ledger = %(ledger)s and known.transaction_id between asked.value and asked.value
-              and known.position <= (select bounds.high from bounds) and known.created_position {before} %(after_position)s::bigint
+              and known.position <= (select bounds.high from bounds) and known.created_position {before} %(after_birth)s::bigint
             order by known.transaction_id, known.position
             limit 1
           )
@@ -154,43 +191,70 @@ created_position > (select bounds.low from bounds) and known.created_position <=
               and known.reference is not null and known.position = known.created_position
               and known.created_position > (select bounds.low from bounds)
               and known.created_position <= (select bounds.high from bounds)
-              and known.created_position {before} %(after_position)s::bigint
+              and known.created_position {before} %(after_birth)s::bigint
             order by known.reference {direction}, known.created_position {direction}
             limit %(walk_max)s::bigint
           )
           union all
           (
-            select known.created_position from {schema}.transaction_labels known
+            select distinct known.created_position from {schema}.transaction_labels known
             where asked.kind = 'metadata' and known.ledger = %(ledger)s and known.key = asked.key and known.value = asked.value
               and known.{births_in_order}
           )
         ) merged
         order by merged.created_position {direction}
         limit %(walk_max)s::bigint
-{list_ends}
 
--- name: status_transactions_{order}
--- Those that ever had this status (not posted: nearly all have that).
+-- name: either_transactions_{order}
 {within}
 {list_begins}
+{either_births}
+{list_ends}
+
+-- name: effective_either_transactions_{order}
+{within}
+{effective_list_begins}
+{either_births}
+{effective_list_ends}
+
+-- name: status_births
+-- Those that ever had this status (not posted: nearly all have that).
         select distinct known.created_position, null::text as transaction_id from {schema}.transactions known
         where known.ledger = %(ledger)s and known.status = %(indexed)s and known.status <> 'posted'
           and known.{births_in_order}
-{list_ends}
 
--- name: unsettled_transactions_{order}
--- Those that are pending or scheduled now, however many ever were: for what is as of now.
+-- name: status_transactions_{order}
 {within}
 {list_begins}
+{status_births}
+{list_ends}
+
+-- name: effective_status_transactions_{order}
+{within}
+{effective_list_begins}
+{status_births}
+{effective_list_ends}
+
+-- name: unsettled_births
+-- Those that are pending or scheduled now, however many ever were: for what is as of now.
         select known.created_position, known.transaction_id from {schema}.unsettled known
         where known.ledger = %(ledger)s and known.status = %(indexed)s and known.until_position is null
           and known.{births_in_order}
-{list_ends}
 
--- name: amount_transactions_{order}
--- Those with exactly this amount in an asset.
+-- name: unsettled_transactions_{order}
 {within}
 {list_begins}
+{unsettled_births}
+{list_ends}
+
+-- name: effective_unsettled_transactions_{order}
+{within}
+{effective_list_begins}
+{unsettled_births}
+{effective_list_ends}
+
+-- name: amount_births
+-- Those with exactly this amount in an asset.
         select merged.created_position, null::text as transaction_id
         from (
           (
@@ -207,7 +271,18 @@ created_position > (select bounds.low from bounds) and known.created_position <=
         ) merged
         order by merged.created_position {direction}
         limit %(walk_max)s::bigint
+
+-- name: amount_transactions_{order}
+{within}
+{list_begins}
+{amount_births}
 {list_ends}
+
+-- name: effective_amount_transactions_{order}
+{within}
+{effective_list_begins}
+{amount_births}
+{effective_list_ends}
 
 -- name: effective_births_newest
 known.effective_at >= coalesce(%(effective_from)s::timestamptz, '-infinity')
@@ -223,12 +298,8 @@ known.effective_at <= coalesce(%(effective_until)s::timestamptz, 'infinity')
             %(after_position)s::bigint, %(after_version)s::bigint
           )
 
--- name: effective_transactions_{order}
+-- name: effective_walk
 -- In the order of effective time. Every version stands in the index; the one as of `at` counts, so that each comes once.
-with {stamp}
-select {stamped}, found.*
-from stamp
-left join lateral (
   select * from (
     select
       walk.created_position as walked_to, version.position = walk.position and ({condition}) as fits,
@@ -253,8 +324,58 @@ left join lateral (
   where looked.fits or looked.number = %(walk_max)s::bigint
   order by looked.walked_at {direction}, looked.walked_to {direction}, looked.walked_version {direction}
   limit %(limit)s::bigint
+
+-- name: effective_transactions_{order}
+with {stamp}
+select {stamped}, found.*
+from stamp
+left join lateral (
+  {effective_walk}
 ) found on true
 order by found.number
+
+-- name: effective_list_begins
+-- In the order of effective time, those that an index leads to: all of them are looked at and sorted, again for every page. Where there
+-- are walk_max of them or more, the walk above goes on instead, from the same place: the order is the same.
+, led_to as materialized (
+  select met.* from (
+
+-- name: effective_list_ends
+  ) met
+)
+select {stamped}, found.*
+from stamp
+left join lateral (
+  select * from (
+    (
+      select walked.* from (
+  {effective_walk}
+      ) walked
+      where (select count(*) from led_to) >= %(walk_max)s::bigint
+    )
+    union all
+    (
+      select * from (
+        select walk.created_position as walked_to, ({condition}) as fits, {transaction_columns}, 0::bigint as number,
+          version.effective_at as walked_at, version.position as walked_version
+        from (
+          select met.created_position, coalesce(met.transaction_id, birth.transaction_id) as transaction_id
+          from led_to met
+          {birth_of_met}
+          where (select count(*) from led_to) < %(walk_max)s::bigint
+        ) walk
+        cross join {transaction_version}
+      ) looked
+      where looked.fits and (looked.walked_at, looked.walked_to, looked.walked_version)
+        {before} (coalesce(%(after_time)s::timestamptz, '{edge}'), %(after_position)s::bigint, %(after_version)s::bigint)
+      order by looked.walked_at {direction}, looked.walked_to {direction}, looked.walked_version {direction}
+      limit %(limit)s::bigint
+    )
+  ) either
+  order by either.walked_at {direction}, either.walked_to {direction}, either.walked_version {direction}
+  limit %(limit)s::bigint
+) found on true
+order by found.walked_at {direction}, found.walked_to {direction}, found.walked_version {direction}
 
 -- name: transaction
 -- A range of one, so that its order counts: only the index by id gives it, and the planner, while the table is empty, would
@@ -313,6 +434,21 @@ known.ledger = %(ledger)s and known.address > %(after)s and known.address >= %(l
       select distinct known.address from {schema}.account_labels known
       where {address_range} and known.key = %(key)s and known.value = %(indexed)s and known.position <= stamp.at
       order by known.address
+      limit %(walk_max)s::bigint
+{account_list_ends}
+
+-- name: either_accounts
+-- Those whose metadata ever had one of several values. Each look is in order, so they merge.
+{account_list_begins}
+      select distinct merged.address
+      from unnest(%(keys)s::text[], %(indexed)s::text[]) as asked (key, value)
+      cross join lateral (
+        select distinct known.address from {schema}.account_labels known
+        where {address_range} and known.key = asked.key and known.value = asked.value and known.position <= stamp.at
+        order by known.address
+        limit %(walk_max)s::bigint
+      ) merged
+      order by merged.address
       limit %(walk_max)s::bigint
 {account_list_ends}
 

@@ -15,8 +15,7 @@ from query_service.application.graph_questions import ENTRIES_OF_MANY, NAMED_ACC
 from query_service.application.pages import Key, Page
 from query_service.application.query_handler import Asked, QueryHandler, Stamp
 from query_service.application.questions import LISTED_BALANCES, EntryRow, ListedBalanceRow, Order
-from query_service.application.reports import AFTER_ASCII
-from query_service.presentation.parameters import both, pattern
+from query_service.presentation.parameters import both
 from shared_kernel.errors import Rejection
 
 ROWS_MAX = 10_000  # chosen: what one request may read in all; about 0.3 s of work
@@ -80,16 +79,13 @@ class View:
     ) -> Edges[Account]:
         """Accounts by address."""
         self.budget.spend(first)
-        fits = pattern(address)
-        tree = both(None, search.ACCOUNT_FIELDS, address=None if address is None else fits.text, status=status)
+        tree = both(None, search.ACCOUNT_FIELDS, address=address, status=status)
         page = Page.of_list("graph-accounts", *self._named, address, status, limit=first, cursor=after)
         question, looked_up = search.accounts(tree)
         snapshot = await self._handler.ask(
             question,
             self._asked._replace(cursor=page.cursor),
             after=page.after_text(),
-            low=fits.prefix(),
-            high=fits.prefix() + AFTER_ASCII,
             limit=page.rows_max(),
             **looked_up,
         )
@@ -114,14 +110,11 @@ class View:
         tree = both(None, search.TRANSACTION_FIELDS, account=account, reference=reference, status=status)
         named = ("graph-transactions", *self._named, account, reference, status, order)
         page = Page.of_list(*named, limit=first, cursor=after)
-        question, looked_up = search.transactions(tree, sort="position", order=order, is_live=False)
         start = page.after(order)
+        question, looked_up = search.transactions(tree, sort="position", order=order, after=start, is_live=False)
         snapshot = await self._handler.ask(
             question,
             self._asked._replace(cursor=page.cursor),
-            after_time=None,
-            after_position=start.position,
-            after_version=start.ordinal,
             limit=page.rows_max(),
             **looked_up,
         )

@@ -9,7 +9,7 @@ from litestar.di import NamedDependency, Provide
 from query_service.application import answers, questions, search, shaping
 from query_service.application.pages import LIMIT_DEFAULT, Key, Page
 from query_service.application.query_handler import BOTH_STAMP, Asked, NotModified, QueryHandler
-from query_service.application.reports import AFTER_ASCII, balances_of, fixed
+from query_service.application.reports import balances_of, fixed
 from query_service.presentation import examples
 from query_service.presentation.parameters import (
     AccountStatusFilter,
@@ -26,7 +26,6 @@ from query_service.presentation.parameters import (
     dated_reader,
     instant,
     known_address,
-    pattern,
     reader,
     reader_of_all,
 )
@@ -107,23 +106,18 @@ class Books(Controller):
         """Those that fit pattern and filter, on request with their balances."""
         if dated.effective_at is not None and not balances:
             raise Rejection("invalid_request", detail="Only balances have it: add balances=true", path="effective_at")
-        fits = pattern(address)
-        tree = both(filter, search.ACCOUNT_FIELDS, address=None if address is None else fits.text, status=status)
+        tree = both(filter, search.ACCOUNT_FIELDS, address=address, status=status)
         page = Page.of_list("accounts", *dated.named(), address, status, filter, balances, limit=limit, cursor=cursor)
         question, looked_up = search.accounts(tree)
         asked = dated._replace(cursor=page.cursor)
         of_both = None
-        if (
-            asked.effective_at is not None
-        ):  # the list and its balances are of two read models: as of what both have reached
+        if asked.effective_at is not None:  # the list and its balances are of two read models: as of what both have
             of_both = (await handler.ask(BOTH_STAMP, asked)).stamp
             asked = fixed(asked, of_both)
         snapshot = await handler.ask(
             question,
             asked,
             after=page.after_text(),
-            low=fits.prefix(),
-            high=fits.prefix() + AFTER_ASCII,
             limit=page.rows_max(),
             **looked_up,
         )

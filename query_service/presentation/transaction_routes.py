@@ -67,8 +67,8 @@ class Transactions(Controller):
             cursor=cursor,
         )
         asked = dated._replace(cursor=page.cursor)
-        question, looked_up = search.transactions(tree, sort=sort, order=order, is_live=asked.is_live())
         after = page.after(order)
+        question, looked_up = search.transactions(tree, sort=sort, order=order, after=after, is_live=asked.is_live())
         snapshot = await handler.ask(
             question,
             asked,

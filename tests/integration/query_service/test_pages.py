@@ -3,9 +3,11 @@
 import base64
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
+from query_service.application import search
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
 from tests.integration.query_service.conftest import Client
 
@@ -135,3 +137,71 @@ async def test_cursor_beyond_the_head_or_of_another_incarnation_is_refused(clien
     cursor[1] = "00000000-0000-0000-0000-000000000000"
     foreign = base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode().rstrip("=")
     await client.problem(f"/bank/accounts?limit=1&cursor={foreign}", 400, "invalid_cursor")
+
+
+@pytest.mark.parametrize("sort", ["position", "effective_at"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        'metadata.shop = "7"',
+        "metadata.shop in (7, 8)",
+        "metadata.shop = 8 or reference = r",
+        "reference = r",
+        "id = rare",
+        "amount.EUR/2 = 77",
+        "account = a:rare",
+    ],
+)
+async def test_sparse_filter_that_goes_by_an_index_is_one_page_in_either_order(
+    client: Client, bank: Bookkeeper, monkeypatch: pytest.MonkeyPatch, sort: str, text: str
+) -> None:
+    monkeypatch.setattr(search, "WALK_MAX", 3)
+    bank.append("bank", account("a:rare"), posting("rare", "a:rare", "a:0", 77, reference="r"))
+    for n in range(5):
+        bank.append("bank", posting(f"v{n}", "a:1", "a:0", 1, effective_at=f"200{n}-01-01T00:00:00Z"))
+    bank.project("bank")
+    for order in ("newest", "oldest"):
+        page = await client.ok(f"/bank/transactions?limit=1000&sort={sort}&order={order}&filter={quote(text)}")
+        assert [found["id"] for found in page["data"]] == ["rare"]
+        assert page["next_cursor"] is None
+
+
+async def test_filter_that_leads_to_many_goes_on_by_effective_time(
+    client: Client, bank: Bookkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(6):
+        bank.append(
+            "bank", posting(f"v{n}", "a:1", "a:2", 5, reference=f"r{n}", effective_at=f"200{n}-01-01T00:00:00Z")
+        )
+    bank.project("bank")
+    path = "/bank/transactions?sort=effective_at&limit=2&filter=metadata.shop%20=%207"
+    found: list[str] = []
+    cursor = ""
+    for walk_max in (7, 6, 3, 6, 7, *[3] * 30):
+        monkeypatch.setattr(search, "WALK_MAX", walk_max)  # at 7 the six are sorted, else the walk goes by time
+        page = await client.ok(path + cursor)
+        found += [transaction["id"] for transaction in page["data"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    assert found == ["v5", "v4", "v3", "v2", "v1", "v0"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "metadata.owner in (b:vip, x)",
+        "metadata.owner = x or metadata.owner = b:vip",
+        "address = b:**",
+        "address = b:vip",
+    ],
+)
+async def test_sparse_filter_of_accounts_is_one_page(
+    client: Client, bank: Bookkeeper, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(search, "WALK_MAX", 3)
+    bank.append("bank", account("b:vip"), account("c:1"), account("c:2"), account("c:3"))
+    bank.project("bank")
+    page = await client.ok(f"/bank/accounts?filter={quote(text)}")
+    assert [found["address"] for found in page["data"]] == ["b:vip"]
+    assert page["next_cursor"] is None

@@ -122,7 +122,7 @@ NOTHING_ASKED: dict[str, object] = {
 def _key(position: int) -> dict[str, object]:
     """After the transaction of that position, by whatever a list may go by."""
     time = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=position)
-    return {"after_position": position, "after_time": time}
+    return {"after_position": position, "after_birth": position, "after_time": time}
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +212,23 @@ def test_a_sum_begins_with_the_first_account_of_its_pattern(database: Database) 
         connection.execute(session(statement_ms=10_000))
         asked = {**NOTHING_ASKED, "effective_at": None, "begin": "b", "begin_asset": ""}
         assert _pages(connection, "sums", asked) < 60  # the account before it alone has several hundred
+
+
+@pytest.mark.usefixtures("plans")
+def test_by_effective_time_a_label_is_looked_up_and_the_ledger_not_walked(database: Database) -> None:
+    asked = {
+        **NOTHING_ASKED,
+        "after_time": None,
+        **dict.fromkeys(("after_birth", "after_position"), 2**60),
+        "after_version": 2**31 - 1,
+        "key": "k",
+        "indexed": "rare",
+    }
+    with psycopg.connect(database.urls["query"], autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
+        connection.execute(session(statement_ms=10_000))
+        assert (
+            _pages(connection, "effective_labelled_transactions_newest", asked) < 60
+        )  # to walk a hundred takes some 400
 
 
 @pytest.mark.usefixtures("plans")

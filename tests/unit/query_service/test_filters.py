@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from query_service.application.filters import All, Condition, Either, Not, conjuncts, parse
+from query_service.application.pages import BEGINNING
 from query_service.application.search import (
     ACCOUNT_FIELDS,
     REFUSAL_FIELDS,
@@ -154,24 +155,26 @@ def test_only_what_every_row_fulfils_chooses_an_index() -> None:
 )
 def test_transactions_go_by_the_most_telling_index(text: str, statement: str) -> None:
     tree = parse(text, TRANSACTION_FIELDS)
-    question, _ = transactions(tree, sort="position", order="newest", is_live=True)
+    question, _ = transactions(tree, sort="position", order="newest", after=BEGINNING["newest"], is_live=True)
     assert question.statement == statement
     assert question.filter == tree
 
 
 def test_what_was_unsettled_then_is_not_looked_up_in_what_is_now() -> None:
     tree = parse("status = pending", TRANSACTION_FIELDS)
-    question, _ = transactions(tree, sort="position", order="oldest", is_live=False)
+    question, _ = transactions(tree, sort="position", order="oldest", after=BEGINNING["oldest"], is_live=False)
     assert question.statement == "status_transactions_oldest"
 
 
 def test_times_bound_the_walk_and_both_ends_are_included() -> None:
     text = "recorded_at > 2026-01-01T00:00:00Z and recorded_at < 2026-02-01T00:00:00Z and recorded_at <= 2027-01-01T00:00:00Z"
-    _, bounds = transactions(parse(text, TRANSACTION_FIELDS), sort="position", order="newest", is_live=True)
+    _, bounds = transactions(
+        parse(text, TRANSACTION_FIELDS), sort="position", order="newest", after=BEGINNING["newest"], is_live=True
+    )
     assert bounds["recorded_from"] == datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
     assert bounds["recorded_until"] == datetime(2026, 1, 31, 23, 59, 59, 999_999, tzinfo=UTC)
     edge = parse("effective_at > 9999-12-31T23:59:59.999999Z", TRANSACTION_FIELDS)
-    _, bounds = transactions(edge, sort="effective_at", order="newest", is_live=True)
+    _, bounds = transactions(edge, sort="effective_at", order="newest", after=BEGINNING["newest"], is_live=True)
     assert bounds["effective_from"] == datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
 
@@ -185,6 +188,10 @@ def test_accounts_and_refusals_go_by_their_indexes() -> None:
     assert of_accounts("status = open") == "accounts"
     assert of_accounts("status = frozen") == "status_accounts"
     assert of_accounts("status = frozen and metadata.a = b") == "labelled_accounts"
+    assert of_accounts("status = frozen and (metadata.a = b or metadata.c in (d, e))") == "either_accounts"
+    assert of_accounts("metadata.a = b or status = frozen") == "accounts"
+    _, bounds = accounts(parse("address = a:b:* and address = ** and not address = a:b:c:d", ACCOUNT_FIELDS))
+    assert (bounds["low"], bounds["high"]) == ("a:b:", "a:b:\x7f")
     assert of_refusals("code != x") == "refusals_oldest"
     assert of_refusals("code = x") == "refusals_by_code_oldest"
     assert of_refusals("code = x and caller = y") == "refusals_by_caller_oldest"
