@@ -13,7 +13,7 @@ from query_service.application.log_questions import LOG, TAGGED_LOG, LogRow
 from query_service.application.pages import POSITION_MAX
 from query_service.application.query_handler import Arrival, Asked, QueryHandler, Stamp, Value
 from query_service.application.questions import Order
-from shared_kernel.errors import Corruption
+from shared_kernel.errors import Corruption, Rejection
 from shared_kernel.event_log.types import RecordedEvent
 
 SCAN_EVENTS_MAX = 10_000  # chosen: about 50 ms of looking where the filter reads each event's metadata
@@ -125,6 +125,20 @@ class LogReader:
             _next(snapshot.rows, rows, shown, bytes_max),
             snapshot.stamp,
         )
+
+    async def event(self, asked: Asked, position: int) -> tuple[RecordedEvent, Stamp]:
+        """The event at a position, and the stamp of an answer that this position names. Rejection `event_not_found`."""
+        # Without the versions that the client has: they are of the event, and a stamp alone would be of the head.
+        piece = await self.page(
+            asked._replace(known=frozenset()),
+            LogFilter(from_position=position, to_position=position),
+            after=0,
+            events_max=1,
+        )
+        if not piece.events:
+            raise Rejection("event_not_found", position=position)
+        event = piece.events[0]
+        return event, piece.stamp._replace(position=position, recorded_at=event.recorded_at, is_fixed=True)
 
     async def pieces(self, asked: Asked, wanted: LogFilter) -> AsyncGenerator[Piece, None]:
         """All that fits, oldest first, up to the head of the first look: its position is what the whole is as of."""

@@ -8,13 +8,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from query_service.application.cursors import Cursor
 from query_service.application.filters import EVERYTHING, Tree
 from shared_kernel.errors import Rejection, Unavailable
 
 RowT = TypeVar("RowT", bound=tuple[object, ...])
+
+ANY_VERSION: Final = "*"  # whatever it is: no version is called so
 
 Value = str | int | bool | datetime | None | list[str] | list[int]
 
@@ -94,7 +96,8 @@ class Asked(NamedTuple):
     `position` is the least position that the read model must have reached, `wait_ms` how long the client is ready to wait
     for it (None: as the process is set). The answer is as of the smallest of `at_position`, the last position recorded at
     or before `at_time`, and the cursor's; without any of them as of the newest. `effective_at`: only what is effective at
-    or before it counts. `begins_at`: the recorded time at which the period begins that is asked about. `known`: versions of the answer that the client has. `variant` tells apart the forms it comes in.
+    or before it counts. `begins_at`: the recorded time at which the period begins that is asked about. `known`: versions of the answer
+    that the client has, or ANY_VERSION. `variant` tells apart the forms it comes in.
     """
 
     ledger: str | None
@@ -116,6 +119,14 @@ class Asked(NamedTuple):
     def is_live(self) -> bool:
         """True if the newest position there is was asked for."""
         return self.at_position is None and self.at_time is None and self.cursor is None
+
+    def names_versions(self) -> bool:
+        """True if a look at the stamp may save the question. Of any version it does not: there may be no answer at all."""
+        return bool(self.known) and ANY_VERSION not in self.known
+
+    def has(self, version: str) -> bool:
+        """True if the client has this version of the answer."""
+        return version in self.known or ANY_VERSION in self.known
 
     def version(self, stamp: Stamp) -> str:
         """Names the answer to one question in this form: equal texts, equal answers."""
@@ -191,26 +202,19 @@ class QueryHandler:
         `invalid_request` (a time that has not come). Unavailable: `read_model_parked` at once, `read_model_behind` after the
         wait, `dependency_unavailable`. NotModified where the client has this answer already.
         """
-        cursor = asked.cursor
-        found: dict[str, Value] = {
-            **parameters,
-            "ledger": asked.ledger,
-            "wanted": max(1, asked.position or 0),
-            "at": cursor.position if cursor else None,
-            "at_position": asked.at_position,
-            "at_time": asked.at_time,
-            "effective_at": asked.effective_at,
-            "begins_at": asked.begins_at,
-        }
+        found = {**parameters, **_parameters(asked)}
         if asked.ledger is None:
             return await self._books.fetch(question, found)
-        if asked.known:
-            # Looked at first: the client may have the answer, and then the question need not be asked.
-            alone = LOG_STAMP if question.is_of_log else BOTH_STAMP if question.needs_periods else STAMP
-            stamp = (await self._answered(alone, asked, found)).stamp
-            if asked.version(stamp) in asked.known:
+        if asked.names_versions():
+            stamp = await self.stamp(question, asked)
+            if asked.has(asked.version(stamp)):
                 raise NotModified(stamp, asked)
         return await self._answered(question, asked, found)
+
+    async def stamp(self, question: Question[RowT], asked: Asked) -> Stamp:
+        """What the answer to the question is as of; the question itself is not asked. Errors as `ask`."""
+        alone = LOG_STAMP if question.is_of_log else BOTH_STAMP if question.needs_periods else STAMP
+        return (await self._answered(alone, asked, _parameters(asked))).stamp
 
     async def _answered(
         self, question: Question[RowT], asked: Asked, parameters: Mapping[str, Value]
@@ -246,6 +250,19 @@ class QueryHandler:
                 if is_answered:
                     return snapshot
                 raise _behind(snapshot.stamp)
+
+
+def _parameters(asked: Asked) -> dict[str, Value]:
+    """Those that every statement has."""
+    return {
+        "ledger": asked.ledger,
+        "wanted": max(1, asked.position or 0),
+        "at": asked.cursor.position if asked.cursor else None,
+        "at_position": asked.at_position,
+        "at_time": asked.at_time,
+        "effective_at": asked.effective_at,
+        "begins_at": asked.begins_at,
+    }
 
 
 def _is_answered(stamp: Stamp, asked: Asked) -> bool:

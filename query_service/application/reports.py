@@ -13,7 +13,7 @@ import msgspec
 
 from query_service.application import questions
 from query_service.application.pages import Key
-from query_service.application.query_handler import Asked, QueryHandler, Stamp
+from query_service.application.query_handler import Asked, QueryHandler, Question, Stamp
 from query_service.application.questions import ChangeRow, ListedBalanceRow, SumRow
 from shared_kernel.errors import Rejection
 from shared_kernel.words import Direction, NormalBalance, Pattern, is_address
@@ -87,12 +87,17 @@ def fixed(asked: Asked, stamp: Stamp) -> Asked:
     return asked._replace(at_position=stamp.position, at_time=None, cursor=None, known=frozenset())
 
 
+def sums_question(asked: Asked) -> Question[SumRow]:
+    """The one that adds up: of all that was posted, or of what is effective."""
+    return questions.SUMS if asked.effective_at is None else questions.EFFECTIVE_SUMS
+
+
 async def add_up(handler: QueryHandler, asked: Asked, *, of: Pattern, segments: int) -> Sums:
     """What the accounts that fit a pattern have, by so many leading segments.
 
     Rejection `invalid_request` on `segments` where there are more than GROUPS_MAX groups.
     """
-    question = questions.SUMS if asked.effective_at is None else questions.EFFECTIVE_SUMS
+    question = sums_question(asked)
     found: dict[Group, Sum] = {}
     first: Stamp | None = None
     begin, begin_asset = of.prefix(), ""

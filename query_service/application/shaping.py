@@ -61,18 +61,16 @@ def stamped(stamp: Stamp) -> Stamped:
     return Stamped(as_of=as_of(stamp), complete=held is None, incomplete=held)
 
 
-def incomplete(standstill: Standstill | None) -> Incomplete | None:
+def incomplete(held: Standstill | None) -> Incomplete | None:
     """What keeps an answer from being complete."""
-    if standstill is None:
+    if held is None:
         return None
-    return Incomplete(state=standstill.state, since=format_time(standstill.since), position=standstill.position)
+    return Incomplete(state=held.state, since=format_time(held.since), position=held.position)
 
 
 def ledger(row: LedgerRow, stamp: Stamp | None = None) -> Ledger:
     """A ledger as the API shows it; in an answer about it alone, with what the stamp says of it."""
-    standstill = None if row.state is None else Standstill(row.state, _known(row.since), row.stuck_position or 0)
-    if stamp is not None:
-        standstill = stamp.holds_up
+    held = standstill(row) if stamp is None else stamp.holds_up
     return Ledger(
         ledger=row.ledger,
         status=row.status,
@@ -83,9 +81,14 @@ def ledger(row: LedgerRow, stamp: Stamp | None = None) -> Ledger:
         metadata=_read_metadata(row.metadata),
         opened_at=format_time(row.opened_at),
         as_of=AsOf(position=row.position, recorded_at=format_time(row.recorded_at)),
-        complete=standstill is None,
-        incomplete=incomplete(standstill),
+        complete=held is None,
+        incomplete=incomplete(held),
     )
+
+
+def standstill(row: LedgerRow) -> Standstill | None:
+    """What the read model lacks of one of several ledgers."""
+    return None if row.state is None else Standstill(row.state, _known(row.since), row.stuck_position or 0)
 
 
 def account(

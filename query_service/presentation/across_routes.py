@@ -4,13 +4,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Annotated
 
-from litestar import Controller, get
+from litestar import Controller, Response, get
 from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
 from litestar.params import QueryParameter
 
 from query_service.application import report_answers, reports, shaping
-from query_service.application.query_handler import Asked, QueryHandler
+from query_service.application.query_handler import Asked, QueryHandler, Stamp
 from query_service.application.reports import Group, Sum, Sums
 from query_service.presentation import report_examples
 from query_service.presentation.parameters import (
@@ -18,14 +18,25 @@ from query_service.presentation.parameters import (
     AddressPattern,
     AsOfTime,
     EffectiveAt,
+    KnownHeader,
     PreferHeader,
     Reading,
     Segments,
+    known_versions,
     pattern,
     time_of,
+    variant,
     wait_ms,
 )
 from query_service.presentation.report_routes import EVERYTHING
+from query_service.presentation.responses import (
+    VERSIONED,
+    NoneModified,
+    answered_of_all,
+    on_none_modified,
+    require_modified,
+    version_of_all,
+)
 from shared_kernel.errors import Rejection
 from shared_kernel.words import Pattern
 
@@ -47,6 +58,8 @@ class Across(Controller):
 
     path = "/v1"
     tags = ("reports",)
+    exception_handlers = {NoneModified: on_none_modified}  # noqa: RUF012
+    response_headers = VERSIONED
 
     @get(
         "/balances", summary="Balances summed over accounts of several ledgers", description=report_examples.SUMS_ACROSS
@@ -62,10 +75,11 @@ class Across(Controller):
         as_of: AsOfTime = None,
         effective_at: EffectiveAt = None,
         prefer: PreferHeader = None,
-    ) -> report_answers.LedgersSumsAnswer:
+        known: KnownHeader = None,
+    ) -> Response[report_answers.LedgersSumsAnswer]:
         """Each ledger, and all together."""
-        asked = _asked(request, ledgers, as_of, effective_at, prefer)
-        found = await _add_up(handler, asked, of=pattern(address), segments=segments)
+        whole, asked = _asked(request, ledgers, as_of=as_of, effective_at=effective_at, prefer=prefer, known=known)
+        found = await _add_up(handler, whole, asked, of=pattern(address), segments=segments)
         shown = [
             report_answers.LedgerSums(
                 ledger=each.ledger or "",
@@ -74,11 +88,12 @@ class Across(Controller):
             )
             for each, sums in zip(asked, found, strict=True)
         ]
-        return report_answers.LedgersSumsAnswer(
+        answer = report_answers.LedgersSumsAnswer(
             ledgers=shown,
             together=report_answers.summed(_together(found)),
             complete=all(ledger.complete for ledger in shown),
         )
+        return answered_of_all(answer, _version(asked, [sums.stamp for sums in found]), whole)
 
     @get("/trial-balance", summary="Trial balance of several ledgers", description=report_examples.TRIAL_BALANCE_ACROSS)
     async def trial_balance(
@@ -90,10 +105,11 @@ class Across(Controller):
         as_of: AsOfTime = None,
         effective_at: EffectiveAt = None,
         prefer: PreferHeader = None,
-    ) -> report_answers.LedgersTrialBalanceAnswer:
+        known: KnownHeader = None,
+    ) -> Response[report_answers.LedgersTrialBalanceAnswer]:
         """Each ledger, and all together."""
-        asked = _asked(request, ledgers, as_of, effective_at, prefer)
-        found = await _add_up(handler, asked, of=EVERYTHING, segments=0)
+        whole, asked = _asked(request, ledgers, as_of=as_of, effective_at=effective_at, prefer=prefer, known=known)
+        found = await _add_up(handler, whole, asked, of=EVERYTHING, segments=0)
         shown = [
             report_answers.LedgerTrialBalance(
                 ledger=each.ledger or "",
@@ -102,17 +118,24 @@ class Across(Controller):
             )
             for each, sums in zip(asked, found, strict=True)
         ]
-        return report_answers.LedgersTrialBalanceAnswer(
+        answer = report_answers.LedgersTrialBalanceAnswer(
             ledgers=shown,
             together=report_answers.trial_balance(_together(found).items()),
             complete=all(ledger.complete for ledger in shown),
         )
+        return answered_of_all(answer, _version(asked, [sums.stamp for sums in found]), whole)
 
 
 def _asked(
-    request: Reading, ledgers: str, as_of: str | None, effective_at: str | None, prefer: str | None
-) -> list[Asked]:
-    """What is asked of each ledger. Positions are a ledger's own, so none can be asked for."""
+    request: Reading,
+    ledgers: str,
+    *,
+    as_of: str | None,
+    effective_at: str | None,
+    prefer: str | None,
+    known: str | None,
+) -> tuple[Asked, list[Asked]]:
+    """What is asked of all ledgers, and of each. Positions are a ledger's own, so none can be asked for."""
     if POSITION_HEADER in request.headers:
         raise Rejection("invalid_request", detail="A position belongs to one ledger", path=POSITION_HEADER)
     names = ledgers.split(",")
@@ -126,12 +149,24 @@ def _asked(
         wait_ms=wait_ms(prefer),
         at_time=time_of("as_of", as_of),
         effective_at=time_of("effective_at", effective_at),
+        known=known_versions(known),
+        variant=variant(request),
     )
-    return [whole._replace(ledger=name) for name in names]
+    return whole, [whole._replace(ledger=name, known=frozenset()) for name in names]
 
 
-async def _add_up(handler: QueryHandler, asked: Sequence[Asked], *, of: Pattern, segments: int) -> list[Sums]:
-    """One after the other: a report must not take all connections."""
+def _version(asked: Sequence[Asked], stamps: Sequence[Stamp]) -> str:
+    """Names the answer by what each ledger is as of."""
+    return version_of_all(f"{each.ledger} {each.version(stamp)}" for each, stamp in zip(asked, stamps, strict=True))
+
+
+async def _add_up(
+    handler: QueryHandler, whole: Asked, asked: Sequence[Asked], *, of: Pattern, segments: int
+) -> list[Sums]:
+    """One after the other: a report must not take all connections. NoneModified where the client has all of it."""
+    if whole.names_versions():
+        stamps = [await handler.stamp(reports.sums_question(each), each) for each in asked]
+        require_modified(_version(asked, stamps), whole)
     return [await reports.add_up(handler, each, of=of, segments=segments) for each in asked]
 
 

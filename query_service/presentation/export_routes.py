@@ -6,7 +6,6 @@ from datetime import tzinfo
 from typing import Final, NamedTuple
 
 from litestar import Controller, Response, get
-from litestar.datastructures import ResponseHeader
 from litestar.di import NamedDependency, Provide
 from litestar.openapi.datastructures import ResponseSpec
 
@@ -14,9 +13,8 @@ from query_service.application import journals
 from query_service.application.exports import Exported, Exports, Sides
 from query_service.application.query_handler import Asked, NotModified, Stamp
 from query_service.presentation import log_examples
-from query_service.presentation.log_routes import stream_headers
-from query_service.presentation.parameters import POSITION_HEADER, reader
-from query_service.presentation.responses import on_not_modified
+from query_service.presentation.parameters import reader
+from query_service.presentation.responses import POSITIONED, headers, on_not_modified
 from query_service.presentation.streams import Pieces, StreamedAnswer, Streams
 from shared_kernel.words import format_time
 
@@ -38,14 +36,7 @@ class Download(Controller):
     tags = ("exports",)
     dependencies = {"asked": Provide(reader, sync_to_thread=False)}  # noqa: RUF012
     exception_handlers = {NotModified: on_not_modified}  # noqa: RUF012
-    response_headers = (
-        ResponseHeader(
-            name=POSITION_HEADER,
-            documentation_only=True,
-            description="The position that the whole export is as of",
-            required=True,
-        ),
-    )
+    response_headers = POSITIONED
 
     @get(
         "/entries.csv",
@@ -134,8 +125,12 @@ async def _begun(first: Exported, others: AsyncGenerator[Exported, None]) -> Asy
 
 def _download(pieces: Pieces, streams: Streams, stamp: Stamp, asked: Asked, ending: _Ending) -> StreamedAnswer:
     name = f"{(asked.ledger or '').replace(':', '_')}-{stamp.position}.{ending.name}"
-    headers = stream_headers(stamp) | {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamedAnswer(pieces, streams, media_type=ending.media_type, headers=headers)
+    return StreamedAnswer(
+        pieces,
+        streams,
+        media_type=ending.media_type,
+        headers=headers(stamp, asked) | {"Content-Disposition": f'attachment; filename="{name}"'},
+    )
 
 
 def _head(stamp: Stamp, asked: Asked, zone: tzinfo) -> str:

@@ -34,7 +34,7 @@ from query_service.presentation.parameters import (
     auditor,
     preferred,
 )
-from query_service.presentation.responses import POSITIONED, VARY, answered, on_not_modified
+from query_service.presentation.responses import POSITIONED, VARY, answered, headers, on_not_modified
 from query_service.presentation.streams import Pieces, StreamedAnswer, Streams
 from shared_kernel import tags
 from shared_kernel.errors import Rejection
@@ -181,17 +181,16 @@ class Log(Controller):
     ) -> Response[answers.EventAnswer]:
         """By its position."""
         number = int(position) if position.isascii() and position.isdigit() and len(position) < 19 else 0
-        piece = await log.page(asked, LogFilter(from_position=number, to_position=number), after=0, events_max=1)
-        if not piece.events:
-            raise Rejection("event_not_found", position=number)
-        answer = answers.EventAnswer(event=_shown(piece.events[0]), as_of=shaping.as_of(piece.stamp), complete=True)
-        return answered(answer, piece.stamp, asked)
+        event, stamp = await log.event(asked, number)
+        answer = answers.EventAnswer(event=_shown(event), as_of=shaping.as_of(stamp), complete=True)
+        return answered(answer, stamp, asked)
 
 
 LOG_ROUTES = (Log,)
 
 
 async def _ndjson(log: LogReader, streams: Streams, asked: Asked, wanted: LogFilter) -> StreamedAnswer:
+    asked = asked._replace(variant="-ndjson")
     pieces = log.pieces(asked, wanted)
     first = await anext(pieces)
 
@@ -200,7 +199,7 @@ async def _ndjson(log: LogReader, streams: Streams, asked: Asked, wanted: LogFil
             if piece.events:
                 yield "".join(f"{canonical_line(event)}\n" for event in piece.events).encode()
 
-    return StreamedAnswer(lines(), streams, media_type=NDJSON, headers=stream_headers(first.stamp))
+    return StreamedAnswer(lines(), streams, media_type=NDJSON, headers=headers(first.stamp, asked))
 
 
 async def _followed(
@@ -229,7 +228,12 @@ async def _followed(
         messages(),
         streams,
         media_type=EVENT_STREAM,
-        headers=stream_headers(first.stamp) | {"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        headers={
+            POSITION_HEADER: str(first.stamp.position),
+            "Cache-Control": "no-store",
+            "Vary": VARY,
+            "X-Accel-Buffering": "no",
+        },
         is_endless=True,
     )
 
@@ -240,11 +244,6 @@ async def begun(first: Piece, others: AsyncGenerator[Piece, None]) -> AsyncGener
         yield first
         async for piece in others:
             yield piece
-
-
-def stream_headers(stamp: Stamp) -> dict[str, str]:
-    """The head of a stream: the position that the whole is as of, or that a following one begins at."""
-    return {POSITION_HEADER: str(stamp.position), "Cache-Control": "private, no-cache", "Vary": VARY}
 
 
 def _message(event: RecordedEvent, stamp: Stamp) -> str:

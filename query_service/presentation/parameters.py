@@ -18,7 +18,7 @@ from litestar.params import HeaderParameter, PathParameter, QueryParameter
 from query_service.application import filters
 from query_service.application.filters import Condition, Fields, Kind, Tree, parse
 from query_service.application.pages import LIMIT_MAX, POSITION_MAX
-from query_service.application.query_handler import Asked, QueryHandler
+from query_service.application.query_handler import ANY_VERSION, Asked, QueryHandler
 from query_service.application.questions import AccountStatus, Order, TransactionStatus
 from query_service.application.search import Sort
 from shared_kernel.errors import Rejection
@@ -200,7 +200,7 @@ KnownHeader = Annotated[
         name="If-None-Match",
         required=False,
         examples=[Example(value='"17-1-0199d5a2-0f3c-7b1d-9a54-2c8e6d7f1a03"')],
-        description="`ETag` of an answer that the client has: 304 without a body where it still stands",
+        description="`ETag` of an answer that the client has: 304 without a body where it still stands. `*`: wherever there is one",
     ),
 ]
 AsOfPosition = Annotated[
@@ -260,7 +260,7 @@ def reader(
         at_position=as_of_position,
         at_time=time_of("as_of", as_of),
         known=known_versions(known),
-        variant=_variant(request),
+        variant=variant(request),
     )
 
 
@@ -272,15 +272,15 @@ def dated_reader(asked: NamedDependency[Asked], effective_at: EffectiveAt = None
 def auditor(request: Reading, ledger: LedgerPath, *, seen: PositionHeader = None, known: KnownHeader = None) -> Asked:
     """What somebody who may read the log itself asks of a ledger. There is nothing to wait for: the log is the truth."""
     request.user.require_on("auditor", ledger)
-    return Asked(ledger=ledger, position=_position(seen), known=known_versions(known), variant=_variant(request))
+    return Asked(ledger=ledger, position=_position(seen), known=known_versions(known), variant=variant(request))
 
 
-def reader_of_all(request: Reading) -> Asked:
+def reader_of_all(request: Reading, known: KnownHeader = None) -> Asked:
     """What somebody asks of all ledgers. Positions are a ledger's own, so none can be asked for."""
     request.user.require("reader")
     if POSITION_HEADER in request.headers:
         raise Rejection("invalid_request", detail="A position belongs to one ledger", path=POSITION_HEADER)
-    return Asked(ledger=None)
+    return Asked(ledger=None, known=known_versions(known), variant=variant(request))
 
 
 def _position(text: str | None) -> int | None:
@@ -342,10 +342,13 @@ def time_of(name: str, text: str | None) -> datetime | None:
 
 
 def known_versions(header: str | None) -> frozenset[str]:
-    """The versions that an If-None-Match header names, weak or strong. What we never gave out matches nothing."""
+    """The versions that an If-None-Match header names, weak or strong, or any. What we never gave out matches nothing."""
     if header is None:
         return frozenset()
-    return frozenset(tag.strip().removeprefix("W/").strip('"') for tag in header.split(","))
+    if header.strip() == "*":
+        return frozenset((ANY_VERSION,))
+    tags = frozenset(tag.strip().removeprefix("W/").strip('"') for tag in header.split(","))
+    return tags - {ANY_VERSION}  # between quotation marks it is a tag like others
 
 
 def known_address(address: str) -> str:
@@ -365,7 +368,7 @@ def instant(text: str) -> datetime | None:
         raise Rejection("invalid_cursor", path="cursor") from error
 
 
-def _variant(request: Reading) -> str:
+def variant(request: Reading) -> str:
     """Amounts come as integers or as text."""
     return "-text" if context_of(request.scope).has_text_amounts else ""
 

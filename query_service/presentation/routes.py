@@ -29,7 +29,16 @@ from query_service.presentation.parameters import (
     reader,
     reader_of_all,
 )
-from query_service.presentation.responses import POSITIONED, answered, on_not_modified
+from query_service.presentation.responses import (
+    POSITIONED,
+    VERSIONED,
+    NoneModified,
+    answered,
+    answered_of_all,
+    on_none_modified,
+    on_not_modified,
+    version_of_all,
+)
 from shared_kernel.errors import Rejection
 from shared_kernel.words import format_time
 
@@ -40,6 +49,8 @@ class Ledgers(Controller):
     path = "/v1/ledgers"
     tags = ("ledgers",)
     dependencies = {"asked": Provide(reader_of_all, sync_to_thread=False)}  # noqa: RUF012
+    exception_handlers = {NoneModified: on_none_modified}  # noqa: RUF012
+    response_headers = VERSIONED
 
     @get("/", summary="Ledgers by name", description=examples.LEDGERS)
     async def ledgers(
@@ -50,7 +61,7 @@ class Ledgers(Controller):
         asked: NamedDependency[Asked],
         limit: Limit = LIMIT_DEFAULT,
         cursor: CursorText = None,
-    ) -> answers.LedgerList:
+    ) -> Response[answers.LedgerList]:
         """Those that the token covers; each with its own position."""
         page = Page.of_list("ledgers", limit=limit, cursor=cursor)
         snapshot = await handler.ask(
@@ -62,9 +73,12 @@ class Ledgers(Controller):
         )
         rows, next_cursor = page.cut(snapshot.rows, snapshot.stamp, lambda row: Key(text=row.ledger))
         ledgers = [shaping.ledger(row) for row in rows]
-        return answers.LedgerList(
+        answer = answers.LedgerList(
             data=ledgers, next_cursor=next_cursor, as_of=None, complete=all(ledger.complete for ledger in ledgers)
         )
+        stamps = [snapshot.stamp._replace(position=row.position, standstill=shaping.standstill(row)) for row in rows]
+        versions = [f"{row.ledger} {asked.version(stamp)}" for row, stamp in zip(rows, stamps, strict=True)]
+        return answered_of_all(answer, version_of_all((*versions, next_cursor or "")), asked)
 
 
 class Books(Controller):

@@ -207,6 +207,117 @@ async def test_answer_that_the_client_has_is_not_sent_again(client: Client, bank
     assert changed.headers["etag"] != first.headers["etag"]
 
 
+LINES = {"Accept": "application/x-ndjson"}
+NAMED = [
+    ("/bank/events/3", {}, 3),
+    ("/bank/events?to_position=5", {}, 5),
+    ("/bank/events?from_position=2&to_position=5&limit=2&order=newest", {}, 5),
+    ("/bank/events?to_position=5", LINES, 5),
+    ("/bank/exports/entries.csv?as_of_position=5", {}, 5),
+    ("/bank/exports/hledger.journal?as_of_position=5", {}, 5),
+    ("/bank/exports/ledger.beancount?as_of_position=5", {}, 5),
+]
+
+
+@pytest.mark.parametrize(("path", "headers", "position"), NAMED)
+async def test_what_the_log_holds_at_named_positions_never_changes(
+    client: Client, bank: Bookkeeper, path: str, headers: dict[str, str], position: int
+) -> None:
+    first = await client.get(path, role="admin", headers=headers)
+    assert (first.status_code, first.headers["cache-control"]) == (200, IMMUTABLE)
+    assert first.headers["daybook-position"] == str(position)
+    bank.append("bank", posting("t7", "cash", "till", 7))
+    bank.project("bank")
+    later = await client.get(path, role="admin", headers=headers)
+    assert (later.content, later.headers["etag"]) == (first.content, first.headers["etag"])
+    known = headers | {"If-None-Match": first.headers["etag"]}
+    again = await client.get(path, role="admin", headers=known)
+    assert (again.status_code, again.content, again.headers["cache-control"]) == (304, b"", IMMUTABLE)
+
+
+@pytest.mark.parametrize("path", ["/bank/events", "/bank/exports/entries.csv"])
+async def test_a_live_stream_has_the_version_of_its_position(client: Client, bank: Bookkeeper, path: str) -> None:
+    first = await client.get(path, role="admin", headers=LINES)
+    known = LINES | {"If-None-Match": first.headers["etag"]}
+    assert first.headers["cache-control"] == "private, no-cache"
+    assert (await client.get(path, role="admin", headers=known)).status_code == 304
+    bank.append("bank", posting("t7", "cash", "till", 7))
+    bank.project("bank")
+    assert (await client.get(path, role="admin", headers=known)).status_code == 200
+
+
+@pytest.mark.usefixtures("bank")
+async def test_lines_and_pages_of_events_are_two_versions(client: Client) -> None:
+    page = await client.get("/bank/events", role="admin")
+    lines = await client.get("/bank/events", role="admin", headers=LINES)
+    assert page.headers["etag"] != lines.headers["etag"]
+
+
+ACROSS = [
+    "/v1/ledgers",
+    "/v1/ledgers?limit=1",
+    "/v1/balances?ledgers=bank,shop",
+    "/v1/balances?ledgers=bank&segments=1",
+    "/v1/trial-balance?ledgers=shop,bank",
+    "/v1/trial-balance?ledgers=bank,shop&effective_at=2026-01-01T00:00:00Z",
+    "/v1/trial-balance?ledgers=bank,shop&as_of=2026-06-01T00:00:00Z",
+]
+
+
+@pytest.mark.parametrize("path", ACROSS)
+async def test_an_answer_about_several_ledgers_has_a_version_of_all_of_them(
+    client: Client, bank: Bookkeeper, path: str
+) -> None:
+    bank.append("shop", opened("shop"))
+    bank.project("shop")
+    headers = dict((await client.get("", role="admin")).request.headers)
+    first = await client.http.get(path, headers=headers)
+    assert (first.status_code, first.headers["cache-control"]) == (200, "private, no-cache")
+    assert first.headers["vary"] == "Accept, Authorization, Prefer"
+    known = headers | {"If-None-Match": f'"other", {first.headers["etag"]}'}
+    again = await client.http.get(path, headers=known)
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["etag"] == first.headers["etag"]
+    text = await client.http.get(path, headers=known | {"Prefer": "amounts=string"})
+    assert text.status_code == 200
+    bank.append("bank", posting("t7", "cash", "till", 7))
+    bank.project("bank")
+    changed = await client.http.get(path, headers=known)
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != first.headers["etag"]
+
+
+async def test_a_list_of_ledgers_that_goes_on_now_is_another_answer(client: Client, bank: Bookkeeper) -> None:
+    first = await client.get("?limit=1")
+    bank.append("shop", opened("shop"))
+    bank.project("shop")
+    longer = await client.get("?limit=1", headers={"If-None-Match": first.headers["etag"]})
+    assert (longer.status_code, len(longer.json()["data"])) == (200, 1)
+
+
+@pytest.mark.usefixtures("bank")
+@pytest.mark.parametrize(
+    "path", ["/bank", BALANCES, "/bank/events/3", "/bank/events", "/bank/exports/entries.csv", "/bank/balances", ""]
+)
+async def test_any_version_is_one_that_the_client_has_wherever_there_is_an_answer(client: Client, path: str) -> None:
+    any_version = {"If-None-Match": "*"}
+    assert (await client.get(path, role="admin", headers=any_version)).status_code == 304
+    assert (await client.get(path, role="admin", headers={"If-None-Match": '"*"'})).status_code == 200
+
+
+@pytest.mark.usefixtures("bank")
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/bank/accounts/nobody/balances", "account_not_found"),
+        ("/bank/events/9", "event_not_found"),
+        ("/none", "ledger_not_found"),
+    ],
+)
+async def test_of_what_is_not_there_the_client_has_no_version(client: Client, path: str, code: str) -> None:
+    await client.problem(path, 404, code, role="admin", headers={"If-None-Match": "*"})
+
+
 async def test_version_belongs_to_generation_incarnation_and_form(client: Client, bank: Bookkeeper) -> None:
     etag = (await client.get(BALANCES)).headers["etag"]
     known = {"If-None-Match": etag}
