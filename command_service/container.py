@@ -228,6 +228,7 @@ class ClockContainer(containers.DeclarativeContainer):
         page_max=settings.provided.page_commands_max,
         connect_timeout_ms=settings.provided.log_connect_timeout_ms,
         statement_timeout_ms=settings.provided.log_statement_timeout_ms,
+        breaker=postgres_breaker,
     )
     clock = providers.Singleton(
         Clock,
@@ -246,6 +247,7 @@ class ClockContainer(containers.DeclarativeContainer):
         executor=executor,
         due=due,
         pool=pool,
+        breaker=postgres_breaker,
         health=health,
         server=providers.Singleton(
             HealthServer,

@@ -71,10 +71,12 @@ def _owner() -> str:
     return f"{socket.gethostname()}/{secrets.token_hex(4)}"
 
 
-def _health(figures: Mapping[str, Figures | RelayFigures]) -> Health:
+def _health(figures: Mapping[str, Figures | RelayFigures], breakers: Sequence[Breaker] = ()) -> Health:
     health = Health()
     for name, of in figures.items():
         health.register(name, readiness(of))
+    for breaker in breakers:
+        health.note(f"{breaker.dependency}_breaker", breaker.tell)
     return health
 
 
@@ -183,7 +185,7 @@ class RelayContainer(containers.DeclarativeContainer):
         stop=stop,
         monotonic=providers.Object(time.monotonic),
     )
-    health = providers.Singleton(_health, providers.Dict(relay=figures))
+    health = providers.Singleton(_health, providers.Dict(relay=figures), providers.List(breaker))
     health_server = providers.Singleton(
         HealthServer,
         health,

@@ -75,6 +75,7 @@ def _app(
     keys: Keys,
     books: PostgresBooks,
     cached: CachedBooks | None,
+    replicas: Sequence[Replica],
     replicated: ReplicatedBooks,
     announcements: Announcements,
     handler: QueryHandler,
@@ -85,7 +86,7 @@ def _app(
 ) -> Edge:
     health.register("postgres", books.check_database)
     health.register("books", books.check_live)
-    for breaker in breakers:
+    for breaker in (*breakers, *(replica.breaker for replica in replicas)):
         health.note(f"{breaker.dependency}_breaker", breaker.tell)
     health.when_stopping(streams.stop)
     figures.watch_streams(lambda: streams.running)
@@ -114,7 +115,6 @@ def _replicas(
 ) -> list[Replica]:
     return [
         Replica(
-            name,
             PostgresBooks(
                 url=url,
                 statements=known,
@@ -124,17 +124,18 @@ def _replicas(
                 pool_wait_ms=settings.postgres_pool_wait_ms,
                 connect_ms=settings.postgres_connect_ms,
                 statement_ms=settings.postgres_statement_ms,
-                server=name,
+                server=breaker.dependency,
                 attempts_max=2,  # another generation may have become live; all else is the primary's to mend
+                breaker=breaker,
             ),
+            breaker,
             conninfo=conninfo(url, name="daybook query", connect_ms=settings.postgres_connect_ms),
             figures=figures,
-            breakers=breakers,
             check_ms=settings.postgres_replica_check_ms,
             lag_ms_max=settings.postgres_replica_lag_ms_max,
         )
         for number, url in enumerate((settings.postgres_replica_urls or "").split(), start=1)
-        for name in (f"replica-{number}",)
+        for breaker in (Breaker(f"replica-{number}", bounds=bounds_of("replica", settings), figures=breakers),)
     ]
 
 
@@ -218,12 +219,8 @@ class Container(containers.DeclarativeContainer):
         statement_ms=settings.provided.postgres_statement_ms,
         breaker=postgres_breaker,
     )
-    replicated = providers.Singleton(
-        ReplicatedBooks,
-        books,
-        providers.Callable(_replicas, settings, all_statements, figures, breaker_figures),
-        figures,
-    )
+    replicas = providers.Singleton(_replicas, settings, all_statements, figures, breaker_figures)
+    replicated = providers.Singleton(ReplicatedBooks, books, replicas, figures)
     visible = providers.Singleton(VisibleListener, figures)
     appended = providers.Singleton(AppendedListener)
     announcements = providers.Singleton(
@@ -281,6 +278,7 @@ class Container(containers.DeclarativeContainer):
         keys=keys,
         books=books,
         cached=cached,
+        replicas=replicas,
         replicated=replicated,
         announcements=announcements,
         handler=handler,

@@ -111,6 +111,9 @@ class QuerySettings(HttpSettings, frozen=True, kw_only=True):
     cache_breaker_failures_in_row: BreakerFailuresInRow = 2  # each costs a query its time-out, and the books are there
     cache_breaker_open_ms: BreakerOpenMs = 1_000
     cache_breaker_probes_max: BreakerProbesMax = 1
+    replica_breaker_failures_in_row: BreakerFailuresInRow = 1  # the primary is there
+    replica_breaker_open_ms: BreakerOpenMs = 1_000
+    replica_breaker_probes_max: BreakerProbesMax = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()

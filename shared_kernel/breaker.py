@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 import structlog
@@ -107,8 +107,10 @@ class Breaker:
             return True
         return self.state is State.HALF_OPEN and self._probes < self._bounds.probes_max
 
-    def unavailable(self) -> Unavailable:
-        """What is raised instead of a call."""
+    def refuse(self) -> Unavailable:
+        """One call does not pass: it is counted, and this is what to raise or tell instead of it."""
+        if self._figures is not None:
+            self._figures.refused(self.dependency)
         return Unavailable("dependency_unavailable", dependency=self.dependency, reason="breaker_open")
 
     def trip(self) -> None:
@@ -119,7 +121,7 @@ class Breaker:
     def call(self, *failures: type[BaseException]) -> Iterator[None]:
         """The block is one call. An exception of `failures` counts against the neighbour; any other is an answer of it.
 
-        A cancelled call is neither, nor is one that raises `SaysNothing`. Raises `unavailable()` where no call passes.
+        A cancelled call is neither, nor is one that raises `SaysNothing`. Raises `refuse()` where no call passes.
         """
         probing = self._enter()
         try:
@@ -136,18 +138,42 @@ class Breaker:
         else:
             self._settle(probing, is_failure=False)
 
+    @contextmanager
+    def look(self, *failures: type[BaseException]) -> Iterator[None]:
+        """As `call`, but it passes whatever the state, as a health check does; unless the breaker is closed it counts as a probe."""
+        try:
+            yield
+        except failures:
+            self._hear(is_failure=True)
+            raise
+        except Exception as error:
+            if not isinstance(error, SaysNothing):
+                self._hear(is_failure=False)
+            raise
+        else:
+            self._hear(is_failure=False)
+
+    def _hear(self, *, is_failure: bool) -> None:
+        if self._state is State.CLOSED:
+            self._settle(0, is_failure=is_failure)
+        elif self.state is State.HALF_OPEN or not is_failure:  # a failure of one that is open says nothing new
+            if self._state is State.OPEN and not is_failure:
+                self._begin_probing()
+            self._judge_probe(is_failure=is_failure)
+
+    def _begin_probing(self) -> None:
+        self._round += 1
+        self._answers = self._probes = 0
+        self._become(State.HALF_OPEN)
+
     def _enter(self) -> int:
         """The round of probing that this call belongs to; 0 while the breaker is closed."""
         if self._state is State.CLOSED:
             return 0
         if not self.admits():
-            if self._figures is not None:
-                self._figures.refused(self.dependency)
-            raise self.unavailable()
+            raise self.refuse()
         if self._state is State.OPEN:
-            self._round += 1
-            self._answers = self._probes = 0
-            self._become(State.HALF_OPEN)
+            self._begin_probing()
         self._probes += 1
         return self._round
 
@@ -198,18 +224,6 @@ class Breaker:
             self._figures.became(self.dependency, state)
 
 
-class Watched(Protocol):
-    """A breaker, or what stands for one."""
-
-    @property
-    def dependency(self) -> str:
-        """The neighbour."""
-
-    @property
-    def state(self) -> State:
-        """As it is now."""
-
-
 class BreakerFigures:
     """The breakers of one process for Prometheus."""
 
@@ -233,7 +247,7 @@ class BreakerFigures:
             registry=registry,
         )
 
-    def watch(self, breaker: Watched) -> None:
+    def watch(self, breaker: Breaker) -> None:
         """Its state is read whenever somebody looks."""
         self._state.labels(breaker.dependency).set_function(lambda: breaker.state)
 

@@ -3,8 +3,14 @@
 The one place that knows libpq's names for these, and that hands them to the driver (tests/unit/test_house_rules.py).
 """
 
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NewType
 
+import psycopg
 from psycopg import AsyncConnection, Connection, pq
 from psycopg.conninfo import make_conninfo
 
@@ -12,6 +18,8 @@ CONNECT_MS_MAX: Final = (
     5_000  # chosen: a server that lives answers within milliseconds, one behind a slow network in seconds
 )
 SILENCE_MS_MAX: Final = 10_000  # chosen: unacknowledged data for this long means that the other host is gone
+
+SILENT_MS_MAX: Final = 1_000  # chosen: so long a server that lives may take to say that a statement ran too long
 
 Bounded = NewType("Bounded", str)
 """Where to connect, with the bounds of it: only `conninfo` makes it."""
@@ -64,3 +72,19 @@ async def connect_async(bounded: Bounded) -> AsyncConnection[Any]:
 def begin_connecting(bounded: Bounded) -> pq.abc.PGconn:
     """A connection past the driver that is on its way: whoever drives it bounds the way."""
     return pq.PGconn.connect_start(bounded.encode())
+
+
+@contextmanager
+def patience(connection: AsyncConnection[Any], seconds: float) -> Iterator[asyncio.TimerHandle]:
+    """The block hears that its connection is lost when nothing came in so long: what lies between may go on telling that all is well."""
+    timer = asyncio.get_running_loop().call_later(seconds, _cut, connection)
+    try:
+        yield timer
+    finally:
+        timer.cancel()
+
+
+def _cut(connection: AsyncConnection[Any]) -> None:
+    """Whoever waits for something to come learns that nothing will. To cancel them instead would first ask the server, and wait again."""
+    with suppress(OSError, psycopg.OperationalError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as wire:
+        wire.shutdown(socket.SHUT_RDWR)

@@ -207,7 +207,7 @@ class AccountLocks:
     async def take(self, ledger: str, wanted: Sequence[Wanted]) -> Grip:
         """Locks for each of these commands that can have all of its own; none, and nobody blocked, where Redis does not answer."""
         names = sorted({name for each in wanted for name in each.names})
-        if not names or len(names) > LOCKS_MAX or self._incarnation() is None or not self._link.may_wait:
+        if not names or len(names) > LOCKS_MAX or self._incarnation() is None or not self._link.lets_wait():
             return NoGrip()
         mine = self._ledgers.setdefault(ledger, _Ledger())
         places = {name: str(place) for place, name in enumerate(names, 1)}

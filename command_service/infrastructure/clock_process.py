@@ -10,6 +10,7 @@ import uvloop
 from command_service.application.clock import Clock
 from command_service.application.executor import Executor
 from command_service.infrastructure.due import PostgresDue
+from shared_kernel.breaker import Breaker
 from shared_kernel.event_log.pool import LogPool
 from shared_kernel.health import Health, HealthServer
 
@@ -27,6 +28,7 @@ class ClockProcess:
         executor: Executor,
         due: PostgresDue,
         pool: LogPool,
+        breaker: Breaker,
         health: Health,
         server: HealthServer,
     ) -> None:
@@ -35,12 +37,14 @@ class ClockProcess:
         self._executor = executor
         self._due = due
         self._pool = pool
+        self._breaker = breaker
         self._health = health
         self._server = server
 
     def run(self) -> None:
         """Returns when told to stop and all is closed. IncarnationChanged: the log is another one; begin afresh."""
         self._health.register("clock", lambda: self._clock.trouble)
+        self._health.note(f"{self._breaker.dependency}_breaker", self._breaker.tell)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._run())
 

@@ -13,18 +13,27 @@ import psycopg
 from psycopg import sql
 
 from command_service.application.clock import READ_MODEL_MISSING, Due
+from shared_kernel.breaker import Breaker
 from shared_kernel.errors import Unavailable
 from shared_kernel.event_log.statements import SESSION_OPTIONS, load_statements
-from shared_kernel.postgres import connect_async, conninfo
+from shared_kernel.postgres import SILENT_MS_MAX, connect_async, conninfo, patience
 
 _STATEMENTS: Final = load_statements("command_service.infrastructure", "due.sql")
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
 
 
+class _Gone(Unavailable):
+    """Postgres does not answer."""
+
+
 class PostgresDue:
     """Implements `DueTransactions`. Used by one task at a time; close it when done."""
 
-    def __init__(self, url: str, *, page_max: int, connect_timeout_ms: int, statement_timeout_ms: int) -> None:
+    def __init__(
+        self, url: str, *, page_max: int, connect_timeout_ms: int, statement_timeout_ms: int, breaker: Breaker
+    ) -> None:
+        self._breaker = breaker
+        self._patience_s = (statement_timeout_ms + SILENT_MS_MAX) / 1_000
         self._conninfo = conninfo(
             url,
             name="daybook clock",
@@ -38,7 +47,26 @@ class PostgresDue:
     async def page(self, *, now: datetime, after: Due | None) -> Sequence[Due]:
         """As `DueTransactions.page`."""
         try:
+            with self._breaker.call(_Gone):
+                return await self._page(now=now, after=after)
+        except _Gone:
+            await self.close()
+            raise
+
+    async def _page(self, *, now: datetime, after: Due | None) -> Sequence[Due]:
+        try:
             connection = await self._connected()
+            with patience(connection, self._patience_s):
+                return await self._ask(connection, now=now, after=after)
+        except psycopg.errors.QueryCanceled as error:
+            raise Unavailable("event_log_unavailable", reason=type(error).__name__) from error
+        except (psycopg.Error, OSError) as error:
+            raise _Gone("event_log_unavailable", reason=type(error).__name__) from error
+
+    async def _ask(
+        self, connection: "psycopg.AsyncConnection[Any]", *, now: datetime, after: Due | None
+    ) -> Sequence[Due]:
+        try:
             live = await (await connection.execute(_STATEMENTS["live"])).fetchone()
             if live is None:
                 raise Unavailable(READ_MODEL_MISSING)
@@ -54,9 +82,6 @@ class PostgresDue:
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.InsufficientPrivilege):
             # Dropped since, or of a version that does not tell what is due: another takes its place.
             raise Unavailable(READ_MODEL_MISSING) from None
-        except (psycopg.Error, OSError) as error:
-            await self.close()
-            raise Unavailable("event_log_unavailable", reason=type(error).__name__) from error
         return [Due(*row) for row in rows]
 
     async def close(self) -> None:

@@ -37,7 +37,7 @@ class RedisLocks:
 
     def touch(self, ledger: str) -> bool:
         """This worker is writing to the ledger. True where account locks are to be taken."""
-        return self.link.may_wait if self.leases is None else self.leases.touch(ledger)
+        return self.link.lets_wait() if self.leases is None else self.leases.touch(ledger)
 
     async def start(self) -> None:
         """Asks and renews in the background from here on."""

@@ -53,10 +53,12 @@ class RedisLink:
         self.is_up: bool | None = None
         """Whether Redis answered the last time it was asked; None before that."""
 
-    @property
-    def may_wait(self) -> bool:
-        """False while the breaker is open: nothing that a command waits for is to be asked then."""
-        return self._breaker.admits()
+    def lets_wait(self) -> bool:
+        """False while the breaker is open: a command that would wait for an answer goes on without, and is counted."""
+        if self._breaker.admits():
+            return True
+        self._breaker.refuse()
+        return False
 
     async def run(self, calls: Sequence[Call], *, timeout_s: float) -> list[Any] | None:
         """What each script answers, all sent in one round trip, in their order; None where Redis does not answer in time."""

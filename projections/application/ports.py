@@ -282,14 +282,17 @@ class Wakeups(Protocol):
 
 
 class PublishFailed(DaybookError):
-    """Kafka did not take all of a batch."""
+    """Kafka did not take all of a batch, or does not answer."""
 
 
 class Publisher(Protocol):
     """Kafka, for the relay."""
 
     def prepare(self) -> None:
-        """The topic exists and a fresh producer stands ready. Unavailable where Kafka cannot be reached."""
+        """The topic exists and a fresh producer stands ready. PublishFailed where Kafka cannot be reached, or is left alone."""
+
+    def probe(self) -> None:
+        """Where Kafka was left alone for long enough, it was asked whether it is back."""
 
     def publish(self, events: Sequence[RecordedEvent], *, incarnation: str, meanwhile: Callable[[], None]) -> None:
         """Every event is stored, in order. PublishFailed otherwise. `meanwhile` is called while it waits, and may raise."""

@@ -89,13 +89,15 @@ class Relay:
                 except (Unavailable, Contention, PublishFailed) as error:
                     failures += 1
                     self._figures.failures += 1
-                    self._figures.is_ready, self._figures.trouble = False, error.code
+                    # Kafka is waited for like events; without the log there is nothing that a relay could do.
+                    self._figures.is_ready, self._figures.trouble = isinstance(error, PublishFailed), error.code
                     self._leave()  # memory and producer may disagree with what is stored; another relay may do better
                     self._stop.wait(self._back_off(error, failures))
         finally:
             self._leave()
 
     def _round(self) -> None:
+        self._publisher.probe()
         if self._epoch is None and not self._take_over():
             self._stop.wait(self._pace.poll_ms / 1_000)
             return

@@ -7,7 +7,7 @@ lets through only well-formed events of the expected incarnation, and whoever ap
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 
 import msgspec
@@ -20,8 +20,7 @@ from projections.application.figures import Figures
 from projections.application.ports import PublishFailed
 from projections.application.seldom import Seldom
 from projections.infrastructure.kafka_clients import KafkaClients
-from shared_kernel.breaker import Breaker
-from shared_kernel.errors import Unavailable
+from shared_kernel.breaker import Breaker, State
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import canonical_line, decode_metadata, parse_line
 from shared_kernel.words import format_time
@@ -38,7 +37,7 @@ Headers = dict[str, str | bytes | None] | list[tuple[str, str | bytes | None]]
 
 
 class KafkaGone(PublishFailed):
-    """Kafka took what was given to it and said nothing of it in time, or said that it failed."""
+    """Kafka does not answer, said nothing in time of what it took, or said that it failed."""
 
 
 class KafkaPublisher:
@@ -60,18 +59,34 @@ class KafkaPublisher:
         self._failed: KafkaError | None = None
 
     def prepare(self) -> None:
-        """The topic exists and a fresh producer stands ready. Unavailable where Kafka cannot be reached, or is left alone."""
-        with self._breaker.call(Unavailable):
+        """The topic exists and a fresh producer stands ready. PublishFailed where Kafka cannot be reached, or is left alone."""
+        with self._call():
             self._prepare()
 
-    def _prepare(self) -> None:
-        self.close()
+    def probe(self) -> None:
+        """Where Kafka was left alone for long enough, it was asked whether it is back: perhaps nobody else here asks."""
+        if self._breaker.state is State.HALF_OPEN:
+            with suppress(KafkaGone), self._call():
+                self._find_topic()
+
+    def _call(self) -> AbstractContextManager[None]:
+        """The block is one call of Kafka; KafkaGone at once while it is left alone."""
+        if not self._breaker.admits():
+            refused = self._breaker.refuse()
+            raise KafkaGone(refused.code, **refused.fields)
+        return self._breaker.call(KafkaGone)
+
+    def _find_topic(self) -> None:
         admin = self._clients.admin()
         try:
             if self._topic not in admin.list_topics(timeout=self._clients.admin_s).topics:
                 self._make_topic(admin)
         except KafkaException as error:
-            raise Unavailable("kafka_unavailable", reason=error.args[0].name()) from None
+            raise KafkaGone("kafka_unavailable", reason=error.args[0].name()) from None
+
+    def _prepare(self) -> None:
+        self.close()
+        self._find_topic()
         self._producer = self._clients.producer(
             {
                 "client.id": "daybook-relay",
@@ -93,7 +108,7 @@ class KafkaPublisher:
         """Every event is stored, in order. PublishFailed otherwise. `meanwhile` is called while it waits, and may raise."""
         if self._producer is None:
             self.prepare()
-        with self._breaker.call(KafkaGone):
+        with self._call():
             self._publish(events, incarnation=incarnation, meanwhile=meanwhile)
 
     def _publish(self, events: Sequence[RecordedEvent], *, incarnation: str, meanwhile: Callable[[], None]) -> None:

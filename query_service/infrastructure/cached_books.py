@@ -158,6 +158,7 @@ class CachedBooks:
     async def _ask(self, asking: Any) -> Any:
         """Redis's answer; None at once while it is left alone, and soon if it does not answer."""
         if not self._breaker.admits():
+            self._breaker.refuse()
             asking.close()
             return None
         try:

@@ -4,10 +4,7 @@ Owns the connection pool and translates driver errors. It only ever reads; the r
 """
 
 import asyncio
-import os
-import socket
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime
 from typing import Final, cast
 
@@ -24,12 +21,11 @@ from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.statements import Statements, numbered
 from shared_kernel.breaker import Breaker, SaysNothing
 from shared_kernel.errors import Unavailable
-from shared_kernel.postgres import conninfo
+from shared_kernel.postgres import SILENT_MS_MAX, conninfo, patience
 
 STAMP_COLUMNS: Final = 13
 PREPARED_MAX: Final = 150  # chosen: every statement that is asked often, beside some filters
 ATTEMPTS_MAX: Final = 4  # chosen: a connection that the server closed and a generation's change may meet; twice each
-SILENT_MS_MAX: Final = 1_000  # chosen: so long a server that lives may take to say that a statement ran too long
 
 # Plans must not depend on when statistics arrive (design §12): every statement here goes by an index, made for nested loops.
 _SESSION: Final = """
@@ -190,19 +186,16 @@ class PostgresBooks:
     async def _look_patiently(
         self, connection: AsyncConnection, question: Question[RowT], parameters: Mapping[str, Value]
     ) -> Snapshot[RowT] | None:
-        """As `_look`, but for a server that falls silent: whatever lies between may go on telling the system that all is well."""
-        loop = asyncio.get_running_loop()
-        patience = loop.call_later(self._patience_s, _cut, connection)
-        try:
-            return await self._look(connection, question, parameters)
-        except psycopg.errors.QueryCanceled:
-            raise
-        except psycopg.OperationalError as error:
-            if loop.time() < patience.when():
+        """As `_look`, but for a server that falls silent."""
+        with patience(connection, self._patience_s) as timer:
+            try:
+                return await self._look(connection, question, parameters)
+            except psycopg.errors.QueryCanceled:
                 raise
-            raise _Silent from error
-        finally:
-            patience.cancel()
+            except psycopg.OperationalError as error:
+                if asyncio.get_running_loop().time() < timer.when():
+                    raise
+                raise _Silent from error
 
     async def _look(
         self, connection: AsyncConnection, question: Question[RowT], parameters: Mapping[str, Value]
@@ -237,12 +230,6 @@ class PostgresBooks:
             await connection.execute(self._statements.text("live", self._schemas or "none").encode())
         ).fetchone()
         return None if row is None else cast("str", row[0])
-
-
-def _cut(connection: AsyncConnection) -> None:
-    """Whoever waits for something to come learns that nothing will. To cancel them instead would first ask the server, and wait again."""
-    with suppress(OSError, psycopg.OperationalError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as wire:
-        wire.shutdown(socket.SHUT_RDWR)
 
 
 def session(statement_ms: int) -> bytes:

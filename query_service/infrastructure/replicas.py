@@ -1,6 +1,6 @@
 """Answers from read replicas where they have what was asked for, from the primary otherwise. Nobody notices a dead replica.
 
-A replica is asked once, while its health check says that it is there and not far behind. Whatever it cannot answer surely (a
+A replica is asked once, while its breaker is closed: it answers, and its health check says that it is not far behind. Whatever it cannot answer surely (a
 position or a time that it has not reached, a ledger or a row that it does not know) is asked of the primary.
 """
 
@@ -17,7 +17,7 @@ from query_service.application.query_handler import Books, Question, RowT, Snaps
 from query_service.infrastructure.background import Background
 from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.postgres_books import PostgresBooks
-from shared_kernel.breaker import BreakerFigures, State
+from shared_kernel.breaker import Breaker, State
 from shared_kernel.errors import Unavailable
 from shared_kernel.postgres import Bounded, connect_async
 
@@ -32,22 +32,28 @@ select
 _log = structlog.get_logger(__name__)
 
 
+class _Unfit(Exception):
+    """The replica answers, but not as of now."""
+
+
 class Replica:
-    """One replica and what its last health check said. `open` begins checking, `close` ends it."""
+    """One replica, asked while its breaker is closed; what probes an open one is the health check. `open` begins checking, `close` ends it.
+
+    `books` count their calls with the same breaker.
+    """
 
     def __init__(
         self,
-        name: str,
         books: PostgresBooks,
+        breaker: Breaker,
         *,
         conninfo: Bounded,
         figures: QueryFigures,
-        breakers: BreakerFigures,
         check_ms: int,
         lag_ms_max: int,
     ) -> None:
-        self.name = name
         self.books = books
+        self.breaker = breaker
         self.gone = asyncio.Event()
         self.gone.set()
         self._conninfo = conninfo
@@ -56,26 +62,20 @@ class Replica:
         self._lag_ms_max = lag_ms_max
         self._background = Background()
         self._look_again = asyncio.Event()
-        self._breakers = breakers
-        breakers.watch(self)
 
     @property
-    def dependency(self) -> str:
-        """Its name, as of a breaker: the check is one."""
-        return self.name
-
-    @property
-    def state(self) -> State:
-        """OPEN while it is not asked."""
-        return State.CLOSED if self.is_up else State.OPEN
+    def name(self) -> str:
+        """`replica-1` and so on."""
+        return self.breaker.dependency
 
     @property
     def is_up(self) -> bool:
         """True if it may be asked."""
-        return not self.gone.is_set()
+        return self.breaker.state is State.CLOSED
 
     async def open(self) -> None:
-        """It will be asked once the first check has found it."""
+        """It will be asked once the first checks have found it."""
+        self.breaker.trip()
         await self.books.open()
         self._background.begin(self._watch(), name=f"watch-{self.name}")
 
@@ -85,29 +85,31 @@ class Replica:
         await self.books.close()
 
     def suspect(self) -> None:
-        """It did not answer: not asked again before a check has found it well."""
-        self._set(False, "did_not_answer")
+        """It did not answer: looked at soon, and by then not asked where its breaker has opened."""
+        self._show("did_not_answer")
         self._look_again.set()
 
     async def _watch(self) -> None:
         connection: AsyncConnection[Any] | None = None
         try:
             while True:
-                fault = None
+                reason = ""
                 try:
-                    async with asyncio.timeout(self._check_ms / 1000):
-                        if connection is None or connection.closed:
-                            connection = await connect_async(self._conninfo)
-                        row = await (await connection.execute(_LOOK)).fetchone()
+                    with self.breaker.look(psycopg.Error, TimeoutError, _Unfit):
+                        async with asyncio.timeout(self._check_ms / 1000):
+                            if connection is None or connection.closed:
+                                connection = await connect_async(self._conninfo)
+                            row = await (await connection.execute(_LOOK)).fetchone()
+                        self._judge(*(row or (False, 0)))
+                except _Unfit as error:
+                    reason = str(error)
+                    self.breaker.trip()
                 except (psycopg.Error, TimeoutError) as error:
-                    fault = type(error).__name__
+                    reason = type(error).__name__
                     if connection is not None:
                         await connection.close()
                         connection = None
-                else:
-                    is_fed, lag_ms = row or (False, 0)
-                    fault = "not_fed" if not is_fed else "far_behind" if lag_ms > self._lag_ms_max else None
-                self._set(fault is None, fault or "")
+                self._show(reason)
                 self._look_again.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._check_ms / 1000):
@@ -117,15 +119,20 @@ class Replica:
             if connection is not None:
                 await connection.close()
 
-    def _set(self, is_up: bool, reason: str) -> None:
-        if is_up != self.is_up:
-            _log.info("replica_up", replica=self.name) if is_up else _log.warning(
-                "replica_down", replica=self.name, reason=reason
-            )
-            self._breakers.became(self.name, State.CLOSED if is_up else State.OPEN)
-        if is_up:
+    def _judge(self, is_fed: bool, lag_ms: int) -> None:
+        if not is_fed:
+            raise _Unfit("not_fed")
+        if lag_ms > self._lag_ms_max:
+            raise _Unfit("far_behind")
+
+    def _show(self, reason: str) -> None:
+        """What the breaker says now is told to those who wait for an answer, to the log and in figures."""
+        is_up = self.is_up
+        if is_up and self.gone.is_set():
+            _log.info("replica_up", replica=self.name)
             self.gone.clear()
-        else:
+        elif not is_up and not self.gone.is_set():
+            _log.warning("replica_down", replica=self.name, reason=reason)
             self.gone.set()
         self._figures.replica_seen(self.name, is_up=is_up)
 
@@ -165,8 +172,10 @@ class ReplicatedBooks:
         """The next one that is up, each in its turn."""
         for _ in self._replicas:
             self._turn = (self._turn + 1) % len(self._replicas)
-            if self._replicas[self._turn].is_up:
-                return self._replicas[self._turn]
+            replica = self._replicas[self._turn]
+            if replica.is_up:
+                return replica
+            replica.breaker.refuse()
         return None
 
     async def _ask(

@@ -108,7 +108,7 @@ class LogPool:
 
     def unavailable(self) -> Unavailable | None:
         """What to tell whoever comes now, while the breaker lets nobody through."""
-        return None if self._breaker.admits() else self._breaker.unavailable()
+        return None if self._breaker.admits() else self._breaker.refuse()
 
     def announce(self, ledger: str) -> None:
         """Whoever waits for events of `ledger` is woken, at once or with those of a few milliseconds, outside any append.

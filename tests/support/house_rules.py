@@ -44,8 +44,8 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "socket": (  # some for the name of the host alone
         "shared_kernel/lock_table.py",
         "shared_kernel/serve.py",
+        "shared_kernel/postgres.py",
         "projections/container.py",
-        "query_service/infrastructure/postgres_books.py",
         "daybook/monitor/container.py",
         "daybook/monitor/infrastructure/process_metrics.py",
         "daybook/stack/kafka.py",
@@ -96,7 +96,7 @@ MADE_IN: Final[dict[str, tuple[str, ...]]] = {
     "socket.create_connection": ("daybook/stack/kafka.py",),
     "socket.socket": (
         "shared_kernel/serve.py",  # listens
-        "query_service/infrastructure/postgres_books.py",  # shuts one down
+        "shared_kernel/postgres.py",  # shuts one down
         "daybook/stack/ports.py",  # binds, to see whether a port is free
     ),
     **dict.fromkeys(("open_connection", "open_unix_connection", "create_connection", "create_unix_connection"), ()),

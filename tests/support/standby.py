@@ -61,6 +61,10 @@ class Standby:
         """As a machine that hangs: it keeps its connections and answers nothing."""
         self._signal(signal.SIGSTOP)
 
+    def thaw(self) -> None:
+        """It goes on."""
+        self._signal(signal.SIGCONT)
+
     def _signal(self, number: signal.Signals) -> None:
         """To the server and each of its backends, which lead groups of their own; told apart before it ends, while they are its."""
         told = [self.process.pid]

@@ -67,6 +67,9 @@ async def test_a_relay_that_has_given_kafka_up_is_told_to_the_operator_until_it_
     (alert,) = await watching.episodes("breaker_open")
     assert (alert.detail["dependency"], alert.ended_at) == ("kafka", None)
     assert alert.raised_at is not None
+    checks = relay.checks()
+    assert checks["relay"] == {"ok": True}  # it waits, as it does for events
+    assert checks["kafka_breaker"]["detail"].startswith("breaker ")
 
     await asyncio.to_thread(kafka.start)
     await watching.looks_until(lambda look: not gave_up(look))

@@ -59,6 +59,17 @@ class Process:
             error.close()
             return False
 
+    def checks(self) -> dict[str, Any]:
+        """The checks of /health/ready, whatever they found."""
+        try:
+            with urllib.request.urlopen(self._url("/health/ready"), timeout=10) as page:  # noqa: S310 - loopback
+                found = json.load(page)
+        except urllib.error.HTTPError as error:
+            with error:
+                found = json.load(error)
+        checks: dict[str, Any] = found["checks"]
+        return checks
+
     def figure(self, name: str) -> float:
         """One figure of /metrics."""
         with urllib.request.urlopen(self._url("/metrics"), timeout=10) as page:  # noqa: S310 - loopback

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared_kernel.breaker import State
+from shared_kernel.breaker import Breaker, State
 from shared_kernel.settings import Secret
 from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
 from tests.integration.query_service.conftest import Client, services
@@ -59,7 +59,8 @@ async def is_up(client: Client, wanted: bool) -> None:
         while figure(client, "daybook_query_replica_is_up", replica="replica-2") != wanted:
             await asyncio.sleep(0.01)
     # The monitor finds it among the breakers.
-    assert figure(client, "daybook_breaker_state", dependency="replica-2") == (State.CLOSED if wanted else State.OPEN)
+    state = figure(client, "daybook_breaker_state", dependency="replica-2")
+    assert (state == State.CLOSED) == wanted
 
 
 def figure(client: Client, name: str, **labels: str) -> float:
@@ -190,3 +191,45 @@ async def test_a_replica_that_dies_costs_no_errors(
         await asyncio.gather(*asking)  # any status but 200 has failed there
         assert set(found) == {12}
         assert answers()["replica"] == 0
+        assert figure(client, "daybook_breaker_refused_total", dependency="replica-2") > 0
+
+
+async def test_a_replicas_breaker_goes_through_its_three_states_and_the_primary_answers_meanwhile(
+    database: Database, mortal: Standby, tmp_path: Path
+) -> None:
+    role = database.urls["query"]
+    async with services(database, tmp_path) as start:
+        client: Client = await start(
+            postgres_replica_urls=Secret(f"{moved(role, NOBODY)} {mortal.url(role)}"),
+            postgres_replica_check_ms=1_000,
+            replica_breaker_failures_in_row=2,
+            replica_breaker_open_ms=200,
+            replica_breaker_probes_max=2,
+        )
+        await is_up(client, True)
+        breaker: Breaker = client.container.replicas()[1].breaker
+
+        async def note() -> dict[str, Any]:
+            checks: dict[str, Any] = (await client.http.get("/health/ready")).json()["checks"]
+            return checks["replica-2_breaker"]
+
+        async def becomes(state: State) -> None:
+            async with asyncio.timeout(NOTICED_WITHIN_S):
+                while breaker.state is not state:
+                    await asyncio.sleep(0.002)
+
+        assert await note() == {"ok": True}
+        mortal.freeze()
+        await becomes(State.OPEN)
+        await becomes(State.HALF_OPEN)
+        assert await note() == {"ok": True, "detail": "breaker half_open"}
+        answers = Answers(client)
+        assert await till(client) == 12
+        assert answers() == {"replica": 0, "primary": 1}  # half-open, it is probed by its health check alone
+        mortal.thaw()
+        await becomes(State.CLOSED)
+        await is_up(client, True)
+        assert await till(client) == 12
+        assert answers() == {"replica": 1, "primary": 1}
+        for state in ("open", "half_open", "closed"):
+            assert figure(client, "daybook_breaker_transitions_total", dependency="replica-2", state=state), state

@@ -6,9 +6,12 @@ from contextlib import suppress
 import pytest
 from prometheus_client import CollectorRegistry
 
+from command_service.infrastructure.redis_link import RedisLink, connect
 from shared_kernel.breaker import Breaker, BreakerBounds, BreakerFigures, SaysNothing, State, bounds_of
 from shared_kernel.errors import Refusal, Unavailable
+from shared_kernel.event_log.pool import LogPool
 from shared_kernel.settings import ProcessSettings, Secret
+from tests.support.workers import Counts
 
 BOUNDS = BreakerBounds(
     window_ms=10_000, calls_min=10, failures_percent=50, failures_in_row=4, open_ms=1_000, probes_max=2
@@ -230,6 +233,71 @@ def test_a_call_that_says_nothing_is_neither_failure_nor_answer(breaker: Breaker
     for _ in range(BOUNDS.probes_max):
         answer(breaker)
     assert breaker.state is State.CLOSED
+
+
+def look(breaker: Breaker, *, fails: bool = False) -> None:
+    """One health check."""
+    with suppress(OSError), breaker.look(OSError):
+        if fails:
+            raise OSError
+
+
+def test_answers_to_a_health_check_close_what_nobody_else_asks(breaker: Breaker, clock: Clock) -> None:
+    opened(breaker)
+    look(breaker)
+    assert breaker.state is State.HALF_OPEN
+    look(breaker)
+    assert breaker.state is State.CLOSED
+    opened(breaker)
+    clock.now += 1
+    answer(breaker)
+    look(breaker)
+    assert breaker.state is State.CLOSED
+
+
+def test_a_health_check_that_fails_opens_what_was_half_open_and_does_not_keep_open_what_is(
+    breaker: Breaker, clock: Clock
+) -> None:
+    opened(breaker)
+    clock.now += 0.9
+    look(breaker, fails=True)
+    clock.now += 0.1
+    assert breaker.state is State.HALF_OPEN
+    answer(breaker)
+    look(breaker, fails=True)
+    assert breaker.state is State.OPEN
+    clock.now += 1
+    look(breaker, fails=True)
+    assert breaker.state is State.OPEN
+
+
+def test_health_checks_pass_an_open_breaker_and_count_as_calls_while_it_is_closed(
+    breaker: Breaker, registry: CollectorRegistry
+) -> None:
+    for _ in range(BOUNDS.failures_in_row):
+        look(breaker, fails=True)
+    assert breaker.state is State.OPEN
+    passed = False
+    with suppress(SaysNothing), breaker.look(OSError):
+        passed = True
+        raise SaysNothing
+    assert passed
+    assert breaker.state is State.OPEN
+    assert registry.get_sample_value("daybook_breaker_refused_total", {"dependency": "redis"}) is None
+
+
+async def test_those_who_go_round_an_open_breaker_are_counted(breaker: Breaker, registry: CollectorRegistry) -> None:
+    pool = LogPool("postgresql://127.0.0.1:1", breaker=breaker)
+    link = RedisLink(connect("redis://127.0.0.1:1", timeout_ms=1), metrics=Counts(), breaker=breaker)
+    assert link.lets_wait()
+    assert pool.unavailable() is None
+    opened(breaker)
+    assert not link.lets_wait()
+    away = pool.unavailable()
+    assert away is not None
+    assert away.fields["reason"] == "breaker_open"
+    assert registry.get_sample_value("daybook_breaker_refused_total", {"dependency": "redis"}) == 2
+    await link.close()
 
 
 class Told(ProcessSettings, frozen=True, kw_only=True):
