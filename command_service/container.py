@@ -54,6 +54,8 @@ def _pool(
     connections_max: int,
     transactions: Transactions | None = None,
     breaker: Breaker | None = None,
+    *,
+    is_for_health: bool = False,
 ) -> LogPool:
     return LogPool(
         settings.postgres_url,
@@ -65,6 +67,7 @@ def _pool(
         statement_timeout_ms=settings.log_statement_timeout_ms,
         transactions=transactions,
         breaker=breaker,
+        is_for_health=is_for_health,
     )
 
 
@@ -165,7 +168,7 @@ class Container(containers.DeclarativeContainer):
     postgres_bounds = providers.Factory(bounds_of, "postgres", settings)
     postgres_breaker = providers.Singleton(Breaker, "postgres", bounds=postgres_bounds, figures=breaker_figures)
     pool = providers.Singleton(_pool, settings, settings.provided.log_connections_max, transactions, postgres_breaker)
-    probe = providers.Singleton(lambda settings: _pool(settings, 1), settings)
+    probe = providers.Singleton(_pool, settings, 1, breaker=postgres_breaker, is_for_health=True)
     redis_bounds = providers.Factory(bounds_of, "redis", settings)
     redis_breaker = providers.Singleton(Breaker, "redis", bounds=redis_bounds, figures=breaker_figures)
     locks = providers.Singleton(_locks, settings=settings, pool=pool, metrics=metrics, breaker=redis_breaker)

@@ -39,6 +39,10 @@ class _ConnectionLost(SaysNothing):
     """A connection of the pool ended under a question."""
 
 
+class _NoConnection(Unavailable):
+    """A health check has none, or lost it: all may be in use, and the server may have ended it long ago."""
+
+
 class _Silent(psycopg.OperationalError):
     """Nothing came when the statement's time was long over: the wire leads nowhere, though nobody has closed it."""
 
@@ -177,11 +181,12 @@ class PostgresBooks:
         return None if await self._ask_live() else "no generation of books is live"
 
     async def _ask_live(self) -> str | None:
-        try:
-            async with self.pool.connection() as connection:
-                return await self._live(connection)
-        except (PoolTimeout, psycopg.OperationalError) as error:
-            raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_connection") from error
+        with self._breaker.look():  # perhaps nobody else asks
+            try:
+                async with self.pool.connection() as connection:
+                    return await self._live(connection)
+            except (PoolTimeout, psycopg.OperationalError) as error:
+                raise _NoConnection("dependency_unavailable", dependency="postgres", reason="no_connection") from error
 
     async def _look_patiently(
         self, connection: AsyncConnection, question: Question[RowT], parameters: Mapping[str, Value]

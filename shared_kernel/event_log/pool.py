@@ -25,7 +25,10 @@ END_BACKEND_RETRY_S: Final = 0.1
 
 
 class LogPool:
-    """At most `connections_max` connections, made when first needed, used again last in first out."""
+    """At most `connections_max` connections, made when first needed, used again last in first out.
+
+    `is_for_health`: whoever borrows asks whether the server is there, and so whatever the breaker says.
+    """
 
     def __init__(
         self,
@@ -39,10 +42,12 @@ class LogPool:
         statement_timeout_ms: int = 10_000,
         transactions: Transactions | None = None,
         breaker: Breaker | None = None,
+        is_for_health: bool = False,
     ) -> None:
         self._url = url
         self._name = name  # told from other processes by it, in who waits for whom
         self._breaker = breaker or Breaker("postgres")
+        self._call = self._breaker.look if is_for_health else self._breaker.call
         self._transactions = transactions or Transactions()
         self._borrow_timeout_s = borrow_timeout_ms / 1_000
         self._timeouts = {
@@ -89,7 +94,7 @@ class LogPool:
             await self._free.acquire()
         lost: LogConnection | None = None
         try:
-            with self._breaker.call(LogUnavailable, OutcomeUnknown):
+            with self._call(LogUnavailable, OutcomeUnknown):
                 connection = await self._take()
                 try:
                     yield connection

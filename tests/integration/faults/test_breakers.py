@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -115,6 +116,30 @@ async def test_commands_and_queries_are_told_at_once_while_postgres_is_away_and_
             labels = {"dependency": "postgres", "state": state}
             assert container.registry().get_sample_value("daybook_breaker_transitions_total", labels), state
     assert (await client.get(read, role="auditor")).status_code == 200
+
+
+async def test_an_open_breaker_that_nobody_asks_closes_with_the_answers_to_the_readiness_check(
+    its_database: Database, stack: Servers, tmp_path: Path
+) -> None:
+    async with workers(its_database, stack, tmp_path) as start:
+        caller: Caller = await start()
+        folder = tmp_path / "query"
+        folder.mkdir()
+        async with services(its_database, folder) as start_query:
+            client: Client = await start_query(listens=False)
+            breakers: list[Breaker] = [each.container.postgres_breaker() for each in (caller, client)]
+            for breaker in breakers:
+                breaker.trip()  # as after an outage that is over by now
+            for http, breaker in zip((caller.http, client.http), breakers, strict=True):
+
+                async def ready(http: httpx.AsyncClient = http) -> None:
+                    checks = (await http.get("/health/ready")).json()["checks"]
+                    assert all(check["ok"] for name, check in checks.items() if name != "books"), checks
+
+                await until(lambda breaker=breaker: breaker.state is State.CLOSED, ready)  # type: ignore[misc]
+                breaker.trip()
+                await asyncio.sleep(BreakerBounds().open_ms / 1_000)
+                await until(lambda breaker=breaker: breaker.state is State.CLOSED, ready)  # type: ignore[misc]
 
 
 async def test_connections_that_ended_while_nobody_asked_say_nothing_of_the_server(

@@ -33,6 +33,14 @@ def processes(database: Database, kafka: OwnServers, kafka_topic: str, tmp_path:
     started.end()
 
 
+@pytest.fixture
+def keeper(database: Database) -> Iterator[Bookkeeper]:
+    """Who appends."""
+    made = Bookkeeper(database.admin_url)
+    yield made
+    made.close()
+
+
 def told(relay: Process, folder: Path) -> str:
     """What the local stack tells a monitor to ask, were this its relay."""
     port = re.search(r'"port":(\d+)', relay.log.read_text())
@@ -49,9 +57,8 @@ def told(relay: Process, folder: Path) -> str:
 
 
 async def test_a_relay_that_has_given_kafka_up_is_told_to_the_operator_until_it_goes_on(
-    monitor: NewMonitor, processes: Processes, kafka: OwnServers, database: Database, tmp_path: Path
+    monitor: NewMonitor, processes: Processes, kafka: OwnServers, keeper: Bookkeeper, tmp_path: Path
 ) -> None:
-    keeper = Bookkeeper(database.admin_url)
     keeper.append("bank", opened("bank"))
     relay = await asyncio.to_thread(processes.start("relay", DAYBOOK_KAFKA_STALL_MS="5000").started)
     watching = monitor(metrics_urls=told(relay, tmp_path), raise_looks=1, clear_looks=1)
@@ -75,4 +82,3 @@ async def test_a_relay_that_has_given_kafka_up_is_told_to_the_operator_until_it_
     await watching.looks_until(lambda look: not gave_up(look))
     assert all(alert.ended_at is not None for alert in await watching.episodes("breaker_open"))
     await watching.looks_until(lambda _: relay.figure("relay_published_total") == 2)
-    keeper.close()
