@@ -6,7 +6,10 @@ a `HealthServer`. A check tells what stands in the way; it never repairs anythin
 
 import asyncio
 import inspect
+import io
+import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,7 +22,10 @@ from shared_kernel.errors import DaybookError
 from shared_kernel.metrics import CONTENT_TYPE, render
 
 CHECK_SECONDS_MAX = 2.0  # chosen: a probe gives up after a few seconds; a check that slow is as good as failed
-REQUEST_SECONDS_MAX = 5.0  # how long the server waits for a probe's bytes
+REQUEST_SECONDS_MAX = (
+    5.0  # chosen: how long a probe may take to send its request, all of it, and then to take its answer
+)
+CONNECTIONS_MAX = 100  # chosen: probes and whoever reads the figures are a handful; later ones are turned away
 
 # None: all is well. A text: what is wrong. Plain callables must answer at once, from what the process knows already.
 Check = Callable[[], str | None] | Callable[[], Awaitable[str | None]]
@@ -148,8 +154,29 @@ class HealthServer:
 
 
 class _Server(ThreadingHTTPServer):
+    """A thread for each connection, and so not more of them than `CONNECTIONS_MAX`."""
+
+    request_queue_size = CONNECTIONS_MAX  # waiting to be accepted
     daemon_threads = True
     block_on_close = False  # a probe that hangs must not hold up the end of the process
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._free = threading.Semaphore(CONNECTIONS_MAX)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """One too many is closed at once."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answers one connection and makes room for another."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A probe that went away is not our concern."""
@@ -167,13 +194,38 @@ def _readiness(health: Health, loop: asyncio.AbstractEventLoop | None) -> Readin
         return Readiness(status="not_ready", checks={"event_loop": stuck})
 
 
+class _Incoming(io.RawIOBase):
+    """What a client sends until its time is over, however small the pieces that it comes in. TimeoutError then."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        super().__init__()
+        self._connection = connection
+        self._until = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        """As the buffer above it asks."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Waits for the next piece, no longer than the time that is left."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 def _handler(answer: Callable[[str], tuple[int, str, bytes] | None]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        timeout = REQUEST_SECONDS_MAX
         server_version = "daybook"
         sys_version = ""
 
+        def setup(self) -> None:
+            super().setup()
+            self.rfile = io.BufferedReader(_Incoming(self.connection, REQUEST_SECONDS_MAX))
+
         def do_GET(self) -> None:
+            self.connection.settimeout(REQUEST_SECONDS_MAX)
             found = answer(self.path.partition("?")[0]) or (404, "application/json", b'{"status":"not_found"}')
             status, content_type, body = found
             self.send_response(status)

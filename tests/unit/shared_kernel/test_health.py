@@ -1,13 +1,18 @@
 """Live and ready: the checks, their time, and the small server of relay and projector."""
 
 import asyncio
+import http.client
+import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 
 import pytest
 from prometheus_client import Counter
 
+from shared_kernel import health as health_module
 from shared_kernel.errors import Unavailable
 from shared_kernel.health import Check, CheckResult, Health, HealthServer
 from shared_kernel.metrics import new_registry
@@ -120,6 +125,46 @@ async def test_checks_run_on_the_loop_that_is_given(health: Health) -> None:
         assert (await asyncio.to_thread(get, server.port, "/health/ready"))[0] == 200
     finally:
         await asyncio.to_thread(server.stop)
+
+
+def test_a_client_that_drips_its_head_is_cut_off(server: HealthServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_module, "REQUEST_SECONDS_MAX", 1.0)
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", server.port)) as client, suppress(ConnectionError):
+        client.sendall(b"GET /health/live HTTP/1.1\r\nx: ")
+        client.settimeout(0.05)  # between two drops
+        while time.monotonic() - began < 30:
+            client.sendall(b"x")
+            with suppress(TimeoutError):
+                assert client.recv(1) == b""
+                break
+    assert time.monotonic() - began < 30
+    assert get(server.port, "/health/live")[0] == 200
+
+
+def test_one_connection_too_many_is_closed_and_the_others_are_answered(server: HealthServer) -> None:
+    with ExitStack() as opened:
+        held = [
+            opened.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+            for _ in range(health_module.CONNECTIONS_MAX)
+        ]
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as surplus:
+            assert surplus.recv(1) == b""
+        held[0].sendall(b"GET /health/live HTTP/1.1\r\n\r\n")
+        assert held[0].recv(12) == b"HTTP/1.0 200"
+        while held[0].recv(1_000):
+            pass
+    deadline = time.monotonic() + 10
+    while not answers(server.port):
+        assert time.monotonic() < deadline
+
+
+def answers(port: int) -> bool:
+    """False while there is no room."""
+    try:
+        return get(port, "/health/live")[0] == 200
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def test_a_stopped_server_frees_its_port(health: Health) -> None:
