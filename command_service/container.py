@@ -112,6 +112,7 @@ def _bounds(settings: CommandSettings) -> Bounds:
         conflicts_before_slow_path=settings.conflicts_before_slow_path,
         follow_commands_min=settings.follow_commands_min,
         lock_wait_s=settings.lock_wait_ms / 1_000,
+        slow_s=settings.lock_slow_ms / 1_000,
         idle_s=settings.ledger_idle_seconds,
     )
 

@@ -56,7 +56,12 @@ class CommandSettings(HttpSettings, frozen=True, kw_only=True):
         int, Meta(ge=0, le=60_000, description="Longest a command is set aside for a lock; then it goes without")
     ] = 200
     lock_slow_ms: Annotated[
-        int, Meta(ge=1, le=600_000, description="Account locks that are held for longer are logged at warning")
+        int,
+        Meta(
+            ge=1,
+            le=600_000,
+            description="Account locks that are held, and appends that take, longer are logged at warning",
+        ),
     ] = 500
 
     effective_ahead_days_max: Annotated[

@@ -33,10 +33,10 @@ FIELDS = frozenset(
     address against attempt attempts batch batches behind bytes cause check checks code command commands conflicts
     correlation_id count database dependency detail differences elapsed_ms epoch error error_class event event_type
     events exception failed from_position generation group groups head held_ms holder host incarnation interval_ms job
-    kind lag ledger ledgers level limit lock locks logger method ms name offset operation outcome owner partition path
+    key keys kind lag ledger ledgers level limit lock locks logger method ms name offset operation outcome owner partition path
     paused pid port position positions process projection query reason refused replica retries retry_after_ms role
     route rows schema signal since state status subject tables_differed timestamp to_position topic trace_id
-    transaction transaction_id url version wait_ms worker
+    trace_ids transaction transaction_id url version wait_ms worker
     """.split()  # noqa: SIM905 - as a list it would be eighty lines
 )
 
@@ -257,15 +257,20 @@ def _only_listed(logger: WrappedLogger, method: str, event: EventDict) -> EventD
         if name not in FIELDS:
             event[name] = "withheld"
         elif isinstance(value, str):
-            if len(value) > TEXT_LENGTH_MAX:
-                event[name] = value = value[:TEXT_LENGTH_MAX] + "…"  # noqa: PLW2901
-            if type(value) is not str:
-                event[name] = repr(value)  # a Secret shows ***
-            elif len(value) > CREDENTIALS_LENGTH_MIN:
-                event[name] = _CREDENTIALS.sub("***", value)
+            event[name] = _bounded(value)
+        elif isinstance(value, list):
+            event[name] = [_bounded(each) if isinstance(each, str) else each for each in value]
         elif isinstance(value, Exception):
             event[name] = type(value).__name__
     return event
+
+
+def _bounded(value: str) -> str:
+    if len(value) > TEXT_LENGTH_MAX:
+        value = value[:TEXT_LENGTH_MAX] + "…"
+    if type(value) is not str:
+        return repr(value)  # a Secret shows ***
+    return _CREDENTIALS.sub("***", value) if len(value) > CREDENTIALS_LENGTH_MIN else value
 
 
 _encoder = msgspec.json.Encoder(enc_hook=repr, decimal_format="string")

@@ -7,7 +7,7 @@ raw pipeline: each sends the statements and no more. Nothing else opens a transa
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
@@ -24,6 +24,7 @@ from shared_kernel.metrics import LATENCY_BUCKETS
 from shared_kernel.sqlstates import is_rolled_back
 
 SLOW_S: Final = 1.0  # chosen: a hundred times an ordinary one; whoever waits for its locks has noticed
+LEDGERS_TOLD_MAX: Final = 5  # chosen: of those that a slow one held
 TRANSACTION_TIMEOUT_SINCE: Final = 170_000  # PostgreSQL 17 has the setting, older servers refuse its name
 ATTEMPTS_MAX: Final = 4  # chosen: a deadlock is over at the second attempt, a lock that is held longer is no accident
 RETRY_S: Final = 0.02  # chosen: the first pause at most; it doubles
@@ -81,8 +82,10 @@ class Transactions:
         self._monotonic = monotonic
 
     @contextmanager
-    def watched(self, terms: Terms) -> Iterator[None]:
+    def watched(self, terms: Terms, ledgers: Sequence[str] = ()) -> Iterator[None]:
         """What happens inside is one transaction: measured, its end judged. RuntimeError: there is one round it already.
+
+        `ledgers`: those whose rows it locks, for the line of a slow one.
 
         The driver inside raises `outcome_unknown` where the answer to COMMIT was lost, and only there.
         """
@@ -104,7 +107,8 @@ class Transactions:
                 self._ended(terms.name, outcome, seconds)
             if seconds >= SLOW_S:
                 elapsed_ms = round(seconds * 1_000, 3)
-                _log.warning("slow_transaction", transaction=terms.name, outcome=outcome, elapsed_ms=elapsed_ms)
+                of = {"ledgers": list(ledgers[:LEDGERS_TOLD_MAX])} if ledgers else {}
+                _log.warning("slow_transaction", transaction=terms.name, outcome=outcome, elapsed_ms=elapsed_ms, **of)
 
     @contextmanager
     def transaction(self, connection: Connection[Any], terms: Terms) -> Iterator[None]:

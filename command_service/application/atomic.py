@@ -30,7 +30,7 @@ from command_service.application.judging import (
 from command_service.application.locks import Locks, holding, wanted_together
 from command_service.application.log import Log, LogSession
 from command_service.application.outcome import Outcome
-from command_service.application.writer import Bounds, Metrics
+from command_service.application.writer import Bounds, Metrics, tell_done, tell_failed
 from shared_kernel.errors import Contention, Corruption, DaybookError, Unavailable
 from shared_kernel.event_log.errors import OutcomeUnknown
 from shared_kernel.event_log.types import Appended, Decision, RecordedEvent
@@ -110,7 +110,7 @@ class AtomicBatches:
 
     async def _try(self, run: _Run) -> AtomicOutcome:
         views = views_of(run.tickets, tail=self._bounds.tail, metrics=self._metrics)
-        shared = [ledger for ledger in views if self._locks.touch(ledger)]
+        shared = [ledger for ledger, view in views.items() if self._locks.touch(ledger, view.tickets[0])]
         async with self._log.borrow() as session:
             known = await look_up_keys(session, views)
             refuse_unknown_ledgers(run.tickets, views)
@@ -122,11 +122,26 @@ class AtomicBatches:
             self._metrics.took_slow_path()
             wanted = {ledger: wanted_together(views[ledger].tickets, views[ledger].cache) for ledger in shared}
             async with holding(self._locks, wanted, wait_s=self._bounds.lock_wait_s) as ends:
-                async with session.transaction(list(views)):
-                    done = await self._apply(session, run, views)
+                done = await self._apply_locked(session, run, views)
                 ends.update(_ends(run.tickets, done))
         for ledger in views:
             self._log.announce(ledger)
+        return done
+
+    async def _apply_locked(self, session: LogSession, run: _Run, views: Mapping[str, View]) -> AtomicOutcome:
+        """In one transaction that holds the heads of all ledgers."""
+        now = asyncio.get_running_loop().time
+        began_at = now()
+        try:
+            async with session.transaction(list(views)):
+                locked_at = now()
+                done = await self._apply(session, run, views)
+        except (Contention, Unavailable) as error:
+            tell_failed(sorted(views), run.tickets, error, elapsed_s=now() - began_at)
+            raise
+        elapsed_s = now() - began_at
+        is_slow = elapsed_s > self._bounds.slow_s
+        tell_done(sorted(views), run.tickets, elapsed_s=elapsed_s, wait_s=locked_at - began_at, is_slow=is_slow)
         return done
 
     async def _apply(self, session: LogSession, run: _Run, views: Mapping[str, View]) -> AtomicOutcome:

@@ -19,6 +19,8 @@ from shared_kernel.errors import DaybookError, Refusal, Rejection
 from shared_kernel.event_log.types import Decision, Fence, NewEvent
 from shared_kernel.events import CommandRefused, Event, Metadata
 
+TOLD_MAX = 5  # chosen: commands of a batch that a line of the log names; the others it counts
+
 type_name = events.TYPE_NAMES.__getitem__
 Decide = Callable[[Books, Command, Context], list[Event]]
 
@@ -60,6 +62,22 @@ class Ticket:
         self.is_queued = False  # it waits in its ledger's queue, and must not stand there twice
         self.is_doubtful = False  # an append of it was lost, and nobody saw the old backend end
         self.followers: list[Ticket] = []
+
+    def identity(self) -> dict[str, str]:
+        """What the log calls it: its type, its idempotency key, and its trace, or what stands for that where the client gave none."""
+        context = self.context
+        trace_id = context.correlation_id if context.trace is None else context.trace[3:35]  # W3C Trace Context §3.2
+        return {"command": type(self.command).__name__, "key": context.key, "trace_id": trace_id}
+
+
+def some_of(tickets: Sequence[Ticket]) -> dict[str, int | list[str]]:
+    """What the log calls many: the first few by key and trace, and how many there are."""
+    named = [ticket.identity() for ticket in tickets[:TOLD_MAX]]
+    return {
+        "commands": len(tickets),
+        "keys": [each["key"] for each in named],
+        "trace_ids": [each["trace_id"] for each in named],
+    }
 
 
 class Verdict(msgspec.Struct, kw_only=True, eq=False):

@@ -13,9 +13,8 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
-from command_service.application.batch import Ticket
+from command_service.application.batch import TOLD_MAX, Ticket, some_of
 from command_service.application.cache import LedgerCache
-from command_service.domain.asking import Context
 from command_service.domain.commands import (
     Command,
     EntrySpec,
@@ -31,11 +30,13 @@ AGAIN_S = 0.005  # chosen: about the time of an append, which is what whoever ho
 
 
 class Wanted(NamedTuple):
-    """The locks of one command, sorted, all or none of them; what the log calls it, and for how long it has waited for them."""
+    """The locks of one command, sorted, all or none of them; of some that stand or fall together: `ticket` is their first.
+
+    `wait_ms`: for how long it has waited for them.
+    """
 
     names: Sequence[str]
-    command: str
-    trace_id: str
+    ticket: Ticket
     wait_ms: float = 0.0
 
 
@@ -67,10 +68,10 @@ class NoGrip:
 class Locks(Protocol):
     """Who writes to a ledger, and who decides on which balance there: help against conflicts, never needed for truth."""
 
-    def touch(self, ledger: str) -> bool:
+    def touch(self, ledger: str, ticket: Ticket) -> bool:
         """This process is writing to the ledger. True where account locks are to be taken, because others write there too.
 
-        Costs nothing, delays nothing.
+        Costs nothing, delays nothing. `ticket`: the first of those that are to be written, for the log.
         """
 
     async def take(self, ledger: str, wanted: Sequence[Wanted]) -> Grip:
@@ -106,14 +107,11 @@ async def admit(
     over = {ticket for ticket in tickets if ticket.aside_since is not None and now - ticket.aside_since > wait_s}
     if over:
         metrics.went_without_lock(commands=len(over))
-        structlog.get_logger().warning(
-            "lock_wait_over", ledger=ledger, commands=len(over), wait_ms=round(wait_s * 1_000)
-        )
+        _tell_over([ticket for ticket in tickets if ticket in over], ledger, cache, now)
     wanted = [
         Wanted(
             () if ticket in over else sorted(_guards(ticket.command, cache)),
-            type(ticket.command).__name__,
-            _trace_id(ticket.context),
+            ticket,
             0.0 if ticket.aside_since is None else round((now - ticket.aside_since) * 1_000, 3),
         )
         for ticket in tickets
@@ -161,7 +159,7 @@ async def holding(locks: Locks, wanted: Mapping[str, Wanted], *, wait_s: float) 
 def wanted_together(tickets: Sequence[Ticket], cache: LedgerCache) -> Wanted:
     """The locks of commands that stand or fall together."""
     names = {name for ticket in tickets for name in _guards(ticket.command, cache)}
-    return Wanted(sorted(names), "atomic", _trace_id(tickets[0].context))
+    return Wanted(sorted(names), tickets[0])
 
 
 async def _take_all(locks: Locks, wanted: Mapping[str, Wanted]) -> dict[str, Grip] | None:
@@ -178,6 +176,17 @@ async def _take_all(locks: Locks, wanted: Mapping[str, Wanted]) -> dict[str, Gri
         if not is_whole:
             for grip in grips.values():
                 grip.release(None)
+
+
+def _tell_over(over: Sequence[Ticket], ledger: str, cache: LedgerCache, now: float) -> None:
+    first = over[0]
+    structlog.get_logger().warning(
+        "lock_wait_over",
+        ledger=ledger,
+        locks=sorted(_guards(first.command, cache))[:TOLD_MAX],
+        wait_ms=round((now - (first.aside_since or now)) * 1_000, 3),
+        **some_of(over),
+    )
 
 
 def _guards(command: Command, cache: LedgerCache) -> set[str]:
@@ -207,8 +216,3 @@ def _concerns(ticket: Ticket, cache: LedgerCache) -> set[str]:
     matter = {name for name, known in accounts.items() if known is None or known.limits or known.status == "absent"}
     own_id = getattr(command, "id", None)
     return {*matter, *command.originals(), *((own_id,) if own_id else ())}
-
-
-def _trace_id(context: Context) -> str:
-    """Of the W3C trace context, or what stands for it where the client gave none."""
-    return context.correlation_id if context.trace is None else context.trace[3:35]

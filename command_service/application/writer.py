@@ -6,6 +6,7 @@ log is asked by key before anybody is told.
 """
 
 import asyncio
+import logging
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 import structlog
 
-from command_service.application.batch import DecidedBatch, Ticket, Verdict, decide_batch
+from command_service.application.batch import TOLD_MAX, DecidedBatch, Ticket, Verdict, decide_batch, some_of
 from command_service.application.cache import LedgerCache
 from command_service.application.line import Line
 from command_service.application.loading import Loader, snapshot
@@ -42,6 +43,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     conflicts_before_slow_path: int = 2
     follow_commands_min: int = 16
     lock_wait_s: float = 0.2
+    slow_s: float = 0.5
     idle_s: float = 300.0
 
 
@@ -145,7 +147,7 @@ class LedgerWriter:
         """Brings every ticket of the batch, and of those that follow it, to an answer or back into the queue."""
         if not batch:
             return
-        is_shared = self._locks.touch(self.ledger)
+        is_shared = self._locks.touch(self.ledger, batch[0])
         taken = list(batch)  # whoever has no answer yet: of the batches that follow, too
         try:
             async with self._log.borrow() as session:
@@ -170,15 +172,21 @@ class LedgerWriter:
         self._metrics.took_slow_path()
         await self._loader.prefetch(session, self._cache, batch)
         departed_at = self._loop.time()
-        async with session.transaction([self.ledger]):
-            decided = await self._loader.decide(session, self._cache, batch, is_locked=True)
-            if self._is_overdue(decided):
-                raise Unavailable("deadline_passed")  # undone: who has time left comes again
-            self._tell_faults(decided)
-            appended = await session.append(
-                self.ledger, seen=self._cache.seen, decisions=decided.decisions(), tail=self._bounds.tail
-            )
-        self._tell(decided, appended, departed_at)
+        locked_at: float | None = None
+        try:
+            async with session.transaction([self.ledger]):
+                locked_at = self._loop.time()
+                decided = await self._loader.decide(session, self._cache, batch, is_locked=True)
+                if self._is_overdue(decided):
+                    raise Unavailable("deadline_passed")  # undone: who has time left comes again
+                self._tell_faults(decided)
+                appended = await session.append(
+                    self.ledger, seen=self._cache.seen, decisions=decided.decisions(), tail=self._bounds.tail
+                )
+        except (Contention, Unavailable) as error:
+            tell_failed([self.ledger], batch, error, elapsed_s=self._loop.time() - departed_at)
+            raise
+        self._tell(decided, appended, departed_at, locked_at=locked_at)
         self._line.put_back(await self._complete(session, decided, appended))
 
     async def _write_shared(self, session: LogSession, batch: list[Ticket]) -> None:
@@ -196,10 +204,9 @@ class LedgerWriter:
                 await self._loader.prefetch(session, cache, free, is_refreshed=True)
             flight = await self._depart(session, free) if free else None
             if flight is not None:
-                appended = await flight.back
+                appended = await self._back(flight)
                 position = appended.head if appended.head > appended.base else None
                 grip.release(position)
-                self._tell(flight.decided, appended, flight.departed_at)
                 again = await self._complete(session, flight.decided, appended)
         finally:
             grip.release(position)
@@ -220,9 +227,8 @@ class LedgerWriter:
                     behind = self._follow(session, ahead.decided, taken)
                     if behind is not None:
                         flights.append(behind)
-                appended = await ahead.back
+                appended = await self._back(ahead)
                 flights.popleft()
-                self._tell(ahead.decided, appended, ahead.departed_at)
                 again += await self._complete(session, ahead.decided, appended)
                 # Under load one follows another without an end: who is answered must not be kept until there is one.
                 taken[:] = [ticket for ticket in taken if not ticket.is_answered]
@@ -304,6 +310,17 @@ class LedgerWriter:
             is_following=is_following,
         )
         return _Flight(decided, self._loop.create_task(append), self._loop.time())
+
+    async def _back(self, flight: _Flight) -> Appended:
+        """What the append did, told to the log; how it failed, too."""
+        try:
+            appended = await flight.back
+        except (Contention, Unavailable) as error:
+            tickets = [verdict.ticket for verdict in flight.decided.verdicts]
+            tell_failed([self.ledger], tickets, error, elapsed_s=self._loop.time() - flight.departed_at)
+            raise
+        self._tell(flight.decided, appended, flight.departed_at)
+        return appended
 
     async def _complete(self, session: LogSession, decided: DecidedBatch, appended: Appended) -> list[Ticket]:
         """The append is committed: take over what it did, answer, and look up the keys that were there before.
@@ -458,8 +475,10 @@ class LedgerWriter:
         )
         self._line.answer(verdict.ticket, outcome)
 
-    def _tell(self, decided: DecidedBatch, appended: Appended, departed_at: float) -> None:
-        """Counts and logs an append that is committed."""
+    def _tell(
+        self, decided: DecidedBatch, appended: Appended, departed_at: float, *, locked_at: float | None = None
+    ) -> None:
+        """Counts and logs an append that is committed; one that took long at warning, with its first commands."""
         elapsed_s = self._loop.time() - departed_at
         self._metrics.appended(commands=len(decided.verdicts), seconds=elapsed_s)
         _logger.info(
@@ -471,10 +490,43 @@ class LedgerWriter:
             position=appended.head,
             elapsed_ms=round(elapsed_s * 1_000, 3),
         )
+        is_slow = elapsed_s > self._bounds.slow_s
+        if is_slow or _logger.is_enabled_for(logging.DEBUG):
+            tickets = [verdict.ticket for verdict in decided.verdicts]
+            wait_s = None if locked_at is None else locked_at - departed_at
+            tell_done([self.ledger], tickets, elapsed_s=elapsed_s, wait_s=wait_s, is_slow=is_slow)
 
     def _tell_faults(self, decided: DecidedBatch) -> None:
         for fault in decided.faults:
             _logger.error("decision_fault", ledger=self.ledger, exc_info=fault)
+
+
+def tell_done(
+    ledgers: Sequence[str], tickets: Sequence[Ticket], *, elapsed_s: float, wait_s: float | None, is_slow: bool
+) -> None:
+    """An append, its wait for the ledgers' rows and its commit included. One that took long: most likely somebody held a row.
+
+    `wait_s`: until the rows were locked, where they were locked before anything was decided.
+    """
+    (_logger.warning if is_slow else _logger.debug)(
+        "append_slow" if is_slow else "append",
+        ledgers=ledgers[:TOLD_MAX],
+        elapsed_ms=round(elapsed_s * 1_000, 3),
+        **({} if wait_s is None else {"wait_ms": round(wait_s * 1_000, 3)}),
+        **some_of(tickets),
+    )
+
+
+def tell_failed(ledgers: Sequence[str], tickets: Sequence[Ticket], error: DaybookError, *, elapsed_s: float) -> None:
+    """An append that was not done, or of which nobody knows; `reason` says why: that the wait for the row was over, say."""
+    _logger.warning(
+        "append_failed",
+        ledgers=ledgers[:TOLD_MAX],
+        code=error.code,
+        reason=error.fields.get("reason"),
+        elapsed_ms=round(elapsed_s * 1_000, 3),
+        **some_of(tickets),
+    )
 
 
 async def _worst(error: Exception, flights: Iterable[_Flight]) -> Exception:

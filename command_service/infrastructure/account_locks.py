@@ -7,7 +7,7 @@ and their values mean is in `shared_kernel/lock_table.py`. Help, never truth: a 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 
@@ -117,20 +117,31 @@ class AccountLockMetrics(Protocol):
     """What can be seen of the account locks from outside."""
 
     def account_locks(self, result: str, count: int) -> None:
-        """So many locks were taken, refused, released or lost (not ours any more when it was to be renewed or given back)."""
+        """So many locks were taken, refused, released, lost (not ours any more when it was to be renewed or given back) or given
+        back without an answer (unanswered).
+        """
 
     def account_locks_held(self, seconds: float) -> None:
         """The locks of one batch were given back after so long."""
 
 
 class _Held:
-    """One lock of ours. `users`: batches that hold it at this moment."""
+    """One lock of ours, taken for `first`. `users`: batches that hold it at this moment."""
 
-    __slots__ = ("renewed_at", "users")
+    __slots__ = ("first", "renewed_at", "taken_at", "users")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, first: Wanted, now: float) -> None:
         self.users = 0
-        self.renewed_at = now
+        self.first = first
+        self.taken_at = self.renewed_at = now
+
+
+class _Return(NamedTuple):
+    """Locks on their way back. Those that are not in `held` may never have been ours: a call that failed asked for them."""
+
+    names: Sequence[str]
+    held: Mapping[str, _Held]
+    position: int
 
 
 class _Ledger:
@@ -138,7 +149,7 @@ class _Ledger:
 
     def __init__(self) -> None:
         self.held: dict[str, _Held] = {}
-        self.returns: list[tuple[list[str], int]] = []
+        self.returns: list[_Return] = []
         self.turn = asyncio.Lock()
 
 
@@ -228,7 +239,9 @@ class AccountLocks:
             self._link.rest()  # an earlier call, which no command waits for, still waits for Redis
         finally:
             if answer is None:  # perhaps they are ours all the same
-                self._return_soon(ledger, mine, [name for name in names if name not in mine.held], 0)
+                self._return_soon(
+                    ledger, mine, _Return([name for name in names if name not in mine.held], held={}, position=0)
+                )
         if answer is None:
             return NoGrip()
         reached, blockers = answer
@@ -246,11 +259,11 @@ class AccountLocks:
                 ledger=grip.ledger,
                 count=len(grip.taken),
                 lock=name,
-                command=first.command,
-                trace_id=first.trace_id,
                 held_ms=round(held_s * 1_000, 3),
+                **first.ticket.identity(),
             )
-        names, ended = [], {}
+        back: dict[str, _Held] = {}
+        ended: dict[str, Wanted] = {}
         for name, wanted in grip.taken.items():
             held = mine.held.get(name)
             if held is None:
@@ -258,11 +271,10 @@ class AccountLocks:
             ended[name] = wanted
             held.users -= 1
             if held.users == 0:
-                del mine.held[name]
-                names.append(name)
-        self._metrics.account_locks("released", len(names))
-        self._tell("released", grip.ledger, ended, held_s=held_s)  # by this batch, whoever else of ours holds one still
-        self._return_soon(grip.ledger, mine, names, position or 0)
+                back[name] = mine.held.pop(name)
+        # By this batch, whoever else of ours holds one still. Whether Redis agrees that it was ours is told by its answer.
+        self._tell("given_back", grip.ledger, ended, held_s=held_s)
+        self._return_soon(grip.ledger, mine, _Return(list(back), back, position or 0))
 
     async def start(self) -> None:
         """Renews in the background from here on."""
@@ -275,8 +287,8 @@ class AccountLocks:
             await asyncio.gather(self._renewing, return_exceptions=True)
             self._renewing = None
         for ledger, mine in self._ledgers.items():
-            self._return_soon(ledger, mine, list(mine.held), 0)
-            mine.held.clear()
+            held, mine.held = mine.held, {}
+            self._return_soon(ledger, mine, _Return(list(held), held, position=0))
         await asyncio.gather(*self._returning, return_exceptions=True)
 
     async def renew(self) -> None:
@@ -299,10 +311,15 @@ class AccountLocks:
         answers = await self._link.run([call], timeout_s=self._background_timeout_s) if names else None
         if answers is None:
             return  # they end by themselves, and the fences know
+        lost = {}
         for name, is_ours in zip(names, answers[0], strict=True):
-            if is_ours and name in mine.held:
+            if name not in mine.held:
+                continue  # given back meanwhile: that answer tells what became of it
+            if is_ours:
                 mine.held[name].renewed_at = now
-        self._lose(ledger, mine, [name for name, is_ours in zip(names, answers[0], strict=True) if not is_ours])
+            else:
+                lost[name] = mine.held.pop(name)
+        self._ended("lost", ledger, lost)
 
     async def _renew_always(self) -> None:
         # Connected, and the server told the scripts, before a command waits for either.
@@ -319,13 +336,17 @@ class AccountLocks:
         """What was given back goes first, in the same round trip; then `asks`, whose answer this is."""
         returns, mine.returns = mine.returns, []
         calls = [
-            self._call(RELEASE, ledger, names, position, self._lease_ms, self._mark_ms) for names, position in returns
+            self._call(RELEASE, ledger, each.names, each.position, self._lease_ms, self._mark_ms) for each in returns
         ]
         answers = await self._link.run([*calls, *(() if asks is None else (asks,))], timeout_s=timeout_s)
-        if answers is None:
+        if answers is None:  # they end by themselves
+            for each in returns:
+                self._ended("unanswered", ledger, each.held)
             return None
-        for (names, _), found in zip(returns, answers, strict=False):
-            self._lose(ledger, mine, [name for name, was_ours in zip(names, found, strict=True) if not was_ours])
+        for each, found in zip(returns, answers, strict=False):
+            was_ours = dict(zip(each.names, found, strict=True))
+            self._ended("released", ledger, {name: held for name, held in each.held.items() if was_ours[name]})
+            self._ended("lost", ledger, {name: held for name, held in each.held.items() if not was_ours[name]})
         return None if asks is None else answers[-1]
 
     def _taken(
@@ -338,10 +359,10 @@ class AccountLocks:
         for index, each in enumerate(wanted):
             for name in each.names:
                 (refused if index in blocked else taken).setdefault(name, each)
-        for name in taken:
+        for name, first in taken.items():
             held = mine.held.get(name)
             if held is None:
-                held = mine.held[name] = _Held(now)
+                held = mine.held[name] = _Held(first, now)
             held.users += 1
             held.renewed_at = now
         self._metrics.account_locks("taken", len(taken))
@@ -352,11 +373,11 @@ class AccountLocks:
                 self._tell("refused", ledger, dict.fromkeys(wanted[index].names, wanted[index]), holder=blocker)
         return _Grip(self, ledger, mine, taken=taken, blocked=blocked, position=reached)
 
-    def _return_soon(self, ledger: str, mine: _Ledger, names: list[str], position: int) -> None:
+    def _return_soon(self, ledger: str, mine: _Ledger, back: _Return) -> None:
         """A task of its own gives them back, unless the next call for locks comes first and takes that along."""
-        if not names:
+        if not back.names:
             return
-        mine.returns.append((names, position))
+        mine.returns.append(back)
 
         async def give_back() -> None:
             async with mine.turn:
@@ -367,13 +388,17 @@ class AccountLocks:
         self._returning.add(task)
         task.add_done_callback(self._returning.discard)
 
-    def _lose(self, ledger: str, mine: _Ledger, names: Sequence[str]) -> None:
-        """Locks that Redis gave to another, or forgot, before we gave them back."""
-        for name in names:
-            mine.held.pop(name, None)
-            structlog.get_logger().debug("account_lock", ledger=ledger, lock=name, status="lost", worker=self._worker)
-        if names:
-            self._metrics.account_locks("lost", len(names))
+    def _ended(self, status: str, ledger: str, locks: Mapping[str, _Held]) -> None:
+        """Locks that were ours: `released`, `lost` (Redis gave them to another, or forgot) or `unanswered` (nobody knows which).
+
+        Once for each lock.
+        """
+        if not locks:
+            return
+        self._metrics.account_locks(status, len(locks))
+        now = asyncio.get_running_loop().time()
+        for name, held in sorted(locks.items()) if structlog.get_logger().is_enabled_for(logging.DEBUG) else ():
+            self._tell(status, ledger, {name: held.first}, held_s=now - held.taken_at)
 
     def _call(self, script: Script, ledger: str, names: Sequence[str], *arguments: str | int) -> Call:
         incarnation = self._incarnation()
@@ -400,9 +425,8 @@ class AccountLocks:
                 lock=name,
                 status=status,
                 worker=self._worker,
-                command=locks[name].command,
-                trace_id=locks[name].trace_id,
                 wait_ms=locks[name].wait_ms,
+                **locks[name].ticket.identity(),
                 **({} if holder is None else {"holder": holder}),
                 **({} if held_s is None else {"held_ms": round(held_s * 1_000, 3)}),
             )

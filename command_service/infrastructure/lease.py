@@ -7,12 +7,13 @@ what it hears is only remembered.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Protocol
 
 import structlog
 
+from command_service.application.batch import Ticket
 from command_service.infrastructure.redis_link import Call, RedisLink, Script
 from shared_kernel import lock_table
 
@@ -69,9 +70,11 @@ class LeaseMetrics(Protocol):
 class _Ledger:
     """What this worker knows of one ledger's lease. Times are of the event loop's clock, in seconds."""
 
-    __slots__ = ("asked_at", "held_until", "is_shared", "is_touched")
+    __slots__ = ("asked_at", "asked_by", "held_until", "is_shared", "is_touched", "since")
 
-    def __init__(self) -> None:
+    def __init__(self, asked_by: Mapping[str, str], now: float) -> None:
+        self.asked_by = asked_by  # what the log calls the command that brought this worker here
+        self.since = now  # that this worker has it; or wants it, while it has not
         self.is_touched = True
         self.is_shared = False
         self.asked_at = float("-inf")
@@ -107,8 +110,8 @@ class RedisLeases:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def touch(self, ledger: str) -> bool:
-        """This worker is writing to the ledger. True if others are too, as far as it has heard.
+    def touch(self, ledger: str, ticket: Ticket) -> bool:
+        """This worker is writing to the ledger. True if others are too, as far as it has heard. `ticket`: for the log.
 
         One look into a dictionary; beyond `ledgers_max` nothing at all.
         """
@@ -117,7 +120,7 @@ class RedisLeases:
             known.is_touched = True
             return known.is_shared and self._link.is_up is True
         if len(self._ledgers) < self._ledgers_max:
-            self._ledgers[ledger] = _Ledger()
+            self._ledgers[ledger] = _Ledger(ticket.identity(), asyncio.get_running_loop().time())
             self._wake.set()
         return False
 
@@ -186,20 +189,25 @@ class RedisLeases:
             answers = await self._run_for(ASK, some, self._lease_ms)
             if answers is None:
                 return  # what we hold is believed until its own end, no longer; all of it stays due
+            lost = {}
             for name, answer in zip(some, answers, strict=True):
-                self._hear(name, _ANSWERS[answer], asked_at)
+                held_s = asked_at - self._ledgers[name].since
+                if self._hear(name, _ANSWERS[answer], asked_at) == "lost":
+                    lost[name] = held_s
+            self._tell_lost(lost)
 
-    def _hear(self, name: str, answer: str, asked_at: float) -> None:
+    def _hear(self, name: str, answer: str, asked_at: float) -> str:
         known = self._ledgers[name]
-        result = answer
-        if known.held_until > float("-inf") and answer not in ("kept", "stepped_down"):
+        result, was_held = answer, known.held_until > float("-inf")
+        if was_held and answer not in ("kept", "stepped_down"):
             result = "lost"
         was_shared, known.is_shared = known.is_shared, answer in ("shared", "stepped_down")
         known.asked_at, known.is_touched = asked_at, False
         known.held_until = asked_at + self._lease_ms / 1000 if answer in ("taken", "kept") else float("-inf")
         self._metrics.lease_asked(result)
         if result != "kept" and not (was_shared and known.is_shared):
-            structlog.get_logger().debug("lease", ledger=name, status=result, worker=self._worker)
+            self._tell(name, result, was_held=was_held)
+        return result
 
     async def _release(self, names: list[str]) -> None:
         for some in _portions(name for name in names if self._ledgers[name].asked_at > float("-inf")):
@@ -208,8 +216,37 @@ class RedisLeases:
             for name in some:
                 known = self._ledgers[name]
                 if known.held_until > float("-inf"):
-                    structlog.get_logger().debug("lease", ledger=name, status="released", worker=self._worker)
+                    self._tell(name, "released", was_held=True)
                 known.held_until, known.is_shared = float("-inf"), False
+
+    def _tell(self, name: str, status: str, *, was_held: bool) -> None:
+        """How long it was held or, where it was not, has been wanted; and by which command this worker came to the ledger."""
+        known, now = self._ledgers[name], asyncio.get_running_loop().time()
+        lasted_ms = round((now - known.since) * 1_000, 3)
+        structlog.get_logger().debug(
+            "lease",
+            ledger=name,
+            status=status,
+            worker=self._worker,
+            **known.asked_by,
+            **({"held_ms": lasted_ms} if was_held else {"wait_ms": lasted_ms}),
+        )
+        if was_held or status == "taken":
+            known.since = now
+
+    def _tell_lost(self, lost: Mapping[str, float]) -> None:
+        """This worker stood still for longer than a lease, or Redis forgot: one warning, however many leases went."""
+        if not lost:
+            return
+        name, held_s = next(iter(lost.items()))
+        structlog.get_logger().warning(
+            "leases_lost",
+            count=len(lost),
+            ledger=name,
+            worker=self._worker,
+            held_ms=round(held_s * 1_000, 3),
+            **self._ledgers[name].asked_by,
+        )
 
     async def _run_for(self, script: Script, names: list[str], *arguments: int) -> list[int] | None:
         """The script's answer for each ledger in one round trip; None where Redis does not answer in time."""

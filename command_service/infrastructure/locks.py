@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from command_service.application.batch import Ticket
 from command_service.application.locks import Grip, NoGrip, Wanted
 from command_service.infrastructure.account_locks import AccountLocks
 from command_service.infrastructure.lease import RedisLeases
@@ -11,7 +12,7 @@ from command_service.infrastructure.redis_link import RedisLink
 class NoLocks:
     """`off`: nobody is asked and nothing is held."""
 
-    def touch(self, ledger: str) -> bool:
+    def touch(self, ledger: str, ticket: Ticket) -> bool:
         """Nothing to note."""
         return False
 
@@ -35,9 +36,9 @@ class RedisLocks:
         self.leases = leases
         self.take = accounts.take
 
-    def touch(self, ledger: str) -> bool:
+    def touch(self, ledger: str, ticket: Ticket) -> bool:
         """This worker is writing to the ledger. True where account locks are to be taken."""
-        return self.link.lets_wait() if self.leases is None else self.leases.touch(ledger)
+        return self.link.lets_wait() if self.leases is None else self.leases.touch(ledger, ticket)
 
     async def start(self) -> None:
         """Asks and renews in the background from here on."""

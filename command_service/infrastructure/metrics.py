@@ -46,7 +46,9 @@ class CommandMetrics:
         self._leases = counter(
             "leases", "Answers about ledger leases: taken, kept, refused, lost, stepped_down, shared", "result"
         )
-        self._account_locks = counter("account_locks", "Account locks taken, refused, released, lost", "result")
+        self._account_locks = counter(
+            "account_locks", "Account locks taken, refused, released, lost, unanswered", "result"
+        )
         self._account_locks_held = Histogram(
             "daybook_account_locks_held_seconds",
             "How long the account locks of one batch were held",

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
 from itertools import chain
+from time import monotonic
 from typing import Any, Final
 from uuid import UUID
 
@@ -95,6 +96,7 @@ class PostgresReadModel:
 
         Waiting readers are told what they can see now. They look at the live generation only, so others keep silent.
         """
+        began = monotonic()
         try:
             with self._database.transaction(_WRITE) as session:
                 additions = self._additions(batch)
@@ -112,7 +114,7 @@ class PostgresReadModel:
             self._check_incarnation()
             return False
         finally:
-            self._tell("positions_released", sorted(_held(batch)))
+            self._tell("positions_released", sorted(_held(batch)), held_ms=_since(began))
 
     def _check_incarnation(self) -> None:
         with self._database.session() as session:
@@ -278,6 +280,7 @@ class PostgresReadModel:
             wire.learn(self._inserts)
         if new:
             wire.execute(("begin_positions", (*self._of_wire, binary.text_array(new))))
+        asked = monotonic()
         # One trip, but each statement sees what was committed until it begins: the second, what was while the first waited.
         locked, moved, *others = wire.execute(
             ("lock_positions", (*self._of_wire, binary.text_array(ledgers))),
@@ -286,7 +289,8 @@ class PostgresReadModel:
             *additions,
             unchecked=len(additions),
         )
-        self._tell("positions_locked", [ledger.decode() for ledger, *_ in rows_of(locked) if ledger is not None])
+        found = [ledger.decode() for ledger, *_ in rows_of(locked) if ledger is not None]
+        self._tell("positions_locked", found, wait_ms=_since(asked))
         if rows_of(locked) != expected or moved.ntuples != len(moves):
             return False
         wire.check(others)
@@ -295,16 +299,25 @@ class PostgresReadModel:
             session.execute(STATEMENTS["go_on"], self._of | of)
         return True
 
-    def _tell(self, what: str, ledgers: Sequence[str]) -> None:
-        """Rows of positions that are locked, in the order in which they were, or free again: for who looks after lock orders."""
+    def _tell(self, what: str, ledgers: Sequence[str], **duration_ms: float) -> None:
+        """Rows of positions that are locked, in the order in which they were, or free again: for who looks after lock orders.
+
+        `held_ms` counts from the beginning of the transaction; `wait_ms` is of the whole trip that locks and writes.
+        """
         of = self._generation
-        structlog.get_logger().debug(what, projection=of.projection, generation=of.number, ledgers=ledgers)
+        structlog.get_logger().debug(
+            what, projection=of.projection, generation=of.number, ledgers=ledgers, **duration_ms
+        )
 
     def _announcement(self, moves: Sequence[Move]) -> list[Call]:
         if self._generation.state != "live" or not moves:
             return []
         name = self._generation.projection
         return [("announce", [binary.text_array([f"{name}/{move.ledger}/{move.position}" for move in moves])])]
+
+
+def _since(began: float) -> float:
+    return round((monotonic() - began) * 1_000, 3)
 
 
 def _held(batch: Batch) -> dict[str, int]:

@@ -13,6 +13,15 @@ INCARNATION_CHANGED: Final = "DB001"
 LEDGER_NOT_FOUND: Final = "DB002"
 POSITION_BEYOND_HEAD: Final = "DB003"
 
+_REASONS: Final = {
+    "25P02": "statement_failed",
+    "25P03": "idle_timeout",
+    "40001": "serialization_failure",
+    "40P01": "deadlock",
+    "55P03": "lock_timeout",
+    "57014": "statement_timeout",
+}
+
 
 class LedgerNotFound(Rejection):
     """The log holds no such ledger."""
@@ -36,10 +45,11 @@ class PositionBeyondHead(Corruption):
 
 
 class RolledBack(Contention):
-    """The server reported an error after which the same call may be repeated blindly: nothing was applied."""
+    """The server reported an error after which the same call may be repeated blindly: nothing was applied. `reason` names it."""
 
     def __init__(self, sqlstate: str) -> None:
-        super().__init__("rolled_back", retry_after_ms=20, sqlstate=sqlstate)
+        reason = _REASONS.get(sqlstate, "out_of_resources")
+        super().__init__("rolled_back", retry_after_ms=20, reason=reason, sqlstate=sqlstate)
 
 
 class OutcomeUnknown(Unavailable):

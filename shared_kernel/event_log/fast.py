@@ -273,7 +273,7 @@ class LogConnection:
         log, clock = structlog.get_logger(), asyncio.get_running_loop().time
         asked_at = held_since = clock()
         try:
-            with self._transactions.watched(self._terms):
+            with self._transactions.watched(self._terms, heads):
                 try:
                     await self._pipeline.execute((_BEGIN, ()), (_BOUND, ()), (_LOCK_HEADS, locks), is_write=False)
                     held_since = clock()

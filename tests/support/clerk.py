@@ -17,6 +17,7 @@ from command_service.domain.commands import SYSTEM_COMMANDS, TYPE_OF_COMMAND, Co
 from shared_kernel.errors import DaybookError, Rejection
 from shared_kernel.event_log.types import Tail
 from shared_kernel.events import Event
+from tests.support.commands import transfer
 from tests.support.memory_log import MemoryLog
 
 NOW = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
@@ -137,3 +138,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 def is_rejected(answer: Sequence[Event] | DaybookError, code: str) -> bool:
     """True if the caller hears this 404 or 409."""
     return isinstance(answer, Rejection) and answer.code == code
+
+
+def some_ticket() -> Ticket:
+    """A command of which nothing but its name matters."""
+    return Clerk(MemoryLog()).ticket(transfer("world", "a", 1))

@@ -45,7 +45,7 @@ class LockOrders:
             lock = f"redis {ledger} {line['lock']}"
             if line["status"] == "taken":
                 self.take(holder, lock)
-            elif line["status"] in ("released", "lost"):
+            elif line["status"] in ("given_back", "lost"):
                 self.release(holder, lock)
         elif event in ("heads_locked", "heads_released"):
             for name in line["ledgers"]:

@@ -11,10 +11,12 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from command_service.application.locks import Grip, Wanted
+from command_service.infrastructure import account_locks
 from command_service.infrastructure.account_locks import LOCKS_MAX, AccountLocks
 from command_service.infrastructure.redis_link import RedisLink
 from shared_kernel import lock_table
 from shared_kernel.redis_client import connect_redis
+from tests.support.clerk import some_ticket
 from tests.support.door import door_to
 
 # Short, so that ends can be waited for, and longer than a busy machine stands still.
@@ -22,6 +24,7 @@ SHORT_MS = 800
 LONG_MS = 60_000
 TIMEOUT_MS = 2_000
 NOWHERE = "redis://127.0.0.1:1/0"  # nothing listens on port 1
+TICKET = some_ticket()
 A, B, C = "draws:a:X", "draws:b:X", "fills:c:X"
 
 
@@ -63,7 +66,7 @@ class Worker:
 
     async def take(self, *commands: tuple[str, ...]) -> Grip:
         """The locks of these commands, each given by its names."""
-        return await self.locks.take("bank", [Wanted(sorted(names), "PostTransaction", "trace") for names in commands])
+        return await self.locks.take("bank", [Wanted(sorted(names), TICKET) for names in commands])
 
     async def give_back(self, grip: Grip, position: int | None = None) -> None:
         """They are free when it returns."""
@@ -195,7 +198,8 @@ async def test_a_lock_that_is_held_for_long_is_renewed(redis_url: str) -> None:
         with capture_logs() as lines:
             await slow.give_back(grip)
         (warning,) = [line for line in lines if line["log_level"] == "warning"]
-        assert (warning["event"], warning["lock"], warning["trace_id"]) == ("account_locks_slow", A, "trace")
+        assert (warning["event"], warning["lock"]) == ("account_locks_slow", A)
+        assert TICKET.identity().items() <= warning.items()
         assert warning["held_ms"] >= 2 * SHORT_MS
         assert await other.gets(A)
 
@@ -208,12 +212,43 @@ async def test_an_emptied_redis_is_noticed_and_a_late_release_ends_nobody_s_lock
             grip = await first.take((A,), (B,))
             await redis.delete(*(lock_table.key(log, "bank", lock_table.LOCK + name) for name in (A, B)))
             await until(lambda: first.seen.locks["lost"] == 2)  # at the next renewal
-        assert {line["lock"] for line in lines if line.get("status") == "lost"} == {A, B}
+        told = [line for line in lines if line.get("status") == "lost"]
+        assert [line["lock"] for line in told] == [A, B]
+        assert all(TICKET.identity().items() <= line.items() for line in told)
+        assert all(line["held_ms"] > 0 for line in told)
         held = await second.take((A,))
         assert not held.blocked
         grip.release(9)
         await first.locks.stop()
         assert (await table(redis, log))[A].worker == second.name
+
+
+@pytest.mark.parametrize("is_renewed", [False, True])
+async def test_a_lost_lock_is_told_once_whoever_notices_first(redis_url: str, is_renewed: bool) -> None:
+    """Given back while the answer to its renewal is on its way, it is not told by both; and never as released."""
+    log = uuid4()
+    async with workers(redis_url, 1, log) as (worker,), Redis.from_url(redis_url) as redis:
+        grip = await worker.take((A,))
+        await redis.delete(lock_table.key(log, "bank", lock_table.LOCK + A))
+        with capture_logs() as lines:
+            if is_renewed:
+                renewing = asyncio.create_task(worker.locks._renew_some("bank", worker.locks._ledgers["bank"], [A]))
+                await asyncio.sleep(0)  # it has asked, and waits
+                grip.release(None)
+                await renewing
+            await worker.give_back(grip)
+        assert [line["status"] for line in lines if line["event"] == "account_lock"] == ["given_back", "lost"]
+        assert (worker.seen.locks["lost"], worker.seen.locks["released"]) == (1, 0)
+
+
+async def test_what_a_failed_call_may_have_taken_is_not_told_as_lost(redis_url: str) -> None:
+    async with workers(redis_url, 1, timeout_ms=1) as (worker,):
+        async with worker.locks._ledgers.setdefault("bank", account_locks._Ledger()).turn:
+            assert not (await worker.take((A,))).blocked  # its turn did not come in time
+        with capture_logs() as lines:
+            await asyncio.gather(*worker.locks._returning)
+        assert [line for line in lines if line["event"] == "account_lock"] == []
+        assert worker.seen.locks["lost"] == 0
 
 
 async def test_a_worker_that_stops_gives_back_what_it_holds(redis_url: str) -> None:
@@ -295,16 +330,18 @@ async def test_every_lock_has_a_line_for_taken_refused_and_released(redis_url: s
         with capture_logs() as lines:
             grip = await first.take((B, A))
             await second.take((A,), (C,))
-            grip.release(None)
+            await first.give_back(grip)
         told = [(line["worker"], line["status"], line["lock"], line.get("holder")) for line in lines]
         assert told == [
             (first.name, "taken", A, None),
             (first.name, "taken", B, None),
             (second.name, "taken", C, None),
             (second.name, "refused", A, first.name),
+            (first.name, "given_back", A, None),
+            (first.name, "given_back", B, None),
             (first.name, "released", A, None),
             (first.name, "released", B, None),
         ]
-        assert all(line["command"] == "PostTransaction" and line["trace_id"] == "trace" for line in lines)
-        assert all(line["held_ms"] >= 0 for line in lines if line["status"] == "released")
+        assert all(TICKET.identity().items() <= line.items() for line in lines)
+        assert all(line["held_ms"] >= 0 for line in lines if line["status"] in ("given_back", "released"))
         assert first.seen.holds == 1

@@ -20,6 +20,7 @@ from shared_kernel.settings import Secret
 from tests.integration.command_service.conftest import Caller, NewWorker
 from tests.integration.command_service.test_account_locks import Seen
 from tests.services import Database, Servers
+from tests.support.clerk import some_ticket
 from tests.support.door import Door, door_to
 
 LIMITED = [{"pattern": "limited:*", "limits": {"X": {"minimum": 0}}}]
@@ -76,7 +77,7 @@ async def locked(caller: Caller, stack: Servers, ledger: str, *names: str) -> As
         mark_ms=LONG_MS,
         slow_ms=LONG_MS,
     )
-    grip = await other.take(ledger, [Wanted([f"draws:limited:{name}:X" for name in names], "test", "")])
+    grip = await other.take(ledger, [Wanted([f"draws:limited:{name}:X" for name in names], some_ticket())])
     assert not grip.blocked
     try:
         yield
@@ -257,7 +258,7 @@ async def test_two_workers_share_account_locks_and_the_one_that_is_left_takes_th
     after = [await each.metric('daybook_account_locks_total{result="taken"}') for each in (first, second)]
     assert all(now >= then + 5 for then, now in zip(before, after, strict=True))
     await write_until(lambda: locks[0].leases.is_held(ledger), first)  # the second is silent
-    assert not locks[0].touch(ledger)
+    assert not locks[0].touch(ledger, some_ticket())
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def test_a_wrong_order_is_reported_though_it_came_to_no_deadlock() -> None:
         for name in names:
             orders.hear(process, lock("taken", name))
         for name in names:
-            orders.hear(process, lock("released", name))
+            orders.hear(process, lock("given_back", name))
     assert orders.cycles() == [["redis bank a", "redis bank b", "redis bank a"]]
 
 
@@ -45,7 +45,7 @@ def test_a_lock_in_redis_taken_under_a_head_row_is_reported() -> None:
     orders = LockOrders()
     orders.hear("one", lock("taken", "a"))
     orders.hear("one", {"event": "batch_appended", "ledger": "bank"})  # the right order: the row last
-    orders.hear("one", lock("released", "a"))
+    orders.hear("one", lock("given_back", "a"))
     assert orders.cycles() == []
     orders.hear("two", heads("heads_locked", "bank"))
     orders.hear("two", lock("taken", "a", correlation_id="batch"))
@@ -59,7 +59,7 @@ def test_the_same_order_by_many_is_no_circle() -> None:
             orders.hear(process, lock("taken", name))
         orders.hear(process, {"event": "batch_appended", "ledger": "bank"})
         for name in ("c", "a", "b"):
-            orders.hear(process, lock("released", name))
+            orders.hear(process, lock("given_back", name))
         orders.hear(process, lock("taken", "a"))  # held on its own: nothing comes before it
     assert orders.cycles() == []
     assert orders.edges["redis bank a"].keys() == {"redis bank b", "redis bank c", "head bank"}
