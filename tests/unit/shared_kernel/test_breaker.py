@@ -6,10 +6,11 @@ from contextlib import suppress
 import pytest
 from prometheus_client import CollectorRegistry
 
-from command_service.infrastructure.redis_link import RedisLink, connect
+from command_service.infrastructure.redis_link import RedisLink
 from shared_kernel.breaker import Breaker, BreakerBounds, BreakerFigures, SaysNothing, State, bounds_of
 from shared_kernel.errors import Refusal, Unavailable
 from shared_kernel.event_log.pool import LogPool
+from shared_kernel.redis_client import connect_redis
 from shared_kernel.settings import ProcessSettings, Secret
 from tests.support.workers import Counts
 
@@ -288,7 +289,7 @@ def test_health_checks_pass_an_open_breaker_and_count_as_calls_while_it_is_close
 
 async def test_those_who_go_round_an_open_breaker_are_counted(breaker: Breaker, registry: CollectorRegistry) -> None:
     pool = LogPool("postgresql://127.0.0.1:1", breaker=breaker)
-    link = RedisLink(connect("redis://127.0.0.1:1", timeout_ms=1), metrics=Counts(), breaker=breaker)
+    link = RedisLink(connect_redis("redis://127.0.0.1:1", timeout_ms=1), metrics=Counts(), breaker=breaker)
     assert link.lets_wait()
     assert pool.unavailable() is None
     opened(breaker)
