@@ -10,6 +10,7 @@ import msgspec
 
 from query_service.application.answers import AsOf, Balance, Incomplete, IsComplete, NextCursor, Position, Time, Units
 from query_service.application.questions import ExplanationRow
+from query_service.application.reports import plus
 from query_service.application.shaping import balance
 from shared_kernel import events
 from shared_kernel.errors import Corruption
@@ -18,25 +19,30 @@ from shared_kernel.words import format_time
 
 
 class Change(NamedTuple):
-    """What an event adds to the raw totals. Also the totals themselves."""
+    """What an event adds to the raw totals. Also the totals themselves. By effective time nothing is pending."""
 
     posted_debits: int
     posted_credits: int
-    pending_debits: int
-    pending_credits: int
+    pending_debits: int | None
+    pending_credits: int | None
 
     def plus(self, other: "Change") -> "Change":
         """Both together."""
-        return Change(*(one + another for one, another in zip(self, other, strict=True)))
+        return Change(
+            self.posted_debits + other.posted_debits,
+            self.posted_credits + other.posted_credits,
+            plus(self.pending_debits, other.pending_debits),
+            plus(self.pending_credits, other.pending_credits),
+        )
 
 
-class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """What an event adds to the raw totals."""
+class Changes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an event adds to the raw totals. By effective time there is posted only."""
 
     posted_debits: Units
     posted_credits: Units
-    pending_debits: Units
-    pending_credits: Units
+    pending_debits: Units | None = None
+    pending_credits: Units | None = None
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +96,8 @@ def explain(rows: Sequence[ExplanationRow], *, account: str, asset: str, is_last
             continue
         event = events.decode(row.type, row.data)
         change = changed(event, account, asset)
+        if opening.pending_debits is None:
+            change = change._replace(pending_debits=None, pending_credits=None)
         totals = totals.plus(change)
         is_right = is_right and totals == (
             row.posted_debits,

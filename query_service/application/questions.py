@@ -214,19 +214,20 @@ class StatementRow(NamedTuple):
 class ExplanationRow(NamedTuple):
     """An event of the log that moved an account in an asset, and the totals of the read model just after it.
 
-    The opening totals are those before the page, the closing ones those of the balance that is explained.
+    The opening totals are those before the page, the closing ones those of the balance that is explained. By effective time nothing
+    is pending.
     """
 
     address: str
     normal_balance: NormalBalance
     opening_posted_debits: int
     opening_posted_credits: int
-    opening_pending_debits: int
-    opening_pending_credits: int
+    opening_pending_debits: int | None
+    opening_pending_credits: int | None
     closing_posted_debits: int
     closing_posted_credits: int
-    closing_pending_debits: int
-    closing_pending_credits: int
+    closing_pending_debits: int | None
+    closing_pending_credits: int | None
     position: int | None
     type: str
     recorded_at: datetime
@@ -234,8 +235,8 @@ class ExplanationRow(NamedTuple):
     data: str
     posted_debits: int
     posted_credits: int
-    pending_debits: int
-    pending_credits: int
+    pending_debits: int | None
+    pending_credits: int | None
     effective_at: datetime
 
 
@@ -316,6 +317,7 @@ STATEMENT = Question("statement", StatementRow)
 DATED_STATEMENT = Question("dated_statement", StatementRow, needs_periods=True)
 EFFECTIVE_STATEMENT = Question("effective_statement", StatementRow, needs_periods=True)
 EXPLANATION = Question("explanation", ExplanationRow)
+EFFECTIVE_EXPLANATION = Question("effective_explanation", ExplanationRow, needs_periods=True)
 REFUSALS = {
     index: {order: Question(f"refusals_{index}{order}", RefusalRow) for order in ORDERS}
     for index in ("", "by_code_", "by_caller_", "by_account_")
@@ -349,6 +351,7 @@ QUESTIONS: tuple[Question[Any], ...] = (
     DATED_STATEMENT,
     EFFECTIVE_STATEMENT,
     EXPLANATION,
+    EFFECTIVE_EXPLANATION,
     *(question for by_order in REFUSALS.values() for question in by_order.values()),
     JUDGED,
 )

@@ -228,8 +228,8 @@ def added(totals: Iterable[Sum]) -> Sum:
             accounts=first.accounts + other.accounts,
             posted_debits=first.posted_debits + other.posted_debits,
             posted_credits=first.posted_credits + other.posted_credits,
-            pending_debits=_plus(first.pending_debits, other.pending_debits),
-            pending_credits=_plus(first.pending_credits, other.pending_credits),
+            pending_debits=plus(first.pending_debits, other.pending_debits),
+            pending_credits=plus(first.pending_credits, other.pending_credits),
         )
     return first
 
@@ -240,5 +240,6 @@ def _add(found: dict[Group, Sum], row: SumRow) -> None:
     found[group] = added([found[group], more]) if group in found else more
 
 
-def _plus(one: int | None, other: int | None) -> int | None:
+def plus(one: int | None, other: int | None) -> int | None:
+    """Both together; None where pending totals are not known."""
     return None if one is None or other is None else one + other

@@ -238,3 +238,56 @@ left join lateral (
   ) total
 ) found on account.address is not null
 order by found.position
+
+-- name: effective_explanation
+-- The events that posted to an account in an asset and are effective by a time, in the order of effective time, each as the log has it,
+-- with the totals by effective time just after it. An event is timely or untimely, so that it comes once.
+with recursive {both_stamp}
+select {stamped}, account.address, account.normal_balance, coalesce(opening.debits, 0), coalesce(opening.credits, 0),
+  null::numeric, null::numeric, coalesce(closing.debits, 0), coalesce(closing.credits, 0), null::numeric, null::numeric, found.*
+from stamp
+left join {known_account} on true
+left join lateral (
+  select effective.* from {pair} cross join lateral (
+    select coalesce(%(after_time)s::timestamptz, '-infinity') as effective_at, %(after_position)s::bigint as position, stamp.at as seen
+  ) until
+  cross join {effective_totals}
+) opening on true
+left join lateral (
+  select effective.* from {pair} cross join lateral (
+    select %(effective_at)s::timestamptz as effective_at, stamp.at as position, stamp.at as seen
+  ) until
+  cross join {effective_totals}
+) closing on true
+left join lateral (
+  select until.position, event.type, event.recorded_at, event.metadata, event.data, effective.debits, effective.credits,
+    null::numeric as pending_debits, null::numeric as pending_credits, until.effective_at
+  from (
+    select met.effective_at, met.position, stamp.at as seen
+    from (
+      (
+        select known.effective_at, known.position from {periods}.timely known
+        where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = %(asset)s
+          and (known.effective_at, known.position) > (coalesce(%(after_time)s::timestamptz, '-infinity'), %(after_position)s::bigint)
+          and known.effective_at <= %(effective_at)s::timestamptz and known.position <= stamp.at
+        order by known.effective_at, known.position limit %(limit)s::bigint
+      )
+      union all
+      (
+        select known.effective_at, known.position from (select *, begins_at as effective_at from {periods}.untimely) known
+        where known.ledger = %(ledger)s and known.address = %(address)s and known.asset = %(asset)s and known.span = 'instant'
+          and (known.effective_at, known.position) > (coalesce(%(after_time)s::timestamptz, '-infinity'), %(after_position)s::bigint)
+          and known.effective_at <= %(effective_at)s::timestamptz and known.position <= stamp.at
+        order by known.effective_at, known.position limit %(limit)s::bigint
+      )
+    ) met
+    order by met.effective_at, met.position
+    limit %(limit)s::bigint
+  ) until
+  cross join lateral (
+    select * from daybook.events known where known.ledger = %(ledger)s and known.position = until.position limit 1
+  ) event
+  cross join {pair}
+  cross join {effective_totals}
+) found on account.address is not null
+order by found.effective_at, found.position

@@ -92,8 +92,8 @@ To be printed, in parts:
 ```"""
 EXPLANATION: Final = described(
     "The balance of the account in one asset as the list of events that made it, oldest first, each read from the log itself, with"
-    " what it changed and the balance after it. `checked`: what these events add up to is what the read model says, at every step"
-    " and in total.",
+    " what it changed and the balance after it. With `effective_at`: the events that posted and are effective by then, in the order of"
+    " effective time. `checked`: what these events add up to is what the read model says, at every step and in total.",
     "/v1/ledgers/bank/accounts/bank:clients:2378/explanation?asset=CZK/2&limit=1",
     f'{{"account": "bank:clients:2378", "asset": "CZK/2", "balance": {BALANCE},\n'
     ' "opening": {"posted": 0, "pending": 0, "available": 0, "posted_debits": 0, "posted_credits": 0, "pending_debits": 0,\n'

@@ -31,7 +31,7 @@ from query_service.presentation.parameters import (
 from query_service.presentation.responses import POSITIONED, answered, headers, on_not_modified
 from query_service.presentation.streams import StreamedAnswer, Streams
 from shared_kernel.errors import Rejection
-from shared_kernel.words import ASSET
+from shared_kernel.words import ASSET, format_time
 
 Form = Literal["json", "csv", "html"]
 FORMS: dict[str, Form] = {"application/json": "json", "text/csv": "csv", "text/html": "html"}
@@ -148,25 +148,32 @@ class Statements(Controller):
         self,
         *,
         handler: NamedDependency[QueryHandler],
-        asked: NamedDependency[Asked],
+        dated: NamedDependency[Asked],
         address: AddressPath,
         asset: AssetOf,
         limit: Limit = LIMIT_DEFAULT,
         cursor: CursorText = None,
     ) -> Response[ExplanationAnswer]:
         """As the ordered list of the events that made it."""
-        page = Page.of_list("explanation", *asked.named(), address, asset, limit=limit, cursor=cursor)
+        page = Page.of_list("explanation", *dated.named(), address, asset, limit=limit, cursor=cursor)
+        after = page.after("oldest")
+        is_by_position = dated.effective_at is None
         snapshot = await handler.ask(
-            questions.EXPLANATION,
-            asked._replace(cursor=page.cursor),
+            questions.EXPLANATION if is_by_position else questions.EFFECTIVE_EXPLANATION,
+            dated._replace(cursor=page.cursor),
             address=known_address(address),
             asset=asset,
-            after_position=page.after("oldest").position,
+            after_time=instant(after.text),
+            after_position=after.position,
             limit=page.rows_max(),
         )
         if not snapshot.rows:
             raise Rejection("account_not_found", account=address)
-        rows, next_cursor = page.cut(snapshot.rows, snapshot.stamp, lambda row: Key(position=row.position or 0))
+        rows, next_cursor = page.cut(
+            snapshot.rows,
+            snapshot.stamp,
+            lambda row: Key(text="" if is_by_position else format_time(row.effective_at), position=row.position or 0),
+        )
         found = explain(rows, account=address, asset=asset, is_last=next_cursor is None)
         answer = ExplanationAnswer(
             account=address,
@@ -178,7 +185,7 @@ class Statements(Controller):
             next_cursor=next_cursor,
             **shaping.stamped(snapshot.stamp),
         )
-        return answered(answer, snapshot.stamp, asked)
+        return answered(answer, snapshot.stamp, dated)
 
 
 async def _whole(

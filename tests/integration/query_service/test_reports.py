@@ -148,6 +148,20 @@ async def test_explanation_tells_when_the_read_model_says_something_else(client:
     assert not (await client.ok(path))["checked"]
 
 
+async def test_explanation_by_effective_time_has_its_order_and_is_checked(client: Client, bank: Bookkeeper) -> None:
+    path = "/bank/accounts/till/explanation?asset=EUR/2&effective_at=2025-12-31T12:00:00Z"
+    page = await client.ok(f"{path}&limit=1")
+    assert [(step["transaction"], step["balance"]["posted"]) for step in page["data"]] == [("<b>&", 1)]
+    assert page["data"][0]["changes"] == {"posted_debits": 0, "posted_credits": 1}
+    assert page["balance"] == {"posted": -49, "posted_debits": 50, "posted_credits": 1}
+    last = await client.ok(f"{path}&limit=1&cursor={page['next_cursor']}")
+    assert last["opening"]["posted"] == 1
+    assert [(step["transaction"], step["balance"]["posted"]) for step in last["data"]] == [("late", -49)]
+    assert (page["checked"], last["checked"], last["next_cursor"]) == (True, True, None)
+    bank.connection.execute("update periods_1.untimely set credits = credits + 1 where address = 'till'")
+    assert not (await client.ok(path))["checked"]
+
+
 async def test_readers_see_their_own_refusals_and_auditors_all(client: Client, bank: Bookkeeper) -> None:
     bank.append("bank", _refused("insufficient_funds", "till", judged_at=4), actor="reader", key="k/1")
     bank.append("bank", _refused("account_frozen", "cash", "nobody"), actor="somebody")
