@@ -6,7 +6,7 @@ One spelling of each, used by requests, events, token claims and queries alike. 
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from zoneinfo import available_timezones
 
 import msgspec
@@ -83,6 +83,10 @@ class Pattern(msgspec.Struct, frozen=True):
     def regex(self) -> str:
         """The same as an anchored POSIX regular expression, understood by Python and Postgres alike."""
         return "^" + ":".join(_segment_regex(segment) for segment in self.text.split(":")) + "$"
+
+
+EVERY_ADDRESS: Final = Pattern("**")
+"""The pattern that they all fit."""
 
 
 def is_address(text: str) -> bool:

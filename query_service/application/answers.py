@@ -170,12 +170,14 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     correlation_id: str
 
 
-class TrialTotal(msgspec.Struct, frozen=True, kw_only=True):
-    """All posted entries in one asset. `difference`: debits less credits, 0 in every sound ledger."""
+class TrialTotal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All posted entries in one asset. `difference`: debits less credits of all accounts, 0 in every sound ledger; not there where
+    the trial balance is of some accounts, which need not balance.
+    """
 
     debits: Units
     credits: Units
-    difference: Units
+    difference: Units | None = None
     accounts: Annotated[int, Meta(description="Accounts with an entry in the asset")]
 
 

@@ -1,5 +1,6 @@
 """What sums, differences, statements, explanations and refusals answer; made from rows here as well. Pure."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
@@ -17,9 +18,9 @@ from query_service.application.answers import (
     Units,
 )
 from query_service.application.questions import StatementRow
-from query_service.application.reports import Changed, Group, Sum
+from query_service.application.reports import Changed, Group, Sum, added
 from query_service.application.shaping import balance, signed
-from shared_kernel.words import Direction, NormalBalance, format_time, parse_time
+from shared_kernel.words import EVERY_ADDRESS, Direction, NormalBalance, Pattern, format_time, parse_time
 
 
 class SummedBalance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -50,10 +51,25 @@ class SumsAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     incomplete: Incomplete | None = None
 
 
-class TrialBalanceAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Debits and credits of the whole ledger by asset."""
+TrialAddress = Annotated[str, Meta(description="Of the accounts that fit this pattern; `**`: of all there are")]
 
+
+class TrialGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Debits and credits of the accounts with the same leading segments in one asset; they need not balance."""
+
+    group: str
+    asset: str
+    debits: Units
+    credits: Units
+    accounts: Annotated[int, Meta(description="Accounts with an entry in the asset")]
+
+
+class TrialBalanceAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Debits and credits of a ledger, or of some of its accounts, by asset. `groups`: the same by leading segments, where asked for."""
+
+    address: TrialAddress
     assets: dict[str, TrialTotal]
+    groups: list[TrialGroup] | None = None
     as_of: AsOf
     complete: IsComplete
     incomplete: Incomplete | None = None
@@ -82,16 +98,19 @@ class LedgerTrialBalance(msgspec.Struct, frozen=True, kw_only=True, omit_default
 
     ledger: str
     assets: dict[str, TrialTotal]
+    groups: list[TrialGroup] | None = None
     as_of: AsOf
     complete: IsComplete
     incomplete: Incomplete | None = None
 
 
-class LedgersTrialBalanceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class LedgersTrialBalanceAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Trial balances of several ledgers, and all of them together."""
 
+    address: TrialAddress
     ledgers: list[LedgerTrialBalance]
     together: dict[str, TrialTotal]
+    together_groups: list[TrialGroup] | None = None
     complete: IsComplete
 
 
@@ -204,20 +223,43 @@ def summed(by_group: Mapping[Group, Sum]) -> list[SummedBalance]:
     return found
 
 
-def trial_balance(by_group: Iterable[tuple[Group, Sum]]) -> dict[str, TrialTotal]:
+def trial_balance(by_group: Mapping[Group, Sum], of: Pattern) -> dict[str, TrialTotal]:
     """By asset; groups and normal sides together."""
-    sums: dict[str, tuple[int, int, int]] = {}
-    for group, total in by_group:
-        debits, credits_, accounts = sums.get(group.asset, (0, 0, 0))
-        sums[group.asset] = (
-            debits + total.posted_debits,
-            credits_ + total.posted_credits,
-            accounts + total.accounts,
-        )
     return {
-        asset: TrialTotal(debits=debits, credits=credits_, difference=debits - credits_, accounts=accounts)
-        for asset, (debits, credits_, accounts) in sorted(sums.items())
+        asset: TrialTotal(
+            debits=total.posted_debits,
+            credits=total.posted_credits,
+            difference=total.posted_debits - total.posted_credits if of == EVERY_ADDRESS else None,
+            accounts=total.accounts,
+        )
+        for (_, asset), total in _both_sides((("", group.asset), total) for group, total in by_group.items())
     }
+
+
+def trial_groups(by_group: Mapping[Group, Sum], segments: int) -> list[TrialGroup] | None:
+    """By group and asset, normal sides together; None where nothing was to be grouped."""
+    if not segments:
+        return None
+    return [
+        TrialGroup(
+            group=segments_of,
+            asset=asset,
+            debits=total.posted_debits,
+            credits=total.posted_credits,
+            accounts=total.accounts,
+        )
+        for (segments_of, asset), total in _both_sides(
+            ((group.segments, group.asset), total) for group, total in by_group.items()
+        )
+    ]
+
+
+def _both_sides(sums: Iterable[tuple[tuple[str, str], Sum]]) -> list[tuple[tuple[str, str], Sum]]:
+    """Those with the same name added up, sorted by name."""
+    found: dict[tuple[str, str], list[Sum]] = defaultdict(list)
+    for name, total in sums:
+        found[name].append(total)
+    return [(name, added(totals)) for name, totals in sorted(found.items())]
 
 
 def change(changed: Changed) -> Change:

@@ -28,7 +28,6 @@ from query_service.presentation.parameters import (
     variant,
     wait_ms,
 )
-from query_service.presentation.report_routes import EVERYTHING
 from query_service.presentation.responses import (
     VERSIONED,
     NoneModified,
@@ -102,6 +101,8 @@ class Across(Controller):
         handler: NamedDependency[QueryHandler],
         request: Reading,
         ledgers: LedgersFilter,
+        address: AddressPattern = None,
+        segments: Segments = 0,
         as_of: AsOfTime = None,
         effective_at: EffectiveAt = None,
         prefer: PreferHeader = None,
@@ -109,18 +110,23 @@ class Across(Controller):
     ) -> Response[report_answers.LedgersTrialBalanceAnswer]:
         """Each ledger, and all together."""
         whole, asked = _asked(request, ledgers, as_of=as_of, effective_at=effective_at, prefer=prefer, known=known)
-        found = await _add_up(handler, whole, asked, of=EVERYTHING, segments=0)
+        of = pattern(address)
+        found = await _add_up(handler, whole, asked, of=of, segments=segments)
+        together = _together(found)
         shown = [
             report_answers.LedgerTrialBalance(
                 ledger=each.ledger or "",
-                assets=report_answers.trial_balance(sums.by_group.items()),
+                assets=report_answers.trial_balance(sums.by_group, of),
+                groups=report_answers.trial_groups(sums.by_group, segments),
                 **shaping.stamped(sums.stamp),
             )
             for each, sums in zip(asked, found, strict=True)
         ]
         answer = report_answers.LedgersTrialBalanceAnswer(
+            address=of.text,
             ledgers=shown,
-            together=report_answers.trial_balance(_together(found).items()),
+            together=report_answers.trial_balance(together, of),
+            together_groups=report_answers.trial_groups(together, segments),
             complete=all(ledger.complete for ledger in shown),
         )
         return answered_of_all(answer, _version(asked, [sums.stamp for sums in found]), whole)

@@ -24,7 +24,7 @@ from query_service.application.search import Sort
 from shared_kernel.errors import Rejection
 from shared_kernel.http_context import context_of
 from shared_kernel.security import Principal
-from shared_kernel.words import ADDRESS_LENGTH_MAX, Pattern, is_address, parse_time
+from shared_kernel.words import ADDRESS_LENGTH_MAX, EVERY_ADDRESS, Pattern, is_address, parse_time
 
 SEGMENTS_MAX = 128  # an address of 256 characters has no more
 TAG_LENGTH_MAX = 1_000  # chosen: a percent-encoded key or reference of 200 characters fits
@@ -324,8 +324,10 @@ def preferred(header: str | None, offered: Sequence[str]) -> str:
 
 def pattern(text: str | None) -> Pattern:
     """The pattern of an address filter; absent, the one that fits all."""
+    if text is None:
+        return EVERY_ADDRESS
     try:
-        return Pattern.parse("**" if text is None else text)
+        return Pattern.parse(text)
     except ValueError as error:
         raise Rejection("invalid_request", detail=f"The pattern is {error}", path="address") from error
 

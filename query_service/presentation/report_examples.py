@@ -33,9 +33,10 @@ SUMS: Final = described(
 )
 TRIAL_BALANCE: Final = described(
     "All posted debits and credits by asset. `difference` is debits less credits: 0 in every sound ledger, at every position and"
-    " at every effective time.",
+    " at every effective time. With `address` of the accounts that fit the pattern only: these need not balance, so there is no"
+    " `difference`. With `segments` also by that many leading segments, in `groups`.",
     "/v1/ledgers/bank/trial-balance?effective_at=2026-03-31T23:59:59.999999Z&as_of=2026-04-05T12:00:00Z",
-    f'{{"assets": {_TRIAL},\n {AS_OF}}}',
+    f'{{"address": "**", "assets": {_TRIAL},\n {AS_OF}}}',
 )
 CHANGES: Final = described(
     "The accounts whose posted balance differs between two positions of the log, and the entries that did it. With"
@@ -59,9 +60,10 @@ SUMS_ACROSS: Final = described(
     f'{{"ledgers": [{{"ledger": "bank", "data": [{_SUM}],\n {AS_OF}}}], "together": [{_SUM}], "complete": true}}',
 )
 TRIAL_BALANCE_ACROSS: Final = described(
-    "The trial balances of several ledgers, each as of a position of its own, and all of them together.",
+    "The trial balances of several ledgers, each as of a position of its own, and all of them together; `address` and `segments` as"
+    " for one ledger.",
     "/v1/trial-balance?ledgers=bank,shop",
-    f'{{"ledgers": [{{"ledger": "bank", "assets": {_TRIAL},\n {AS_OF}}}], "together": {_TRIAL}, "complete": true}}',
+    f'{{"address": "**", "ledgers": [{{"ledger": "bank", "assets": {_TRIAL},\n {AS_OF}}}], "together": {_TRIAL}, "complete": true}}',
 )
 _STATEMENT: Final = described(
     "What was posted to the account in one asset, from a time until before another, with opening, running and closing balance, oldest"

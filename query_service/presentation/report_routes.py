@@ -23,9 +23,7 @@ from query_service.presentation.parameters import (
 )
 from query_service.presentation.responses import POSITIONED, answered, on_not_modified
 from shared_kernel.errors import Rejection
-from shared_kernel.words import Pattern, format_time
-
-EVERYTHING = Pattern("**")
+from shared_kernel.words import format_time
 
 FromPosition = Annotated[
     int,
@@ -88,14 +86,23 @@ class Reports(Controller):
 
     @get("/trial-balance", summary="Trial balance", description=report_examples.TRIAL_BALANCE)
     async def trial_balance(
-        self, *, handler: NamedDependency[QueryHandler], dated: NamedDependency[Asked]
+        self,
+        *,
+        handler: NamedDependency[QueryHandler],
+        dated: NamedDependency[Asked],
+        address: AddressPattern = None,
+        segments: Segments = 0,
     ) -> Response[report_answers.TrialBalanceAnswer]:
-        """Debits and credits of all accounts by asset."""
-        sums = await reports.add_up(handler, dated, of=EVERYTHING, segments=0)
-        assets = report_answers.trial_balance(sums.by_group.items())
-        return answered(
-            report_answers.TrialBalanceAnswer(assets=assets, **shaping.stamped(sums.stamp)), sums.stamp, dated
+        """Debits and credits of all accounts, or of those that fit a pattern, by asset and by leading segments."""
+        of = pattern(address)
+        sums = await reports.add_up(handler, dated, of=of, segments=segments)
+        answer = report_answers.TrialBalanceAnswer(
+            address=of.text,
+            assets=report_answers.trial_balance(sums.by_group, of),
+            groups=report_answers.trial_groups(sums.by_group, segments),
+            **shaping.stamped(sums.stamp),
         )
+        return answered(answer, sums.stamp, dated)
 
     @get("/balances/diff", summary="What changed between two positions", description=report_examples.CHANGES)
     async def changes(

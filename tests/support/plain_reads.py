@@ -162,18 +162,27 @@ class PlainReads:
         ]
 
     def trial_balance(self, moment: Moment) -> dict[str, Row]:
-        """By asset."""
-        found: dict[str, Row] = {}
-        for row in self.sums(moment, 0):
-            before = found.get(row["asset"], {"debits": 0, "credits": 0, "accounts": 0})
-            debits, credits_ = before["debits"] + row["posted_debits"], before["credits"] + row["posted_credits"]
-            found[row["asset"]] = {
-                "debits": debits,
-                "credits": credits_,
-                "difference": debits - credits_,
+        """By asset, of all accounts."""
+        return {
+            row["asset"]: {name: row[name] for name in ("debits", "credits", "accounts")}
+            | {"difference": row["debits"] - row["credits"]}
+            for row in self.trial_groups(moment, 0)
+        }
+
+    def trial_groups(self, moment: Moment, segments: int, fits: Callable[[str], bool] = lambda _: True) -> list[Row]:
+        """By group and asset."""
+        found: dict[tuple[str, str], Row] = {}
+        for row in self.sums(moment, segments, fits):
+            name = row["group"], row["asset"]
+            before = found.get(name, {"debits": 0, "credits": 0, "accounts": 0})
+            found[name] = {
+                "group": row["group"],
+                "asset": row["asset"],
+                "debits": before["debits"] + row["posted_debits"],
+                "credits": before["credits"] + row["posted_credits"],
                 "accounts": before["accounts"] + row["accounts"],
             }
-        return found
+        return [found[name] for name in sorted(found)]
 
     def entries(self, moment: Moment, address: str, asset: str | None, *, newest: bool) -> list[Row]:
         """Of one account; by effective time what was posted, in that order."""

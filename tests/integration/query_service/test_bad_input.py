@@ -97,6 +97,8 @@ async def client(database: Database, tmp_path_factory: pytest.TempPathFactory) -
         ("/bank/accounts/cash/statement?asset=EUR/2&from=9999-01-01T00:00:00Z&format=csv", "from"),
         ("/bank/accounts/cash/statement?asset=EUR/2&from=9998-01-01T00:00:00Z&as_of=9999-01-01T00:00:00Z", "as_of"),
         ("/bank/trial-balance?limit=1", "limit"),
+        ("/bank/trial-balance?segments=-1", "segments"),
+        ("/bank/trial-balance?address=a**", "address"),
         ("/bank/events?from_position=0", "from_position"),
         ("/bank/events?from_position=9223372036854775808", "from_position"),
         ("/bank/events?to_position=-3", "to_position"),

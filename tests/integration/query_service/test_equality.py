@@ -157,6 +157,27 @@ async def test_sums_and_the_trial_balance_equal_the_fold(books: Books, asked: As
     assert found["data"] == books.plain.sums(asked.moment, segments, pattern.matches)
     trial = await books.client.ok(f"/{books.ledger}/trial-balance?{asked.query}")
     assert trial["assets"] == books.plain.trial_balance(asked.moment)
+    assert (trial["address"], trial.get("groups")) == ("**", None)
+
+
+@pytest.mark.parametrize("segments", [0, 1, 2, 9])
+@pytest.mark.parametrize("pattern", ["**", "users:**", "users:*:wallet", "bank:cash", "no:such"])
+async def test_a_trial_balance_of_some_accounts_equals_the_fold_and_claims_no_balance(
+    books: Books, asked: Asked, pattern: str, segments: int
+) -> None:
+    matches = Pattern(pattern).matches
+    path = f"/{books.ledger}/trial-balance?segments={segments}&address={pattern}&{asked.query}"
+    trial = await books.client.ok(path)
+    assert trial["address"] == pattern
+    names = ("debits", "credits", "accounts")
+    expected = {
+        row["asset"]: {name: row[name] for name in names} for row in books.plain.trial_groups(asked.moment, 0, matches)
+    }
+    if pattern == "**":
+        expected = books.plain.trial_balance(asked.moment)
+    assert trial["assets"] == expected
+    groups = books.plain.trial_groups(asked.moment, segments, matches) if segments else None
+    assert trial.get("groups") == groups
 
 
 async def test_ledger_and_accounts_equal_the_fold(books: Books, asked: Asked) -> None:
@@ -533,5 +554,15 @@ async def test_several_ledgers_are_each_as_of_their_own_position(books: Books) -
     assets = books.plain.trial_balance(Moment(books.plain.head))
     assert [ledger["assets"] for ledger in found["ledgers"]] == [assets]
     assert found["together"] == assets
+    query = f"ledgers={books.ledger}&segments=1&address=users:**"
+    part = (await client.http.get(f"/v1/trial-balance?{query}", headers=headers)).json()
+    groups = books.plain.trial_groups(Moment(books.plain.head), 1, Pattern("users:**").matches)
+    assert part["address"] == "users:**"
+    assert part["ledgers"][0]["groups"] == part["together_groups"] == groups
+    assert (
+        part["together"]
+        == part["ledgers"][0]["assets"]
+        == {row["asset"]: {name: row[name] for name in ("debits", "credits", "accounts")} for row in groups}
+    )
     sums = (await client.http.get(f"/v1/balances?ledgers={books.ledger}&segments=1", headers=headers)).json()
     assert sums["ledgers"][0]["data"] == sums["together"] == books.plain.sums(Moment(books.plain.head), 1)
