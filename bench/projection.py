@@ -29,7 +29,7 @@ from daybook.client import Client, find_target
 from daybook.stack.database import role_urls
 from daybook.terminal import CommandFailed, Exit, talk
 from projections.application.operations import Asker
-from projections.infrastructure.postgres import Database
+from projections.infrastructure.postgres import Database, PostgresBounds
 from projections.infrastructure.postgres_builds import PostgresBuilds
 from projections.infrastructure.postgres_generations import PostgresGenerations
 from projections.infrastructure.shipped import shipped
@@ -178,7 +178,18 @@ def _posted() -> float:
 def _rebuilt(urls: Mapping[str, str], servers: _Servers, *, ledgers: int, events: int) -> Run:
     """A generation built beside an empty live one."""
     books = shipped()["books"]
-    database = Database(urls["projector"], name="bench")
+    database = Database(
+        urls["projector"],
+        name="bench",
+        bounds=PostgresBounds(
+            connect_ms=5_000,
+            silence_ms=15_000,
+            lock_ms=5_000,
+            statement_ms=120_000,
+            idle_ms=30_000,
+            transaction_ms=240_000,
+        ),
+    )
     PostgresGenerations(database, books).prepare()
     job = PostgresBuilds(database, books).rebuild(Asker(subject="bench"), events_per_second_max=None)
     with psycopg.connect(urls["administrator"], autocommit=True) as admin:

@@ -63,6 +63,8 @@ def _pool(
         connections_max=connections_max,
         borrow_timeout_ms=settings.log_borrow_timeout_ms,
         connect_timeout_ms=settings.log_connect_timeout_ms,
+        silence_timeout_ms=settings.log_silence_timeout_ms,
+        settle_timeout_ms=settings.log_settle_timeout_ms,
         lock_timeout_ms=settings.log_lock_timeout_ms,
         statement_timeout_ms=settings.log_statement_timeout_ms,
         transactions=transactions,
@@ -231,6 +233,7 @@ class ClockContainer(containers.DeclarativeContainer):
         settings.provided.postgres_url,
         page_max=settings.provided.page_commands_max,
         connect_timeout_ms=settings.provided.log_connect_timeout_ms,
+        silence_timeout_ms=settings.provided.log_silence_timeout_ms,
         statement_timeout_ms=settings.provided.log_statement_timeout_ms,
         breaker=postgres_breaker,
     )

@@ -16,6 +16,17 @@ from shared_kernel.settings import (
     Secret,
 )
 
+LogSilenceTimeoutMs = Annotated[
+    int, Meta(ge=1, le=3_600_000, description="A Postgres host that acknowledges nothing for so long is gone")
+]
+LogSettleTimeoutMs = Annotated[
+    int,
+    Meta(
+        ge=3,
+        le=600_000,
+        description="Longest that the session behind a lost connection is hunted; until it has ended nobody knows whether its append came about",
+    ),
+]
 Locks = Literal["adaptive", "off", "always"]
 
 
@@ -106,6 +117,8 @@ class CommandSettings(HttpSettings, frozen=True, kw_only=True):
         5_000
     )
     log_connect_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a new connection")] = 5_000
+    log_silence_timeout_ms: LogSilenceTimeoutMs = 10_000
+    log_settle_timeout_ms: LogSettleTimeoutMs = 15_000
     log_lock_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a ledger's lock in Postgres")] = 2_000
     log_statement_timeout_ms: Annotated[int, Meta(ge=1, description="Longest statement in Postgres")] = 10_000
 
@@ -163,6 +176,8 @@ class ClockSettings(ProcessSettings, frozen=True, kw_only=True):
         5_000
     )
     log_connect_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a new connection")] = 5_000
+    log_silence_timeout_ms: LogSilenceTimeoutMs = 10_000
+    log_settle_timeout_ms: LogSettleTimeoutMs = 15_000
     log_lock_timeout_ms: Annotated[int, Meta(ge=1, description="Longest wait for a ledger's lock in Postgres")] = 2_000
     log_statement_timeout_ms: Annotated[int, Meta(ge=1, description="Longest statement in Postgres")] = 10_000
 

@@ -30,7 +30,7 @@ from projections.infrastructure.child_processes import ChildProcesses
 from projections.infrastructure.kafka import KafkaPublisher, KafkaSource
 from projections.infrastructure.kafka_clients import KafkaClients
 from projections.infrastructure.kafka_dead_letters import KafkaDeadLetterTopic
-from projections.infrastructure.postgres import Database
+from projections.infrastructure.postgres import Database, bounds_of
 from projections.infrastructure.postgres_controls import PostgresControls
 from projections.infrastructure.postgres_dead_letters import PostgresDeadLetters
 from projections.infrastructure.postgres_generations import PostgresGenerations
@@ -46,7 +46,8 @@ from projections.infrastructure.shipped import Found, found, installed
 from projections.presentation import operations_routes, parking_routes
 from projections.presentation.figures import PROJECTOR, RELAY, FiguresCollector, readiness
 from projections.settings import ProjectorSettings, RelaySettings
-from shared_kernel.breaker import Breaker, BreakerFigures, bounds_of
+from shared_kernel.breaker import Breaker, BreakerFigures
+from shared_kernel.breaker import bounds_of as breaker_bounds_of
 from shared_kernel.health import Health, HealthServer
 from shared_kernel.http import Lifespan, create_app
 from shared_kernel.http_edge import Edge
@@ -128,8 +129,9 @@ class RelayContainer(containers.DeclarativeContainer):
     stop = providers.Singleton(threading.Event)
     figures = providers.Singleton(RelayFigures)
     registry = providers.Singleton(new_registry)
+    postgres_bounds = providers.Singleton(bounds_of, settings)
     kafka = providers.Singleton(_kafka, settings)
-    kafka_bounds = providers.Factory(bounds_of, "kafka", settings)
+    kafka_bounds = providers.Factory(breaker_bounds_of, "kafka", settings)
     breaker = providers.Singleton(
         Breaker, "kafka", bounds=kafka_bounds, figures=providers.Singleton(BreakerFigures, registry)
     )
@@ -137,6 +139,7 @@ class RelayContainer(containers.DeclarativeContainer):
         Database,
         settings.provided.postgres_url,
         name="daybook relay",
+        bounds=postgres_bounds,
         transactions=providers.Singleton(Transactions, providers.Singleton(TransactionFigures, registry)),
     )
     relay = providers.Singleton(
@@ -155,7 +158,9 @@ class RelayContainer(containers.DeclarativeContainer):
         ),
         wakeups=providers.Singleton(
             PostgresWakeups,
-            providers.Singleton(Database, settings.provided.postgres_url, name="daybook relay wake-ups"),
+            providers.Singleton(
+                Database, settings.provided.postgres_url, name="daybook relay wake-ups", bounds=postgres_bounds
+            ),
         ),
         figures=figures,
         pace=providers.Singleton(
@@ -179,7 +184,9 @@ class RelayContainer(containers.DeclarativeContainer):
         providers.Dict(relay=figures),
         looks=providers.Singleton(
             PostgresRelayReached,
-            providers.Singleton(Database, settings.provided.postgres_url, name="daybook relay watch"),
+            providers.Singleton(
+                Database, settings.provided.postgres_url, name="daybook relay watch", bounds=postgres_bounds
+            ),
         ),
         every_ms=settings.provided.watch_ms,
         stop=stop,
@@ -203,12 +210,14 @@ class ProjectorContainer(containers.DeclarativeContainer):
     controls = providers.Dependency(instance_of=PostgresControls)
     stop = providers.Dependency(instance_of=threading.Event)
     transactions = providers.Dependency(instance_of=Transactions)
+    postgres_bounds = providers.Singleton(bounds_of, settings)
     kafka = providers.Singleton(_kafka, settings)
     figures = providers.Singleton(Figures)
     database = providers.Singleton(
         Database,
         settings.provided.postgres_url,
         name=providers.Callable("daybook projector {}".format, projection.provided.name),
+        bounds=postgres_bounds,
         transactions=transactions,
     )
     generations = providers.Singleton(PostgresGenerations, database, projection)
@@ -283,6 +292,7 @@ class ProjectorContainer(containers.DeclarativeContainer):
         Database,
         settings.provided.postgres_url,
         name=providers.Callable("daybook feeder {}".format, projection.provided.name),
+        bounds=postgres_bounds,
     )
     feeder = providers.Singleton(
         Feeder,
@@ -395,10 +405,11 @@ class ProjectorsContainer(containers.DeclarativeContainer):
     stop = providers.Singleton(threading.Event)
     registry = providers.Singleton(new_registry)
     known = providers.Singleton(found)
+    postgres_bounds = providers.Singleton(bounds_of, settings)
     transactions = providers.Singleton(Transactions, providers.Singleton(TransactionFigures, registry))
     controls = providers.Singleton(
         PostgresControls,
-        providers.Singleton(Database, settings.provided.postgres_url, name="daybook controls"),
+        providers.Singleton(Database, settings.provided.postgres_url, name="daybook controls", bounds=postgres_bounds),
         poll_ms=settings.provided.control_poll_ms,
         stop=stop,
     )
@@ -410,7 +421,8 @@ class ProjectorsContainer(containers.DeclarativeContainer):
         JobLoop,
         providers.Callable(_owner),
         jobs=providers.Singleton(
-            PostgresJobs, providers.Singleton(Database, settings.provided.postgres_url, name="daybook jobs")
+            PostgresJobs,
+            providers.Singleton(Database, settings.provided.postgres_url, name="daybook jobs", bounds=postgres_bounds),
         ),
         figures=figures_of_parts,
         children=providers.Singleton(ChildProcesses),
@@ -425,7 +437,8 @@ class ProjectorsContainer(containers.DeclarativeContainer):
         Watch,
         figures_of_parts,
         looks=providers.Singleton(
-            PostgresReached, providers.Singleton(Database, settings.provided.postgres_url, name="daybook watch")
+            PostgresReached,
+            providers.Singleton(Database, settings.provided.postgres_url, name="daybook watch", bounds=postgres_bounds),
         ),
         every_ms=settings.provided.watch_ms,
         stop=stop,
@@ -436,7 +449,9 @@ class ProjectorsContainer(containers.DeclarativeContainer):
     keys = providers.Singleton(open_keys, settings)
     operations = providers.Singleton(
         PostgresOperations,
-        providers.Singleton(Database, settings.provided.postgres_url, name="daybook operations"),
+        providers.Singleton(
+            Database, settings.provided.postgres_url, name="daybook operations", bounds=postgres_bounds
+        ),
         providers.Callable(installed),
         figures,
     )
@@ -458,7 +473,9 @@ class ProjectorsContainer(containers.DeclarativeContainer):
         operations=operations,
         parking=providers.Singleton(
             PostgresParking,
-            providers.Singleton(Database, settings.provided.postgres_url, name="daybook parking"),
+            providers.Singleton(
+                Database, settings.provided.postgres_url, name="daybook parking", bounds=postgres_bounds
+            ),
         ),
         together=together,
     )

@@ -7,7 +7,7 @@ from dependency_injector import containers, providers
 from projections.application.rebuild import Speed
 from projections.infrastructure.child_processes import ChildProcesses
 from projections.infrastructure.job_process import JobProcess
-from projections.infrastructure.postgres import Database
+from projections.infrastructure.postgres import Database, bounds_of, build_bounds_of
 from projections.infrastructure.postgres_jobs import PostgresJobs
 from projections.infrastructure.shipped import installed
 from projections.infrastructure.workshop import Workshop
@@ -19,18 +19,25 @@ class JobContainer(containers.DeclarativeContainer):
 
     settings = providers.Dependency(instance_of=ProjectorSettings)
     stop = providers.Singleton(threading.Event)
+    postgres_bounds = providers.Singleton(bounds_of, settings)
     process = providers.Singleton(
         JobProcess,
         jobs=providers.Singleton(
-            PostgresJobs, providers.Singleton(Database, settings.provided.postgres_url, name="daybook job")
+            PostgresJobs,
+            providers.Singleton(Database, settings.provided.postgres_url, name="daybook job", bounds=postgres_bounds),
         ),
         keeping=providers.Singleton(
-            PostgresJobs, providers.Singleton(Database, settings.provided.postgres_url, name="daybook job lease")
+            PostgresJobs,
+            providers.Singleton(
+                Database, settings.provided.postgres_url, name="daybook job lease", bounds=postgres_bounds
+            ),
         ),
         workshop=providers.Singleton(
             Workshop,
             settings.provided.postgres_url,
             providers.Callable(installed),
+            bounds=postgres_bounds,
+            build_bounds=providers.Singleton(build_bounds_of, settings),
             speed=providers.Singleton(
                 Speed,
                 batch_events_max=settings.provided.rebuild_batch_events_max,

@@ -20,6 +20,22 @@ Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
 # What both processes read. The structs cannot share a base: the projector serves HTTP, and a struct has one line of ancestors.
 KafkaBootstrap = Annotated[str, Meta(min_length=1, description="Kafka's bootstrap servers, host:port with commas")]
 KafkaTopic = Annotated[str, Meta(min_length=1, max_length=249, description="Topic of all events")]
+PostgresConnectMs = Annotated[
+    int,
+    Meta(ge=1_000, le=60_000, description="Longest a connection may take to be made, in whole seconds, at least 2"),
+]
+PostgresSilenceMs = Annotated[
+    Milliseconds,
+    Meta(
+        description="A host that acknowledges nothing of what it was sent, or is silent so long after a statement's time, is gone"
+    ),
+]
+PostgresLockMs = Annotated[Milliseconds, Meta(description="Longest wait for a lock in Postgres")]
+PostgresStatementMs = Annotated[Milliseconds, Meta(description="Longest a statement may run")]
+PostgresIdleMs = Annotated[Milliseconds, Meta(description="Longest a transaction may idle between its statements")]
+PostgresTransactionMs = Annotated[
+    Milliseconds, Meta(description="Longest a whole transaction may take, on servers that know such a bound")
+]
 KafkaConnectMs = Annotated[
     int, Meta(ge=1_000, le=600_000, description="Longest a connection to a broker may take to be made")
 ]
@@ -41,6 +57,13 @@ RetryMaxMs = Annotated[Milliseconds, Meta(description="Longest wait after failur
 class RelaySettings(ProcessSettings, frozen=True, kw_only=True):
     """`python -m projections relay`."""
 
+    # Chosen: a batch is written in a fraction of a second; an index over a year of events takes a minute.
+    postgres_connect_ms: PostgresConnectMs = 5_000
+    postgres_silence_ms: PostgresSilenceMs = 15_000
+    postgres_lock_ms: PostgresLockMs = 5_000
+    postgres_statement_ms: PostgresStatementMs = 120_000
+    postgres_idle_ms: PostgresIdleMs = 30_000
+    postgres_transaction_ms: PostgresTransactionMs = 240_000
     kafka_bootstrap: KafkaBootstrap
     kafka_topic: KafkaTopic = "daybook.events"
     kafka_connect_ms: KafkaConnectMs = 30_000
@@ -86,6 +109,13 @@ class ProjectorSettings(HttpSettings, frozen=True, kw_only=True):
     """`python -m projections projector`."""
 
     http_port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of the operators' API, /health and /metrics")]
+    # Chosen: a batch is written in a fraction of a second; an index over a year of events takes a minute.
+    postgres_connect_ms: PostgresConnectMs = 5_000
+    postgres_silence_ms: PostgresSilenceMs = 15_000
+    postgres_lock_ms: PostgresLockMs = 5_000
+    postgres_statement_ms: PostgresStatementMs = 120_000
+    postgres_idle_ms: PostgresIdleMs = 30_000
+    postgres_transaction_ms: PostgresTransactionMs = 240_000
     kafka_bootstrap: KafkaBootstrap
     kafka_topic: KafkaTopic = "daybook.events"
     kafka_connect_ms: KafkaConnectMs = 30_000
@@ -172,6 +202,20 @@ class ProjectorSettings(HttpSettings, frozen=True, kw_only=True):
     rebuild_rows_max: Annotated[
         int, Meta(ge=1, description="Last rows that a rebuild keeps in memory, of each table, twice over")
     ] = 250_000
+    build_statement_ms: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=86_400_000,
+            description="Longest a statement of a job may run that compares or indexes all of a read model, and wait for such an index",
+        ),
+    ] = 7_200_000
+    build_transaction_ms: Annotated[
+        int,
+        Meta(
+            ge=1, le=172_800_000, description="Longest such a transaction may take, on servers that know such a bound"
+        ),
+    ] = 14_400_000  # twice its longest statement
     job_lease_ms: Annotated[
         Milliseconds, Meta(description="How long a silent process keeps others from going on with its job")
     ] = 10_000

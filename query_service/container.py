@@ -123,13 +123,21 @@ def _replicas(
                 requests_waiting_max=settings.postgres_requests_waiting_max,
                 pool_wait_ms=settings.postgres_pool_wait_ms,
                 connect_ms=settings.postgres_connect_ms,
+                silence_ms=settings.postgres_silence_ms,
+                reconnect_ms=settings.postgres_reconnect_ms,
                 statement_ms=settings.postgres_statement_ms,
+                overdue_ms=settings.postgres_overdue_ms,
                 server=breaker.dependency,
                 attempts_max=2,  # another generation may have become live; all else is the primary's to mend
                 breaker=breaker,
             ),
             breaker,
-            conninfo=conninfo(url, name="daybook query", connect_ms=settings.postgres_connect_ms),
+            conninfo=conninfo(
+                url,
+                name="daybook query",
+                connect_ms=settings.postgres_connect_ms,
+                silence_ms=settings.postgres_silence_ms,
+            ),
             figures=figures,
             check_ms=settings.postgres_replica_check_ms,
             lag_ms_max=settings.postgres_replica_lag_ms_max,
@@ -216,7 +224,10 @@ class Container(containers.DeclarativeContainer):
         requests_waiting_max=settings.provided.postgres_requests_waiting_max,
         pool_wait_ms=settings.provided.postgres_pool_wait_ms,
         connect_ms=settings.provided.postgres_connect_ms,
+        silence_ms=settings.provided.postgres_silence_ms,
+        reconnect_ms=settings.provided.postgres_reconnect_ms,
         statement_ms=settings.provided.postgres_statement_ms,
+        overdue_ms=settings.provided.postgres_overdue_ms,
         breaker=postgres_breaker,
     )
     replicas = providers.Singleton(_replicas, settings, all_statements, figures, breaker_figures)
@@ -230,6 +241,7 @@ class Container(containers.DeclarativeContainer):
             settings.provided.postgres_url,
             name="daybook query listener",
             connect_ms=settings.provided.postgres_connect_ms,
+            silence_ms=settings.provided.postgres_silence_ms,
         ),
         providers.List(visible, appended),
     )

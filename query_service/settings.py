@@ -34,7 +34,18 @@ class QuerySettings(HttpSettings, frozen=True, kw_only=True):
         int,
         Meta(ge=1_000, le=60_000, description="Longest a connection may take to be made, in whole seconds, at least 2"),
     ] = 3_000
+    postgres_silence_ms: Annotated[
+        int, Meta(ge=1, le=3_600_000, description="A host that acknowledges nothing for so long is gone")
+    ] = 10_000
+    postgres_reconnect_ms: Annotated[
+        int,
+        Meta(ge=1, le=600_000, description="Attempts to connect are given up after so long, until somebody asks again"),
+    ] = 5_000
     postgres_statement_ms: Annotated[int, Meta(ge=10, le=600_000, description="Longest a statement may run")] = 10_000
+    postgres_overdue_ms: Annotated[
+        int,
+        Meta(ge=1, le=60_000, description="So long after a statement's time a server that says nothing is given up"),
+    ] = 1_000
     postgres_replica_urls: Annotated[
         Secret | None,
         Meta(

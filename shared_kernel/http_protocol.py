@@ -20,7 +20,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from shared_kernel.http_context import BODY_KEY, SURPLUS_KEY, WHOLE
 
 HEADER_BYTES_MAX = 64 * 1024  # chosen: a token of 8 KiB and the rest many times over; held to within one slice
-HEADER_SECONDS_MAX = 10  # chosen: a client that dribbles its head for longer is cut off
 KEEP_ALIVE_SECONDS = 75  # chosen: longer than the 60 s after which common load balancers give an idle connection up
 
 # Chosen: whoever takes less within `send_seconds_max` has stopped reading, or wishes to hold us.
@@ -47,6 +46,7 @@ class Config(uvicorn.Config):
     """
 
     connections_max: int
+    head_seconds_max: float
     send_seconds_max: float
     refusal: Callable[[str, int], bytes | None]
 
@@ -229,7 +229,9 @@ class Connection(HttpToolsProtocol):
         elif self.transport.is_closing():
             if now - self._waits_since >= KEEP_ALIVE_SECONDS:
                 self.transport.abort()
-        elif now - self._waits_since >= (KEEP_ALIVE_SECONDS if is_idle else HEADER_SECONDS_MAX):
+        elif now - self._waits_since >= (
+            KEEP_ALIVE_SECONDS if is_idle else cast("Config", self.config).head_seconds_max
+        ):
             self.transport.close()
 
     def _is_stalled(self, now: float) -> bool:

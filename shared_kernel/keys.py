@@ -23,7 +23,6 @@ ALGORITHMS = ("RS256", "ES256", "EdDSA", "Ed25519")  # design §9: asymmetric on
 FILE_LOOK_SECONDS = 1.0  # chosen: a stat a second costs nothing and rotation is done by hand
 FETCH_AGAIN_SECONDS = 300.0  # chosen: providers publish a key well before they sign with it
 FETCH_APART_SECONDS = 10.0  # least time between fetches, however many unknown keys are asked for
-FETCH_TIMEOUT_SECONDS = 5.0
 JWKS_BYTES_MAX = 1024 * 1024
 
 log = structlog.get_logger(__name__)
@@ -50,7 +49,7 @@ def open_keys(settings: HttpSettings) -> Keys:
     try:
         if settings.jwt_keys_file is not None:
             return FileKeys(Path(settings.jwt_keys_file))
-        return UrlKeys(settings.jwt_keys_url or "")
+        return UrlKeys(settings.jwt_keys_url or "", timeout_ms=settings.jwt_keys_timeout_ms)
     except (OSError, ValueError) as error:
         name = "DAYBOOK_JWT_KEYS_FILE" if settings.jwt_keys_file is not None else "DAYBOOK_JWT_KEYS_URL"
         raise SettingsError([f"{name}: {error}"]) from None
@@ -135,10 +134,11 @@ class UrlKeys:
     Until the first fetch succeeds, `key_set` raises Unavailable.
     """
 
-    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, url: str, *, timeout_ms: int, clock: Callable[[], float] = time.monotonic) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError("is neither an http nor an https URL")
         self._url = url
+        self._timeout_s = timeout_ms / 1_000
         self._clock = clock
         self._keys: KeySet | None = None
         self._content = b""
@@ -175,7 +175,7 @@ class UrlKeys:
         with self._condition:
             self._is_closed = True
             self._condition.notify_all()
-        self._thread.join(FETCH_TIMEOUT_SECONDS + 1)
+        self._thread.join(self._timeout_s + 1)
 
     def _run(self) -> None:
         while True:
@@ -198,7 +198,7 @@ class UrlKeys:
     def _fetch(self) -> None:
         try:
             headers = {"Accept": "application/json"}
-            with open_url(self._url, headers=headers, timeout_s=FETCH_TIMEOUT_SECONDS) as response:
+            with open_url(self._url, headers=headers, timeout_s=self._timeout_s) as response:
                 content = response.read(JWKS_BYTES_MAX + 1)
             if content == self._content:
                 return

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import AsyncConnection, Connection, pq
 from psycopg.conninfo import make_conninfo
 
+# What commands of the command line wait; processes have settings for both.
 CONNECT_MS_MAX: Final = (
     5_000  # chosen: a server that lives answers within milliseconds, one behind a slow network in seconds
 )

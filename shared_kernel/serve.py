@@ -129,6 +129,7 @@ class _Server(uvicorn.Server):
             timeout_graceful_shutdown=settings.http_stop_seconds_max,
         )
         config.connections_max = settings.http_connections_max
+        config.head_seconds_max = settings.http_head_seconds_max
         config.send_seconds_max = settings.http_send_seconds_max
         config.refusal = app.refusal
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each client that does not speak HTTP

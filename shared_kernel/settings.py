@@ -75,6 +75,9 @@ class HttpSettings(ProcessSettings, frozen=True, kw_only=True):
         bool, Meta(description="Let several processes of one machine listen on the port together")
     ] = False
     http_body_bytes_max: Annotated[int, Meta(ge=1024, description="Longest request body taken")] = 1024 * 1024
+    http_head_seconds_max: Annotated[
+        int, Meta(ge=1, le=600, description="A client whose head of a request takes longer is cut off")
+    ] = 10
     http_body_seconds_max: Annotated[int, Meta(ge=1, le=600, description="Longest a body may take to arrive")] = 30
     http_send_seconds_max: Annotated[
         int,
@@ -99,6 +102,9 @@ class HttpSettings(ProcessSettings, frozen=True, kw_only=True):
     ] = 8
     jwt_keys_file: Annotated[str | None, Meta(description="JWKS file with the public keys of tokens")] = None
     jwt_keys_url: Annotated[str | None, Meta(description="URL of that JWKS instead")] = None
+    jwt_keys_timeout_ms: Annotated[
+        int, Meta(ge=100, le=60_000, description="Longest that URL may take to be reached, and to send its next bytes")
+    ] = 5_000
     jwt_issuer: Annotated[str, Meta(min_length=1, description="The `iss` that tokens must have")]
     jwt_audience: Annotated[str, Meta(min_length=1, description="The `aud` that tokens must have")]
     jwt_leeway_seconds: Annotated[int, Meta(ge=0, le=300, description="Clock difference forgiven in tokens")] = 30

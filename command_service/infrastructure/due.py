@@ -30,7 +30,14 @@ class PostgresDue:
     """Implements `DueTransactions`. Used by one task at a time; close it when done."""
 
     def __init__(
-        self, url: str, *, page_max: int, connect_timeout_ms: int, statement_timeout_ms: int, breaker: Breaker
+        self,
+        url: str,
+        *,
+        page_max: int,
+        connect_timeout_ms: int,
+        silence_timeout_ms: int,
+        statement_timeout_ms: int,
+        breaker: Breaker,
     ) -> None:
         self._breaker = breaker
         self._patience_s = (statement_timeout_ms + SILENT_MS_MAX) / 1_000
@@ -38,6 +45,7 @@ class PostgresDue:
             url,
             name="daybook clock",
             connect_ms=connect_timeout_ms,
+            silence_ms=silence_timeout_ms,
             statement_ms=statement_timeout_ms,
             options=f"{SESSION_OPTIONS} -c timezone=UTC",
         )

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Literal
 
+import msgspec
 import psycopg
 from psycopg import Connection
 
 from projections.application.ports import Unwritable
 from projections.infrastructure.wire import Wire
+from projections.settings import ProjectorSettings, RelaySettings
 from shared_kernel.errors import Contention, DaybookError, Unavailable
 from shared_kernel.event_log.statements import SESSION_OPTIONS, load_statements
 from shared_kernel.postgres import connect, conninfo
@@ -22,22 +24,63 @@ from shared_kernel.transactions import Terms, Transactions
 Row = tuple[Any, ...]
 STATEMENTS: Final = load_statements("projections.infrastructure", "projections.sql")
 
-# Chosen: a batch is written in a fraction of a second; an index over a year of events takes a minute.
-LOCK_TIMEOUT_MS: Final = 5_000
-STATEMENT_TIMEOUT_MS: Final = 120_000
-WHOLE_BUILD_MS: Final = (
-    4 * 3_600_000
-)  # chosen: comparing or indexing all of a large read model, twice its longest statement
-IDLE_TIMEOUT_MS: Final = 30_000
-
 # A read model may lose its last commits in a crash of the server, rows and positions together: the log has them. So its
 # commits need not wait for the disk, which leaves that to the commands.
 # The wire's few statements have one good plan each: the server would plan some of them anew every time, for as long as they take.
 _OPTIONS: Final = f"{SESSION_OPTIONS} -c plan_cache_mode=force_generic_plan -c search_path=pg_catalog -c synchronous_commit=off -c timezone=UTC"
-SILENCE_MS_MAX: Final = 15_000  # chosen: a host that acknowledges nothing for this long is gone
 
 # Data, integrity and program limits (an index row that is too long): the rows are at fault, not the server.
 _UNWRITABLE: Final = ("22", "23", "54")
+
+
+class PostgresBounds(msgspec.Struct, frozen=True, kw_only=True):
+    """How long connecting, silence on the way, waiting for a lock, a statement, idling in a transaction and all of one may take."""
+
+    connect_ms: int
+    silence_ms: int
+    lock_ms: int
+    statement_ms: int
+    idle_ms: int
+    transaction_ms: int
+
+
+def bounds_of(settings: RelaySettings | ProjectorSettings) -> PostgresBounds:
+    """What the usual statements may take."""
+    return PostgresBounds(
+        connect_ms=settings.postgres_connect_ms,
+        silence_ms=settings.postgres_silence_ms,
+        lock_ms=settings.postgres_lock_ms,
+        statement_ms=settings.postgres_statement_ms,
+        idle_ms=settings.postgres_idle_ms,
+        transaction_ms=settings.postgres_transaction_ms,
+    )
+
+
+def build_bounds_of(settings: ProjectorSettings) -> PostgresBounds:
+    """What statements over all of a read model may take."""
+    return msgspec.structs.replace(
+        bounds_of(settings), statement_ms=settings.build_statement_ms, transaction_ms=settings.build_transaction_ms
+    )
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """A kind of transaction. How long it may take is a matter of the connection that it is done on."""
+
+    name: str
+    isolation: Literal["read committed", "repeatable read"] = "read committed"
+    holds_others: bool = False
+
+    def terms(self, bounds: PostgresBounds) -> Terms:
+        """The same with its bounds."""
+        return Terms(
+            name=self.name,
+            isolation=self.isolation,
+            holds_others=self.holds_others,
+            lock_timeout_ms=bounds.lock_ms,
+            statement_timeout_ms=bounds.statement_ms,
+            idle_timeout_ms=bounds.idle_ms,
+            transaction_timeout_ms=bounds.transaction_ms,
+        )
 
 
 class Database:
@@ -46,8 +89,11 @@ class Database:
     Its wire prepares statements, not the driver: at times that forgets all that there are, not only its own.
     """
 
-    def __init__(self, url: str, *, name: str, transactions: Transactions | None = None) -> None:
+    def __init__(
+        self, url: str, *, name: str, bounds: PostgresBounds, transactions: Transactions | None = None
+    ) -> None:
         self._url = url
+        self._bounds = bounds
         self._name = name
         self._transactions = transactions or Transactions()
         self._connection: Connection[Row] | None = None
@@ -67,12 +113,12 @@ class Database:
                     self._connection = None
 
     @contextmanager
-    def transaction(self, terms: Terms) -> Iterator[Connection[Row]]:
+    def transaction(self, work: Work) -> Iterator[Connection[Row]]:
         """The connection in a transaction that is committed when the block ends; `psycopg.Rollback` undoes it silently.
 
         Errors as in `session`; `outcome_unknown` where the answer to the commit was lost.
         """
-        with self.session() as session, self._transactions.transaction(session, terms):
+        with self.session() as session, self._transactions.transaction(session, work.terms(self._bounds)):
             yield session
 
     @property
@@ -94,35 +140,18 @@ class Database:
                 conninfo(
                     self._url,
                     name=self._name,
-                    silence_ms=SILENCE_MS_MAX,
-                    lock_ms=LOCK_TIMEOUT_MS,
-                    statement_ms=STATEMENT_TIMEOUT_MS,
+                    connect_ms=self._bounds.connect_ms,
+                    silence_ms=self._bounds.silence_ms,
+                    lock_ms=self._bounds.lock_ms,
+                    statement_ms=self._bounds.statement_ms,
                     options=_OPTIONS,
                 )
             )
             self._connection.prepare_threshold = None
-            self._wire = Wire(self._connection.pgconn, STATEMENTS, wait_ms=STATEMENT_TIMEOUT_MS + SILENCE_MS_MAX)
+            self._wire = Wire(
+                self._connection.pgconn, STATEMENTS, wait_ms=self._bounds.statement_ms + self._bounds.silence_ms
+            )
         return self._connection
-
-
-def terms(
-    name: str,
-    *,
-    isolation: Literal["read committed", "repeatable read"] = "read committed",
-    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
-    transaction_timeout_ms: int = 2 * STATEMENT_TIMEOUT_MS,
-    holds_others: bool = False,
-) -> Terms:
-    """Transactions of relay and projector differ in what they do and in how long all of it may take."""
-    return Terms(
-        name=name,
-        isolation=isolation,
-        holds_others=holds_others,
-        lock_timeout_ms=lock_timeout_ms,
-        statement_timeout_ms=STATEMENT_TIMEOUT_MS,
-        idle_timeout_ms=IDLE_TIMEOUT_MS,
-        transaction_timeout_ms=transaction_timeout_ms,
-    )
 
 
 def translated(error: psycopg.Error) -> DaybookError:

@@ -13,16 +13,16 @@ from psycopg import Connection, sql
 
 from projections.application.jobs import Findings, TableDigest, TableFinding
 from projections.domain.projection import Projection, Table
-from projections.infrastructure.postgres import STATEMENTS, WHOLE_BUILD_MS, Database, Row, terms
+from projections.infrastructure.postgres import STATEMENTS, Database, Row, Work
 
-COMPARISON: Final = terms("comparison", isolation="repeatable read", transaction_timeout_ms=WHOLE_BUILD_MS)
+COMPARISON: Final = Work(name="comparison", isolation="repeatable read")
 ACCOUNT: Final = "address"
 FIRST_ROWS: Final = 5
 FIRST_LEDGERS: Final = 10
 MEETINGS_MAX: Final = 50
 MEETING_WAIT_S: Final = 0.1
 # A whole table is read: no index helps, and it takes as long as it takes; the lease of the job says whether anybody waits for it.
-SNAPSHOT: Final[LiteralString] = "set local enable_seqscan = on; set local statement_timeout = '2h'"
+SNAPSHOT: Final[LiteralString] = "set local enable_seqscan = on"
 
 
 class PostgresDigests:

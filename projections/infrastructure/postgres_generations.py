@@ -13,14 +13,16 @@ from psycopg import Connection, sql
 
 from projections.application.ports import ForeignGeneration, Generation, Unusable
 from projections.domain.projection import Projection
-from projections.infrastructure.postgres import STATEMENTS, Database, Row, terms
+from projections.infrastructure.postgres import STATEMENTS, Database, Row, Work
 from shared_kernel.errors import Corruption, Rejection
 
 # Chosen: "book", so that it meets no other advisory lock; the second key is the projection's name.
 _LOCK_CHANGES: Final = 0x626F6F6B
 _LOCK_BUILD: Final = 0x626F6F6C
 _STATISTICS: Final = 10  # as in migration 0010: no plan depends on them
-_CHANGE: Final = terms("generation_change", holds_others=True)  # a swap holds the live side until the other is level
+_CHANGE: Final = Work(
+    name="generation_change", holds_others=True
+)  # a swap holds the live side until the other is level
 # Connection, transaction, resources, locks, intervention, the system: whatever SQL it was, it may succeed the next time.
 _PASSING: Final = ("08", "40", "53", "55", "57", "58", "XX")
 

@@ -8,11 +8,11 @@ import msgspec
 
 from projections.application.jobs import Findings, Job, JobFigures, JobState, Outcome
 from projections.application.rebuild import Progress
-from projections.infrastructure.postgres import Database, Row, terms
+from projections.infrastructure.postgres import Database, Row, Work
 from shared_kernel.event_log.statements import load_statements
 
 STATEMENTS: Final = load_statements("projections.infrastructure", "jobs.sql")
-_SCHEDULE: Final = terms("schedule")
+_SCHEDULE: Final = Work(name="schedule")
 SCHEDULE_LOCK: Final = 0x626F6F6E73636864  # chosen: beside those of the generations
 NOTHING: Final = Outcome()
 

@@ -28,14 +28,14 @@ from projections.application.operations import (
 )
 from projections.domain.projection import Projection
 from projections.infrastructure import postgres_jobs
-from projections.infrastructure.postgres import Database, Row, terms
+from projections.infrastructure.postgres import Database, Row, Work
 from projections.infrastructure.postgres_builds import PostgresBuilds
 from projections.infrastructure.postgres_jobs import PostgresJobs, job_of
 from projections.infrastructure.postgres_trail import STATEMENTS, actions, note
 from shared_kernel.errors import Rejection
 from shared_kernel.tags import account_tag
 
-_CONTROL: Final = terms("control")
+_CONTROL: Final = Work(name="control")
 SAMPLE_S: Final = 1.0  # chosen: a busy projector rests up to a quarter of a second between two batches
 
 

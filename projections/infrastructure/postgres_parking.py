@@ -8,13 +8,13 @@ from typing import Final
 from psycopg import Connection
 
 from projections.application.parking import Inspection, Letter, Skip, StandingLedger
-from projections.infrastructure.postgres import Database, Row, terms
+from projections.infrastructure.postgres import Database, Row, Work
 from shared_kernel.errors import Rejection
 from shared_kernel.event_log.statements import load_statements
 
 STATEMENTS: Final = load_statements("projections.infrastructure", "parking.sql")
 INSPECTED_MAX: Final = 100  # chosen: the newest letters and skips of a ledger that anybody reads
-_CHANGE: Final = terms("parking")
+_CHANGE: Final = Work(name="parking")
 
 
 def note_action(

@@ -20,13 +20,13 @@ from projections.application.ports import Batch, ForeignGeneration, Generation, 
 from projections.domain.projection import Key, Projection, Value
 from projections.domain.projection import Row as ModelRow
 from projections.infrastructure.copy_text import NULL, OPTIONS, copy_text, plain_text
-from projections.infrastructure.postgres import STATEMENTS, Database, Row, terms
+from projections.infrastructure.postgres import STATEMENTS, Database, Row, Work
 from projections.infrastructure.wire import Call, rows_of
 from shared_kernel.event_log import binary
 from shared_kernel.words import format_time
 
 INSERTED_ROWS_MAX: Final = 1_000  # measured: up to here inserts cost no more than COPY, and fewer trips
-_WRITE: Final = terms("read_model_write")
+_WRITE: Final = Work(name="read_model_write")
 
 
 class PostgresReadModel:

@@ -8,11 +8,11 @@ from uuid import UUID
 import psycopg
 
 from projections.application.ports import Lag, Move
-from projections.infrastructure.postgres import STATEMENTS, Database, terms
+from projections.infrastructure.postgres import STATEMENTS, Database, Work
 from shared_kernel.event_log import binary
 from shared_kernel.transactions import again
 
-_POSITIONS: Final = terms("relay_positions")
+_POSITIONS: Final = Work(name="relay_positions")
 _FENCED: Final = "DB008"  # raised by projections.advance_relay
 
 

@@ -17,7 +17,7 @@ from projections.application.ports import Generation
 from projections.application.rebuild import Progress, Rebuild, Speed
 from projections.domain.projection import Projection, Table
 from projections.infrastructure.child_processes import ChildProcesses
-from projections.infrastructure.postgres import STATEMENTS, WHOLE_BUILD_MS, Database, Row, terms
+from projections.infrastructure.postgres import STATEMENTS, Database, PostgresBounds, Row, Work
 from projections.infrastructure.postgres_digests import COMPARISON, SNAPSHOT, PostgresDigests, by_account
 from projections.infrastructure.postgres_generations import PostgresGenerations, make_indexes, make_schema
 from projections.infrastructure.postgres_log import PostgresLog
@@ -25,9 +25,9 @@ from projections.infrastructure.postgres_read_model import PostgresReadModel
 from projections.infrastructure.postgres_trail import STATEMENTS as TRAIL
 from shared_kernel.errors import Contention, Corruption, Rejection
 
-_REPAIR: Final = terms("repair", transaction_timeout_ms=WHOLE_BUILD_MS, holds_others=True)
-_INDEXES: Final = terms("indexes", transaction_timeout_ms=WHOLE_BUILD_MS)
-_SCRATCH: Final = terms("scratch_build")
+_REPAIR: Final = Work(name="repair", holds_others=True)
+_INDEXES: Final = Work(name="indexes")
+_SCRATCH: Final = Work(name="scratch_build")
 GROUP_EVENTS_MAX: Final = 100_000  # chosen: some hundred megabytes beside the live side while they are compared
 FIRST_DIFFERENCES: Final = 50
 SHARE_LOOK_S: Final = 0.5
@@ -41,6 +41,8 @@ class Workshop:
         url: str,
         projections: Mapping[str, Projection],
         *,
+        bounds: PostgresBounds,
+        build_bounds: PostgresBounds,
         speed: Speed,
         children: ChildProcesses,
         processes_max: int = 1,
@@ -48,6 +50,8 @@ class Workshop:
     ) -> None:
         self._url = url
         self._projections = projections
+        self._bounds = bounds
+        self._build_bounds = build_bounds
         self._speed = speed
         self._children = children
         self._processes_max = processes_max
@@ -77,7 +81,16 @@ class Workshop:
         if projection is None:
             raise Rejection("projection_not_found", projection=job.projection)
         speed = self._speed if job.events_per_second_max is None else self._speed.no_faster(job.events_per_second_max)
-        work = _Work(self._url, projection, job=job, speed=speed, progress=progress, stop=stop)
+        work = _Work(
+            self._url,
+            projection,
+            job=job,
+            bounds=self._bounds,
+            build_bounds=self._build_bounds,
+            speed=speed,
+            progress=progress,
+            stop=stop,
+        )
         try:
             yield work
         finally:
@@ -88,7 +101,16 @@ class _Work:
     """One job of one projection, on connections of its own."""
 
     def __init__(
-        self, url: str, projection: Projection, *, job: Job, speed: Speed, progress: Progress, stop: threading.Event
+        self,
+        url: str,
+        projection: Projection,
+        *,
+        job: Job,
+        bounds: PostgresBounds,
+        build_bounds: PostgresBounds,
+        speed: Speed,
+        progress: Progress,
+        stop: threading.Event,
     ) -> None:
         self._projection = projection
         self._job = job
@@ -97,7 +119,11 @@ class _Work:
         self._stop = stop
         name = f"daybook {job.kind} {projection.name}"
         # Reading, writing and looking up overlap, and keys are made beside a transaction: each has its connection.
-        self._log, self._writing, self._looking, self._keys, self._plain = (Database(url, name=name) for _ in range(5))
+        self._log, self._writing, self._looking = (Database(url, name=name, bounds=bounds) for _ in range(3))
+        self._plain = Database(url, name=name, bounds=build_bounds)
+        # Another process that makes the same keys is waited for as long as that takes it.
+        patient = msgspec.structs.replace(build_bounds, lock_ms=build_bounds.statement_ms)
+        self._keys = Database(url, name=name, bounds=patient)
         self._logger = structlog.get_logger("daybook.jobs").bind(job=job.id, projection=projection.name)
         self._generation = self._find()
         self._digests = PostgresDigests(self._plain, projection)
@@ -246,7 +272,6 @@ class _Work:
         of = {"projection": self._projection.name, "generation": self._generation.number, "ledger": ledger}
         schemas = (self._generation.schema_name, scratch.schema_name)
         with self._plain.transaction(_REPAIR) as session:
-            session.execute("set local statement_timeout = '2h'")
             held = session.execute(STATEMENTS["hold_position"], of).fetchone()
             now = {} if held is None else {ledger: int(held[0])}
             self._fold_to(builder, now)
@@ -304,7 +329,6 @@ class _Work:
         """Keys and indexes are there: made at once where they were not, so that a crash leaves all or none."""
         with self._keys.transaction(_INDEXES) as session:
             of = {"schema": generation.schema_name}
-            session.execute("set local lock_timeout = '2h'; set local statement_timeout = '2h'")
             session.execute(STATEMENTS["hold_keys"], of)  # one of several processes makes them, the others find them
             if session.execute(STATEMENTS["has_keys"], of).fetchone() == (True,):
                 return

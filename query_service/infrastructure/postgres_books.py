@@ -21,7 +21,7 @@ from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.statements import Statements, numbered
 from shared_kernel.breaker import Breaker, SaysNothing
 from shared_kernel.errors import Unavailable
-from shared_kernel.postgres import SILENT_MS_MAX, conninfo, patience
+from shared_kernel.postgres import conninfo, patience
 
 STAMP_COLUMNS: Final = 13
 PREPARED_MAX: Final = 150  # chosen: every statement that is asked often, beside some filters
@@ -60,7 +60,10 @@ class PostgresBooks:
         requests_waiting_max: int,
         pool_wait_ms: int,
         connect_ms: int,
+        silence_ms: int,
+        reconnect_ms: int,
         statement_ms: int,
+        overdue_ms: int,
         server: str = "primary",
         attempts_max: int = ATTEMPTS_MAX,
         breaker: Breaker | None = None,
@@ -69,7 +72,7 @@ class PostgresBooks:
         self._breaker = breaker or Breaker(server)
         self._failed_before = 0
         self._pool_wait_s = pool_wait_ms / 1_000
-        self._patience_s = (statement_ms + SILENT_MS_MAX) / 1_000
+        self._patience_s = (statement_ms + overdue_ms) / 1_000
         self._drained_at = 0.0
         self._statements = statements
         self._figures = figures
@@ -86,12 +89,12 @@ class PostgresBooks:
             connection.prepared_max = PREPARED_MAX
 
         self.pool = AsyncConnectionPool(
-            conninfo(url, name="daybook query", connect_ms=connect_ms),
+            conninfo(url, name="daybook query", connect_ms=connect_ms, silence_ms=silence_ms),
             kwargs={"autocommit": True, "cursor_factory": AsyncRawCursor},
             min_size=1,
             max_size=connections_max,
             timeout=pool_wait_ms / 1000,
-            reconnect_timeout=5,  # a failed attempt is given up and begun again when somebody asks
+            reconnect_timeout=reconnect_ms / 1_000,  # a failed attempt is given up and begun again when somebody asks
             configure=configure,
             open=False,
             name=f"books-{server}",

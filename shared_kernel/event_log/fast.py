@@ -121,6 +121,7 @@ class LogConnection:
         incarnation: UUID | None,
         name: str = "daybook",
         connect_timeout_ms: int = 5_000,
+        silence_timeout_ms: int = 10_000,
         lock_timeout_ms: int = 2_000,
         statement_timeout_ms: int = 10_000,
         transactions: Transactions | None = None,
@@ -134,6 +135,7 @@ class LogConnection:
             url,
             name=name,
             connect_timeout_ms=connect_timeout_ms,
+            silence_timeout_ms=silence_timeout_ms,
             reply_timeout_ms=statement_timeout_ms + _REPLY_MARGIN_MS,
         )
         try:
@@ -347,7 +349,9 @@ async def end_backend(url: str, pid: int, backend_start: str, *, name: str = "da
     """
     try:
         async with asyncio.timeout(wait_ms / 1_000 * 2):
-            connection = await connect_async(conninfo(url, name=name, statement_ms=2 * wait_ms))
+            connection = await connect_async(
+                conninfo(url, name=name, connect_ms=wait_ms, silence_ms=2 * wait_ms, statement_ms=2 * wait_ms)
+            )
             async with connection:
                 cursor = psycopg.AsyncRawCursor(connection)
                 await cursor.execute(calls.TERMINATE_BACKEND, [pid, backend_start, wait_ms])

@@ -56,13 +56,20 @@ class Pipeline:
 
     @classmethod
     async def connect(
-        cls, url: str, *, name: str = "daybook", connect_timeout_ms: int, reply_timeout_ms: int
+        cls,
+        url: str,
+        *,
+        name: str = "daybook",
+        connect_timeout_ms: int,
+        silence_timeout_ms: int,
+        reply_timeout_ms: int,
     ) -> "Pipeline":
         """A connection to a server that takes writes. Raises `LogUnavailable` if there is none in time."""
         bounded = conninfo(
             url,
             name=name,
             connect_ms=connect_timeout_ms,
+            silence_ms=silence_timeout_ms,
             client_encoding="UTF8",
             target_session_attrs="read-write",
         )

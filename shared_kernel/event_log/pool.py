@@ -19,8 +19,7 @@ from shared_kernel.transactions import Transactions
 # Chosen: NOTIFY serialises commits across the server and wakes every listener, so one serves all appends of so long; no less
 # than the shortest rest of a relay (`round_ms`), which would not listen sooner.
 ANNOUNCE_EVERY_S: Final = 0.02
-# Chosen: how long a lost connection's backend is hunted, and the pause between attempts while the server is away.
-END_BACKEND_S: Final = 15.0
+# Chosen: the pause between attempts to end a lost connection's backend while the server is away.
 END_BACKEND_RETRY_S: Final = 0.1
 
 
@@ -38,6 +37,8 @@ class LogPool:
         connections_max: int = 8,
         borrow_timeout_ms: int = 5_000,
         connect_timeout_ms: int = 5_000,
+        silence_timeout_ms: int = 10_000,
+        settle_timeout_ms: int = 15_000,
         lock_timeout_ms: int = 2_000,
         statement_timeout_ms: int = 10_000,
         transactions: Transactions | None = None,
@@ -50,8 +51,10 @@ class LogPool:
         self._call = self._breaker.look if is_for_health else self._breaker.call
         self._transactions = transactions or Transactions()
         self._borrow_timeout_s = borrow_timeout_ms / 1_000
+        self._settle_timeout_ms = settle_timeout_ms
         self._timeouts = {
             "connect_timeout_ms": connect_timeout_ms,
+            "silence_timeout_ms": silence_timeout_ms,
             "lock_timeout_ms": lock_timeout_ms,
             "statement_timeout_ms": statement_timeout_ms,
         }
@@ -157,12 +160,16 @@ class LogPool:
 
     async def _end_backend(self, connection: LogConnection) -> bool:
         with suppress(TimeoutError):
-            async with asyncio.timeout(END_BACKEND_S):
+            async with asyncio.timeout(self._settle_timeout_ms / 1_000):
                 while True:
                     # The server restarts: ask again. Its answers count, for nobody else may be asking.
                     with suppress(Unavailable), self._breaker.call(LogUnavailable):
                         if await end_backend(
-                            self._url, connection.backend_pid, connection.backend_start, name=self._name
+                            self._url,
+                            connection.backend_pid,
+                            connection.backend_start,
+                            name=self._name,
+                            wait_ms=self._settle_timeout_ms // 3,
                         ):
                             return True
                     await asyncio.sleep(END_BACKEND_RETRY_S)

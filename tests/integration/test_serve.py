@@ -41,7 +41,6 @@ from shared_kernel.settings import HttpSettings, load_or_exit
 settings = load_or_exit(HttpSettings, os.environ)
 writer = logs.configure("test", level=settings.log_level)
 gate = Path(os.environ["GATE"])
-http_protocol.HEADER_SECONDS_MAX = float(os.environ.get("HEADER_SECONDS", http_protocol.HEADER_SECONDS_MAX))
 http_protocol.KEEP_ALIVE_SECONDS = float(os.environ.get("KEEP_ALIVE", http_protocol.KEEP_ALIVE_SECONDS))
 
 @get("/docs/wait", include_in_schema=False)
@@ -259,7 +258,7 @@ def test_requests_on_one_connection_are_answered_in_their_order(served: Served) 
 def test_a_head_that_does_not_end_in_time_is_cut_off_and_an_idle_connection_is_not(
     tmp_path: Path, started: list[Served]
 ) -> None:
-    served = start(tmp_path, started, HEADER_SECONDS="0.5")
+    served = start(tmp_path, started, DAYBOOK_HTTP_HEAD_SECONDS_MAX="1")
     with served.connect() as idle, served.connect() as silent, served.connect() as slow, served.connect() as later:
         idle.sendall(LIVE)
         read_answer(idle, b"}")
@@ -276,7 +275,7 @@ def test_a_head_that_does_not_end_in_time_is_cut_off_and_an_idle_connection_is_n
 
 
 def test_an_idle_connection_is_closed_in_time_and_a_busy_one_is_not(tmp_path: Path, started: list[Served]) -> None:
-    served = start(tmp_path, started, KEEP_ALIVE="0.5", HEADER_SECONDS="0.5")
+    served = start(tmp_path, started, KEEP_ALIVE="0.5", DAYBOOK_HTTP_HEAD_SECONDS_MAX="1")
     with served.connect() as idle, served.connect() as busy:
         busy.sendall(WAIT)
         served.read_until("waiting")

@@ -132,6 +132,20 @@ OWN: Final[dict[str, tuple[str, ...]]] = {
 # Neither takes a time-out: it is done in a thread that is waited for so long and no longer.
 LEAVES_KAFKA: Final = ("projections/infrastructure/kafka.py",)
 
+# Whose time-outs are settings of a process, each with a name; commands of the command line have none.
+OF_PROCESSES: Final = (
+    *("command_service/*", "query_service/*", "projections/*", "daybook/monitor/*", "shared_kernel/keys.py"),
+    *("shared_kernel/event_log/pool.py", "shared_kernel/event_log/fast.py", "shared_kernel/event_log/pipeline.py"),
+)
+_TOLD: Final = frozenset(
+    (
+        *("AsyncConnectionPool", "Terms", "conninfo", "connect_redis", "create_topics", "list_topics", "open_url"),
+        *("KafkaClients", "PostgresBounds"),
+    )
+)
+_TIME: Final = re.compile(r"(^|_)(timeout|timeout_ms|timeout_s|ms|s)$")
+_SQL_OF_TIME: Final = re.compile(r"_timeout\s*(=|to)\s*'?\d", re.IGNORECASE)
+
 OPENS_TRANSACTIONS: Final = ("shared_kernel/transactions.py", "shared_kernel/event_log/fast.py")
 # A savepoint in a transaction of `shared_kernel.transactions`.
 SAVEPOINTS: Final = ("daybook/monitor/infrastructure/postgres.py",)
@@ -158,7 +172,7 @@ _COMMENT: Final = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 
 def offences(name: str, text: str) -> list[str]:
     """All of them."""
-    return offences_with_imports(name, text) + offences_with_transactions(name, text) + offences_with_time(name, text)
+    return [offence for rule in RULES for offence in rule(name, text)]
 
 
 def offences_with_imports(name: str, text: str) -> list[str]:
@@ -292,6 +306,41 @@ def _of_time(name: str, node: ast.Call) -> Iterator[str]:
             yield f"{called} without conninfo"
 
 
+def offences_with_settings(name: str, text: str) -> list[str]:
+    """What in a module of a process has a time-out that no setting names: a number, a constant, or a default elsewhere."""
+    if not _is_one_of(name, OF_PROCESSES):
+        return []
+    tree = ast.parse(text)
+    prose = {id(node.body[0].value) for node in ast.walk(tree) if _has_docstring(node)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _called(node) in _TOLD:
+            given = {keyword.arg or "": keyword.value for keyword in node.keywords}
+            fixed = [each for each, value in given.items() if _TIME.search(each) and _is_fixed(value)]
+            if _called(node) == "conninfo":
+                fixed += sorted({"connect_ms", "silence_ms"} - given.keys())
+            found += [f"{name}:{node.lineno} {each} of {_called(node)} is no setting" for each in fixed]
+        elif isinstance(node, ast.Dict):
+            found += [
+                f"{name}:{node.lineno} {key.value} is no setting"
+                for key, value in zip(node.keys, node.values, strict=True)
+                if isinstance(key, ast.Constant) and str(key.value).endswith("timeout.ms") and _is_fixed(value)
+            ]
+        elif isinstance(node, ast.Constant) and id(node) not in prose:
+            spoken = node.value.decode("latin-1") if isinstance(node.value, bytes) else node.value
+            if isinstance(spoken, str) and _SQL_OF_TIME.search(spoken):
+                found.append(f"{name}:{node.lineno} says {spoken!r}")
+    return found
+
+
+def _is_fixed(node: ast.expr) -> bool:
+    """A number but 0, which is no bound, or a constant."""
+    if isinstance(node, ast.Constant):
+        return node.value != 0
+    parts = [part for part in ast.walk(node) if isinstance(part, ast.Name | ast.Attribute)]
+    return all(_endings(part)[1].isupper() for part in parts)
+
+
 def _called(node: ast.Call) -> str:
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
@@ -336,3 +385,6 @@ def _annotations(node: ast.AST) -> Iterator[ast.expr]:
 def _has_docstring(node: ast.AST) -> bool:
     is_place = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
     return is_place and bool(node.body) and isinstance(node.body[0], ast.Expr)  # type: ignore[attr-defined]
+
+
+RULES: Final = (offences_with_imports, offences_with_transactions, offences_with_time, offences_with_settings)

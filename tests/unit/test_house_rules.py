@@ -21,10 +21,7 @@ def sources() -> Iterator[tuple[str, str]]:
             yield path.relative_to(ROOT).as_posix(), path.read_text()
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [house_rules.offences_with_imports, house_rules.offences_with_transactions, house_rules.offences_with_time],
-)
+@pytest.mark.parametrize("rule", house_rules.RULES)
 def test_no_module_breaks_a_rule(rule: Callable[[str, str], list[str]]) -> None:
     assert [offence for name, text in sources() for offence in rule(name, text)] == []
 
@@ -179,6 +176,27 @@ def test_each_import_of_what_reaches_a_network_is_an_offence(text: str) -> None:
 )
 def test_what_is_bounded_is_no_offence(text: str) -> None:
     assert offences("m.py", text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "open_url(url, timeout_s=5.0)",
+        "open_url(url, timeout_s=FETCH_TIMEOUT_SECONDS)",
+        "conninfo(url, silence_ms=silence_ms)",
+        "conninfo(url, connect_ms=connect_ms, silence_ms=SILENCE_MS_MAX)",
+        "conninfo(url, connect_ms=connect_ms, silence_ms=silence_ms, statement_ms=2 * STATEMENT_MS_MAX)",
+        "connect_redis(url, timeout_ms=100)",
+        "AsyncConnectionPool(conninfo(url), timeout=wait_s, reconnect_timeout=5)",
+        "admin.list_topics(timeout=ADMIN_S_MAX)",
+        "Terms(name='n', lock_timeout_ms=LOCK_TIMEOUT_MS)",
+        "clients.producer({'message.timeout.ms': DELIVERY_MS_MAX})",
+        "clients.consumer({'session.timeout.ms': 6_000})",
+        "session.execute(\"set local statement_timeout = '2h'\")",
+    ],
+)
+def test_a_time_out_of_a_process_that_no_setting_names_is_an_offence(text: str) -> None:
+    assert house_rules.offences_with_settings("projections/infrastructure/m.py", text)
 
 
 def test_the_lists_of_who_may_name_only_those_who_do() -> None:

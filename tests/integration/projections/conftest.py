@@ -23,6 +23,7 @@ from shared_kernel.events import Event
 from tests.services import Database
 from tests.support import histories
 from tests.support.plain_books import plain_books, read_books, read_log
+from tests.support.postgres_bounds import BOUNDS as POSTGRES_BOUNDS
 
 BOOKS = shipped()["books"]
 PERIODS = shipped()["periods"]
@@ -67,9 +68,10 @@ class Kit:
         """The events are in the log."""
         return histories.append(self.database.urls["command"], ledger, what)
 
-    def session(self, role: str = "projector") -> Session:
+    def session(self, role: str = "projector", **bounds: int) -> Session:
         """A connection of its own."""
-        session = Session(self.database.urls[role], name="test")
+        within = msgspec.structs.replace(POSTGRES_BOUNDS, **bounds)
+        session = Session(self.database.urls[role], name="test", bounds=within)
         self._sessions.append(session)
         return session
 

@@ -27,6 +27,7 @@ from tests.integration.projections.conftest import BOOKS, PERIODS, Kit
 from tests.support.histories import opened, transfer
 from tests.support.lives import books
 from tests.support.plain_books import read_log
+from tests.support.postgres_bounds import BOUNDS
 
 pytestmark = pytest.mark.thorough
 
@@ -62,7 +63,14 @@ class Operator:
         job = self.jobs.find(id_)
         assert job is not None
         projections = {self.projection.name: self.projection}
-        workshop = Workshop(self.kit.database.urls["projector"], projections, speed=speed, children=ChildProcesses())
+        workshop = Workshop(
+            self.kit.database.urls["projector"],
+            projections,
+            bounds=BOUNDS,
+            build_bounds=BOUNDS,
+            speed=speed,
+            children=ChildProcesses(),
+        )
         progress = Progress()
         outcome = workshop.work(job, "me", progress, threading.Event())
         assert self.jobs.keep(id_, "me", 60_000, progress)

@@ -7,13 +7,14 @@ import pytest
 from psycopg import pq
 
 from projections.application.ports import Unwritable
-from projections.infrastructure.postgres import Database, terms
+from projections.infrastructure.postgres import Database, Work
 from projections.infrastructure.wire import PIECE_BYTES, Wire, rows_of
 from shared_kernel.errors import Contention, Unavailable
 from shared_kernel.event_log import binary
 from tests.integration.projections.conftest import Kit, until
+from tests.support.postgres_bounds import BOUNDS
 
-TERMS = terms("test")
+TERMS = Work(name="test")
 STATEMENTS = {
     "double": "select v * 2 from unnest($1::bigint[]) as v",
     "divide": "select 1 / $1::integer",
@@ -37,7 +38,7 @@ def session(kit: Kit) -> Database:
 def wired(session: Database) -> Wire:
     """The wire of an open session, with this module's statements."""
     with session.session() as connection:
-        return Wire(connection.pgconn, STATEMENTS)
+        return Wire(connection.pgconn, STATEMENTS, wait_ms=60_000)
 
 
 def test_statements_in_one_trip_answer_in_their_order(session: Database) -> None:
@@ -111,10 +112,11 @@ def test_whoever_waits_lets_the_other_threads_run(session: Database, kit: Kit) -
 
 
 def test_a_lock_that_somebody_keeps_is_contention(session: Database, kit: Kit) -> None:
+    session = kit.session(lock_ms=20)
     wire = wired(session)
     with psycopg.connect(kit.database.admin_url) as holder:
         holder.execute("select from public.held for update")
-        with pytest.raises(Contention), session.transaction(terms("brief", lock_timeout_ms=20)):
+        with pytest.raises(Contention), session.transaction(TERMS):
             wire.execute(("hold", []))
 
 
@@ -151,7 +153,7 @@ def test_the_driver_forgets_none_of_the_wires_statements(session: Database) -> N
 
 
 def test_before_the_first_session_there_is_no_wire(kit: Kit) -> None:
-    database = Database(kit.database.urls["projector"], name="test")
+    database = Database(kit.database.urls["projector"], name="test", bounds=BOUNDS)
     with pytest.raises(RuntimeError, match="open session"):
         _ = database.wire
     database.close()

@@ -14,7 +14,6 @@ from projections.application.figures import Figures
 from projections.application.ports import ForeignGeneration
 from projections.application.worker import Worker
 from projections.domain.projection import Key, Read, Row, Rows, State
-from projections.infrastructure import postgres, postgres_read_model
 from projections.infrastructure.postgres_read_model import PostgresReadModel
 from shared_kernel import events
 from shared_kernel.errors import Corruption, Unavailable
@@ -265,12 +264,11 @@ def test_a_projection_that_was_mended_catches_up_when_an_operator_says_so(kit: K
 
 
 def test_a_ledger_whose_row_somebody_holds_is_set_aside_and_the_others_go_on(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+    kit: Kit,
 ) -> None:
-    monkeypatch.setattr(postgres_read_model, "_WRITE", postgres.terms("read_model_write", lock_timeout_ms=50))
     for name in ("a", "b", "c"):
         kit.append(name, [opened(name)])
-    worker, _ = kit.worker()
+    worker, _ = kit.worker(session=kit.session(lock_ms=50))
     worker.apply(read_log(kit.admin))
     for name in ("a", "b", "c"):
         kit.append(name, [transfer("t", 5)])

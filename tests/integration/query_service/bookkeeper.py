@@ -19,6 +19,7 @@ from projections.infrastructure.shipped import shipped
 from shared_kernel import events, tags
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import AccountDefaults, AccountOpened, Entry, Event, LedgerOpened, Metadata, TransactionPosted
+from tests.support.postgres_bounds import BOUNDS
 
 PROJECTIONS: Final[Mapping[str, Projection]] = shipped()
 FIRST_DAY = datetime(2026, 1, 1, 9, 30, tzinfo=UTC)
@@ -55,7 +56,7 @@ class Bookkeeper:
         self.admin_url = admin_url
         self.connection = psycopg.connect(admin_url, autocommit=True)
         self.heads: dict[str, int] = defaultdict(int)
-        self._session = Session(admin_url, name="bookkeeper")
+        self._session = Session(admin_url, name="bookkeeper", bounds=BOUNDS)
 
     def close(self) -> None:
         """No connection is left."""

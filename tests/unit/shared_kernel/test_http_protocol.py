@@ -62,7 +62,7 @@ async def answered(request: bytes, *answer: dict[str, Any], later: bytes = b"") 
     state = ServerState()
     state.default_headers = [(b"date", b"today")]
     config = Config(app, interface="asgi3", lifespan="off", log_config=None, access_log=False)
-    config.connections_max, config.send_seconds_max = 10, 10.0
+    config.connections_max, config.head_seconds_max, config.send_seconds_max = 10, 10.0, 10.0
     wire = Wire()
     connection = Connection(config, state, {}, asyncio.get_running_loop())
     connection.connection_made(wire)
@@ -169,7 +169,8 @@ class Crowd:
         self.asked: list[tuple[str, int]] = []
         self.is_full = False
         self.config = Config(self._app, interface="asgi3", lifespan="off", log_config=None, access_log=False)
-        self.config.connections_max, self.config.send_seconds_max = 2_000, 10.0
+        self.config.connections_max, self.config.head_seconds_max = 2_000, 10.0
+        self.config.send_seconds_max = 10.0
         self.config.refusal = self._refusal
         self.release = asyncio.Event()
 

@@ -78,7 +78,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def keys(source: Source, clock: Clock) -> Iterator[UrlKeys]:
-    keys = UrlKeys(source.url, clock=clock)
+    keys = UrlKeys(source.url, timeout_ms=5_000, clock=clock)
     yield keys
     keys.close()
 
@@ -133,7 +133,7 @@ def test_a_failing_source_leaves_the_keys_as_they_were(
 
 def test_before_the_first_fetch_nobody_can_be_checked(source: Source) -> None:
     source.status = 503
-    keys = UrlKeys(source.url)
+    keys = UrlKeys(source.url, timeout_ms=5_000)
     try:
         with pytest.raises(Unavailable):
             keys.key_set("first")
