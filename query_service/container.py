@@ -100,7 +100,7 @@ def _app(
         registry=registry,
         settings=settings,
         dependencies={
-            "handler": Provide(lambda: handler, use_cache=True, sync_to_thread=False),
+            "handler": Provide(handler.for_request, sync_to_thread=False),
             "log": Provide(lambda: log, use_cache=True, sync_to_thread=False),
             "exports": Provide(lambda: exports, use_cache=True, sync_to_thread=False),
             "streams": Provide(lambda: streams, use_cache=True, sync_to_thread=False),
@@ -254,6 +254,7 @@ class Container(containers.DeclarativeContainer):
         wait_ms=settings.provided.wait_ms,
         wait_ms_max=settings.provided.wait_ms_max,
         poll_ms=settings.provided.visible_poll_ms,
+        seconds_max=settings.provided.query_seconds_max,
     )
     # Who follows a log is woken by the primary: a replica may not have yet what was announced.
     primary = providers.Singleton(
@@ -264,6 +265,7 @@ class Container(containers.DeclarativeContainer):
         wait_ms=settings.provided.wait_ms,
         wait_ms_max=settings.provided.wait_ms_max,
         poll_ms=settings.provided.visible_poll_ms,
+        seconds_max=settings.provided.query_seconds_max,
     )
     log = providers.Singleton(
         LogReader,

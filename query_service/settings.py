@@ -59,6 +59,14 @@ class QuerySettings(HttpSettings, frozen=True, kw_only=True):
     postgres_replica_lag_ms_max: Annotated[
         int, Meta(ge=0, le=3_600_000, description="A replica that is further behind is not asked")
     ] = 10_000
+    query_seconds_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3_600,
+            description="Longest that a request may take, its wait for a position among it; each piece of a stream or an export has as long",
+        ),
+    ] = 15
     wait_ms: Annotated[
         int, Meta(ge=0, le=60_000, description="How long a query waits for its Daybook-Position where it does not say")
     ] = 2_000

@@ -113,10 +113,10 @@ async def read(handler: QueryHandler, asked: Asked, period: Period, *, after: Af
 
 
 async def pages(handler: QueryHandler, asked: Asked, period: Period) -> AsyncGenerator[Page, None]:
-    """All lines, page by page; the later ones as of the position of the first. There is at least one page."""
+    """All lines, page by page; the later ones as of the position of the first. There is at least one page, and each has the time of a request."""
     after = After()
     while True:
-        page = await read(handler, asked, period, after=after, limit=PAGE_ROWS)
+        page = await read(handler.for_request(), asked, period, after=after, limit=PAGE_ROWS)
         yield page
         if page.end is None:
             return

@@ -7,12 +7,15 @@ SQL, no HTTP and no clock but the event loop's.
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from datetime import datetime
 from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from query_service.application.cursors import Cursor
 from query_service.application.filters import EVERYTHING, Tree
 from shared_kernel.errors import Rejection, Unavailable
+
+WAIT_SHARE = 0.9  # chosen: most of a request's time that may go by in waiting for a position
 
 RowT = TypeVar("RowT", bound=tuple[object, ...])
 
@@ -149,8 +152,12 @@ LOG_STAMP = Question("log_stamp_alone", NoRow, is_of_log=True)
 class Books(Protocol):
     """Where questions are answered from."""
 
-    async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
-        """One snapshot. The parameters `ledger`, `wanted`, `at`, `at_position`, `at_time`, `effective_at` and `begins_at` are always there."""
+    async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value], *, until: float) -> Snapshot[RowT]:
+        """One snapshot. The parameters `ledger`, `wanted`, `at`, `at_position`, `at_time`, `effective_at` and `begins_at` are always
+        there.
+
+        `until`, of the event loop's clock: when it is given up, as `dependency_unavailable`.
+        """
         ...
 
 
@@ -183,17 +190,36 @@ class Waits(Protocol):
 
 
 class QueryHandler:
-    """Answers questions as of a position that is never behind the one the client has seen."""
+    """Answers questions as of a position that is never behind the one the client has seen.
+
+    Each has `seconds_max`, its wait and all its looks together; those asked of one `for_request` have it together.
+    """
 
     def __init__(
-        self, books: Books, visible: Visible, waits: Waits, *, wait_ms: int, wait_ms_max: int, poll_ms: int
+        self,
+        books: Books,
+        visible: Visible,
+        waits: Waits,
+        *,
+        wait_ms: int,
+        wait_ms_max: int,
+        poll_ms: int,
+        seconds_max: float,
     ) -> None:
+        self._seconds_max = seconds_max
+        self._until: float | None = None
         self._books = books
         self._visible = visible
         self._waits = waits
         self._wait_ms = wait_ms
         self._wait_ms_max = wait_ms_max
         self._poll_ms = poll_ms
+
+    def for_request(self) -> "QueryHandler":
+        """The same for one request, whose time begins now."""
+        handler = copy(self)
+        handler._until = asyncio.get_running_loop().time() + self._seconds_max
+        return handler
 
     async def ask(self, question: Question[RowT], asked: Asked, **parameters: Value) -> Snapshot[RowT]:
         """The snapshot that answers the question; its stamp has a position unless all ledgers were asked for.
@@ -202,22 +228,26 @@ class QueryHandler:
         `invalid_request` (a time that has not come). Unavailable: `read_model_parked` at once, `read_model_behind` after the
         wait, `dependency_unavailable`. NotModified where the client has this answer already.
         """
+        until = self._deadline()
         found = {**parameters, **_parameters(asked)}
         if asked.ledger is None:
-            return await self._books.fetch(question, found)
+            return await self._books.fetch(question, found, until=until)
         if asked.names_versions():
             stamp = await self.stamp(question, asked)
             if asked.has(asked.version(stamp)):
                 raise NotModified(stamp, asked)
-        return await self._answered(question, asked, found)
+        return await self._answered(question, asked, found, until)
 
     async def stamp(self, question: Question[RowT], asked: Asked) -> Stamp:
         """What the answer to the question is as of; the question itself is not asked. Errors as `ask`."""
         alone = LOG_STAMP if question.is_of_log else BOTH_STAMP if question.needs_periods else STAMP
-        return (await self._answered(alone, asked, _parameters(asked))).stamp
+        return (await self._answered(alone, asked, _parameters(asked), self._deadline())).stamp
+
+    def _deadline(self) -> float:
+        return self._until or asyncio.get_running_loop().time() + self._seconds_max
 
     async def _answered(
-        self, question: Question[RowT], asked: Asked, parameters: Mapping[str, Value]
+        self, question: Question[RowT], asked: Asked, parameters: Mapping[str, Value], until: float
     ) -> Snapshot[RowT]:
         # Rather woken too early than too late: what a time needs is known only when the snapshot is there.
         wanted = max(1, asked.position or 0, asked.at_position or 0, asked.cursor.position if asked.cursor else 0)
@@ -226,24 +256,32 @@ class QueryHandler:
             if not question.is_of_log and self._visible.is_behind(ledger, wanted):
                 # One look instead of two for most who read what they have just written; a wrong position is told a poll later.
                 await arrival.wait(min(self._poll_ms, self._longest_ms(asked)))
-            snapshot = await self._books.fetch(question, parameters)
+            snapshot = await self._books.fetch(question, parameters, until=until)
             if not _is_answered(snapshot.stamp, asked):
-                snapshot = await self._wait(question, asked, parameters, arrival, began)
+                snapshot = await self._wait(question, asked, parameters, arrival, began=began, until=until)
         return snapshot
 
     def _longest_ms(self, asked: Asked) -> int:
         return min(self._wait_ms if asked.wait_ms is None else asked.wait_ms, self._wait_ms_max)
 
     async def _wait(
-        self, question: Question[RowT], asked: Asked, parameters: Mapping[str, Value], arrival: Arrival, began: float
+        self,
+        question: Question[RowT],
+        asked: Asked,
+        parameters: Mapping[str, Value],
+        arrival: Arrival,
+        *,
+        began: float,
+        until: float,
     ) -> Snapshot[RowT]:
         now = asyncio.get_running_loop().time
-        wait_ms = self._longest_ms(asked)
+        # The last look needs some of the request's time, too.
+        wait_ms = min(self._longest_ms(asked), WAIT_SHARE * (until - began) * 1000)
         while True:
             left_ms = wait_ms - (now() - began) * 1000
             # Asked once more after the last moment: what arrived in it is answered.
             await arrival.wait(max(0.0, min(left_ms, self._poll_ms)))
-            snapshot = await self._books.fetch(question, parameters)
+            snapshot = await self._books.fetch(question, parameters, until=until)
             is_answered = _is_answered(snapshot.stamp, asked)
             if is_answered or left_ms <= 0:
                 self._waits.waited((now() - began) * 1000, is_answered=is_answered)

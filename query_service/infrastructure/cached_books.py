@@ -88,7 +88,7 @@ class CachedBooks:
         """No connection is left."""
         await self._redis.aclose()
 
-    async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
+    async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value], *, until: float) -> Snapshot[RowT]:
         """As in `application.query_handler.Books`."""
         key = self._key(question, parameters)
         if key is not None:
@@ -96,7 +96,7 @@ class CachedBooks:
             if found is not None and self._satisfies(found.stamp, parameters):
                 self._figures.answered_by("cache")
                 return found
-        snapshot = await self._books.fetch(question, parameters)
+        snapshot = await self._books.fetch(question, parameters, until=until)
         await self._keep(question, parameters, snapshot)
         return snapshot
 

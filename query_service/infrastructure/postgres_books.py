@@ -4,7 +4,8 @@ Owns the connection pool and translates driver errors. It only ever reads; the r
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final, cast
 
@@ -25,6 +26,9 @@ from shared_kernel.postgres import conninfo, patience
 
 STAMP_COLUMNS: Final = 13
 PREPARED_MAX: Final = 150  # chosen: every statement that is asked often, beside some filters
+SHORTENED_TO: Final = (
+    0.9  # chosen: of the time that is left; the rest is for the server to say that a statement ran too long
+)
 ATTEMPTS_MAX: Final = 4  # chosen: a connection that the server closed and a generation's change may meet; twice each
 
 # Plans must not depend on when statistics arrive (design §12): every statement here goes by an index, made for nested loops.
@@ -45,6 +49,10 @@ class _NoConnection(Unavailable):
 
 class _Silent(psycopg.OperationalError):
     """Nothing came when the statement's time was long over: the wire leads nowhere, though nobody has closed it."""
+
+
+class _TimeOver(SaysNothing):
+    """The question's own time was over, which a server that lives may not have been given enough of."""
 
 
 class PostgresBooks:
@@ -72,6 +80,8 @@ class PostgresBooks:
         self._breaker = breaker or Breaker(server)
         self._failed_before = 0
         self._pool_wait_s = pool_wait_ms / 1_000
+        self._statement_ms = statement_ms
+        self._overdue_ms = overdue_ms
         self._patience_s = (statement_ms + overdue_ms) / 1_000
         self._drained_at = 0.0
         self._statements = statements
@@ -109,25 +119,29 @@ class PostgresBooks:
         """No connection is left."""
         await self.pool.close()
 
-    async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
+    async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value], *, until: float) -> Snapshot[RowT]:
         """As in `application.query_handler.Books`. `dependency_unavailable` or `overloaded` where there is no answer."""
         # Counted here: the pool's own bound also counts those who gave up waiting while no server was there.
         if self._asking >= self._asking_max:
             raise Unavailable("overloaded")
         self._asking += 1
         try:
-            return await self._fetch(question, parameters)
+            return await self._fetch(question, parameters, until)
         finally:
             self._asking -= 1
 
-    async def _fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
+    async def _fetch(self, question: Question[RowT], parameters: Mapping[str, Value], until: float) -> Snapshot[RowT]:
         now = asyncio.get_running_loop().time
-        until = now() + self._pool_wait_s  # all waits for a connection together, however many attempts there are
+        # All waits for a connection together, however many attempts there are.
+        connected_until = min(until, now() + self._pool_wait_s)
         for _ in range(self._attempts_max):
             began = now()
+            if began >= until:
+                raise _too_late()
             try:
                 with self._breaker.call(psycopg.OperationalError):
-                    snapshot = await self._attempt(question, parameters, wait_s=max(0.0, until - began))
+                    wait_s = max(0.0, connected_until - began)
+                    snapshot = await self._attempt(question, parameters, wait_s=wait_s, until=until)
             except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
                 self._schemas = ""  # that generation was dropped
             except PoolTimeout as error:
@@ -135,6 +149,8 @@ class PostgresBooks:
             except _Silent as error:
                 await self._drain(began)
                 raise Unavailable("dependency_unavailable", dependency="postgres", reason="no_answer") from error
+            except _TimeOver:
+                raise _too_late() from None
             except _ConnectionLost:
                 await self._drain(began)  # reading again is safe
             else:
@@ -149,7 +165,7 @@ class PostgresBooks:
             await self.pool.drain()
 
     async def _attempt(
-        self, question: Question[RowT], parameters: Mapping[str, Value], *, wait_s: float
+        self, question: Question[RowT], parameters: Mapping[str, Value], *, wait_s: float, until: float
     ) -> Snapshot[RowT] | None:
         """As `_look`. Raises OperationalError only where the server cannot be reached, or does not answer.
 
@@ -158,7 +174,7 @@ class PostgresBooks:
         try:
             async with self.pool.connection(timeout=wait_s) as connection:
                 self._failed_before = self._failed_connections()
-                return await self._look_patiently(connection, question, parameters)
+                return await self._look_in_time(connection, question, parameters, until)
         except psycopg.errors.QueryCanceled as error:
             raise Unavailable("dependency_unavailable", dependency="postgres", reason="statement_timeout") from error
         except PoolTimeout as error:
@@ -191,19 +207,37 @@ class PostgresBooks:
             except (PoolTimeout, psycopg.OperationalError) as error:
                 raise _NoConnection("dependency_unavailable", dependency="postgres", reason="no_connection") from error
 
-    async def _look_patiently(
-        self, connection: AsyncConnection, question: Question[RowT], parameters: Mapping[str, Value]
+    async def _look_in_time(
+        self, connection: AsyncConnection, question: Question[RowT], parameters: Mapping[str, Value], until: float
     ) -> Snapshot[RowT] | None:
-        """As `_look`, but for a server that falls silent."""
-        with patience(connection, self._patience_s) as timer:
+        """As `_look`. `_Silent`: the server fell silent. `_TimeOver`: the question's time was over before anybody could know that."""
+        left_s = until - asyncio.get_running_loop().time()
+        is_short = left_s < self._patience_s
+        with patience(connection, min(left_s, self._patience_s)) as timer:
             try:
-                return await self._look(connection, question, parameters)
-            except psycopg.errors.QueryCanceled:
+                if not is_short:
+                    return await self._look(connection, question, parameters)
+                async with self._shortened(connection, left_s):
+                    return await self._look(connection, question, parameters)
+            except psycopg.errors.QueryCanceled as error:
+                if is_short:
+                    raise _TimeOver from error
                 raise
             except psycopg.OperationalError as error:
                 if asyncio.get_running_loop().time() < timer.when():
                     raise
-                raise _Silent from error
+                raise (_TimeOver if left_s * 1_000 < self._overdue_ms else _Silent) from error
+
+    @asynccontextmanager
+    async def _shortened(self, connection: AsyncConnection, left_s: float) -> AsyncIterator[None]:
+        """Statements of the block end within the time that is left, and a little before: so the connection lives on."""
+        ms = min(self._statement_ms, max(1, int(left_s * SHORTENED_TO * 1_000)))
+        await connection.execute(f"set statement_timeout = {ms}".encode(), prepare=False)
+        try:
+            yield
+        finally:
+            if not connection.closed:
+                await connection.execute(f"set statement_timeout = {self._statement_ms}".encode(), prepare=False)
 
     async def _look(
         self, connection: AsyncConnection, question: Question[RowT], parameters: Mapping[str, Value]
@@ -238,6 +272,10 @@ class PostgresBooks:
             await connection.execute(self._statements.text("live", self._schemas or "none").encode())
         ).fetchone()
         return None if row is None else cast("str", row[0])
+
+
+def _too_late() -> Unavailable:
+    return Unavailable("dependency_unavailable", dependency="postgres", reason="deadline_passed")
 
 
 def session(statement_ms: int) -> bytes:

@@ -157,16 +157,16 @@ class ReplicatedBooks:
         for replica in self._replicas:
             await replica.close()
 
-    async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value]) -> Snapshot[RowT]:
+    async def fetch(self, question: Question[RowT], parameters: Mapping[str, Value], *, until: float) -> Snapshot[RowT]:
         """As in `application.query_handler.Books`; at most one replica is asked before the primary."""
         replica = self._next()
         if replica is not None:
-            snapshot = await self._ask(replica, question, parameters)
+            snapshot = await self._ask(replica, question, parameters, until)
             if snapshot is not None and _suffices(snapshot, parameters):
                 self._figures.answered_by("replica")
                 return snapshot
         self._figures.answered_by("primary")
-        return await self._primary.fetch(question, parameters)
+        return await self._primary.fetch(question, parameters, until=until)
 
     def _next(self) -> Replica | None:
         """The next one that is up, each in its turn."""
@@ -179,10 +179,10 @@ class ReplicatedBooks:
         return None
 
     async def _ask(
-        self, replica: Replica, question: Question[RowT], parameters: Mapping[str, Value]
+        self, replica: Replica, question: Question[RowT], parameters: Mapping[str, Value], until: float
     ) -> Snapshot[RowT] | None:
         """Its answer; None where it gives none, at the latest when its check fails."""
-        asking = asyncio.create_task(replica.books.fetch(question, parameters))
+        asking = asyncio.create_task(replica.books.fetch(question, parameters, until=until))
         gone = asyncio.create_task(replica.gone.wait())
         try:
             await asyncio.wait((asking, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -126,3 +126,58 @@ async def test_a_query_whose_answer_never_comes_is_given_up_and_others_are_answe
         assert (statement_ms + overdue_ms) / 1_000 <= took_s < SOON_S
         proxy.is_silent = False
         assert (await client.get(read)).status_code == 200
+
+
+async def test_a_query_has_no_more_time_than_its_request_whatever_it_waits_for(
+    database: Database, tmp_path: Path
+) -> None:
+    keeper = Bookkeeper(database.admin_url)
+    keeper.start_over()
+    keeper.append("bank", opened("bank"), account("cash"))
+    keeper.project("bank")
+    keeper.append("bank", account("till"))  # which the read model has not
+    read = "/bank/accounts/cash/balances"
+    async with proxied(database.urls["query"]) as (proxy, url), services(database, tmp_path) as start:
+        client = await start(
+            listens=False,
+            postgres_url=Secret(url),
+            postgres_statement_ms=60_000,
+            postgres_pool_wait_ms=60_000,
+            wait_ms_max=60_000,
+            query_seconds_max=TIME_S,
+            postgres_connections_max=1,
+        )
+        assert (await client.get(read)).status_code == 200
+        breaker = client.container.postgres_breaker()
+
+        began = time.monotonic()
+        behind = await client.get(read, headers={"daybook-position": "3", "prefer": "wait=60"})
+        assert (behind.status_code, behind.json()["code"]) == (503, "read_model_behind")
+        assert time.monotonic() - began < SOON_S
+
+        with psycopg.connect(database.admin_url) as holder:  # a statement that waits for a lock
+            holder.execute("lock table daybook.ledgers")
+            began = time.monotonic()
+            answer = await client.get(read)
+            assert TIME_S * 0.9 <= time.monotonic() - began < SOON_S
+            assert (answer.status_code, answer.json()["code"]) == (503, "dependency_unavailable")
+            assert (answer.json()["dependency"], answer.json()["reason"]) == ("postgres", "deadline_passed")
+        assert (await client.get(read)).status_code == 200
+
+        proxy.is_silent = True
+        began = time.monotonic()
+        first, second = await asyncio.gather(
+            client.get(read), client.get(read)
+        )  # one has the connection, one waits for it
+        assert time.monotonic() - began < SOON_S
+        for answer in (first, second):
+            assert answer.status_code == 503
+            assert answer.json()["reason"] in {"deadline_passed", "no_connection"}
+        assert "deadline_passed" in {first.json()["reason"], second.json()["reason"]}
+        proxy.is_silent = False
+        proxy.cut()
+        async with asyncio.timeout(SOON_S * 3):
+            while (await client.get(read)).status_code != 200:
+                await asyncio.sleep(0.05)
+        assert breaker.tell() is None
+    keeper.close()
