@@ -33,6 +33,7 @@ class Readers:
 
     def __init__(self, url: Callable[[], str], token: str, load: Load, rng: random.Random) -> None:
         self.seen: list[Seen] = []
+        self.refused: list[str] = []
         self.surprises: list[str] = []
         self._url = url  # a restarted process may be somewhere else
         self._headers = {"Authorization": f"Bearer {token}"}
@@ -75,6 +76,7 @@ class Readers:
         finally:
             connection.close()
         if response.status == 503:
+            self.refused.append(json.loads(body)["code"])
             return known
         if response.status != 200:
             self.surprises.append(f"reading {account} of {ledger} at {known}: {response.status} {body[:200]!r}")

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ from tests.chaos.stand import Stand
 
 ROOT = Path(__file__).parents[3]
 STORM = 2_000
-RECOVERED_WITHIN_S = 30.0  # of overload, and of a storm of connections
+RECOVERED_WITHIN_S = 30.0  # of overload, of a storm of connections, of a bad line
 LOST = 0.1  # chosen: ten times what a bad line loses
 
 
@@ -91,22 +91,33 @@ def _storm(run: Run) -> None:
 def network_slow(run: Run) -> None:
     rng = random.Random(run.rng.random())
     seconds = 30 if run.is_full else 3
-    bad: dict[str, dict[str, object]] = {
-        "every answer of Postgres 100 to 300 ms late": {"delay_s": lambda: 0.1 + 0.2 * rng.random()},
-        f"{LOST:.0%} of what is sent to and from Postgres lost": {"is_lost": lambda: rng.random() < LOST},
-    }
-    for told, how in bad.items():
-        run.stand.postgres.set(**how)
-        run.did.append(told)
-        try:
-            run.more_commands(5)
-            run.some_time(seconds)
-        finally:
-            run.stand.postgres.set(**dict.fromkeys(how))
-        run.commands_again()
+    with _bad(run, "every answer of Postgres 100 to 300 ms late", delay_s=lambda: 0.1 + 0.2 * rng.random()):
+        before, refused = time.monotonic(), len(run.readers.refused)
+        run.more_commands(5)
+        run.some_time(seconds)
+        run.more_commands(5)
+        answered = [known for known in run.load.acknowledged if known.began > before]
+        assert all(known.attempts == 1 for known in answered), (
+            "a command was turned away: no connection was free in time"
+        )
+        codes = set(run.readers.refused[refused:]) - {"read_model_behind"}  # as slow as the line
+        assert not codes, f"queries were turned away: {', '.join(codes)}"
+        for part in ("command", "query"):
+            assert run.stand.is_ready(part), f"the {part} process calls itself not ready while it answers"
+    run.commands_again(within_s=RECOVERED_WITHIN_S)
+    with _bad(run, f"{LOST:.0%} of what is sent to and from Postgres lost", is_lost=lambda: rng.random() < LOST):
+        run.more_commands(5)
+        run.some_time(seconds)
+    run.commands_again(within_s=RECOVERED_WITHIN_S)
     run.stand.postgres.set(is_silent=True)
     run.did.append("Postgres silent on open connections")
     try:
+        begun = time.monotonic()
+        answer = run.load.one_more_at(run.stand.url("command"))
+        took = time.monotonic() - begun
+        assert answer is not None, f"a command was not answered in {took:.0f} s"
+        assert answer[0] == 503, f"a command was answered {answer[0]} {answer[1]!r}"
+        run.did.append(f"a command answered 503 after {took:.1f} s")
         for part in ("command", "query"):
             run.stand.until(
                 lambda part=part: not run.stand.is_ready(part),  # type: ignore[misc]
@@ -116,10 +127,21 @@ def network_slow(run: Run) -> None:
     finally:
         run.stand.postgres.set(is_silent=False)
         run.stand.postgres.cut()
-    run.commands_again()
+    run.commands_again(within_s=RECOVERED_WITHIN_S)
     with run.recovery("ready"):
         run.stand.ready_again()
     run.caught_up()
+
+
+@contextmanager
+def _bad(run: Run, told: str, **how: object) -> Iterator[None]:
+    """The wires to Postgres are so meanwhile."""
+    run.stand.postgres.set(**how)
+    run.did.append(told)
+    try:
+        yield
+    finally:
+        run.stand.postgres.set(**dict.fromkeys(how))
 
 
 def _frozen_for(stand: Stand, part: str, seconds: float) -> None:
