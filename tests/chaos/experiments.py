@@ -1,14 +1,21 @@
 """All experiments, in the order of their numbers, and the one that mixes them."""
 
+import os
+import time
 from collections.abc import Mapping
 
 from tests.chaos.harms import disks, events, network, postgres, processes, rebuilds
 from tests.chaos.running import Experiment, Run
 
+MIXED_S = float(os.environ.get("DAYBOOK_CHAOS_SECONDS", "3600"))  # of the mixture in full
+
 
 def mixed(run: Run) -> None:
-    """Harms of all kinds, each at its own moment."""
+    """Harms of all kinds, one after another; in full for an hour, of many short ones."""
     harms = [
+        postgres.slow_commit,
+        postgres.rolled_back,
+        postgres.postgres_restarted,
         processes.command_killed,
         postgres.reply_lost,
         processes.relay_killed,
@@ -17,8 +24,12 @@ def mixed(run: Run) -> None:
         network.redis_gone,
         network.network_slow,
     ]
-    for harm in run.rng.sample(harms, len(harms) if run.is_full else 3):
+    until = time.monotonic() + (MIXED_S if run.is_full else 0.0)
+    run.is_full = False
+    for harm in run.rng.sample(harms, 3):
         harm(run)
+    while time.monotonic() < until:
+        run.rng.choice(harms)(run)
 
 
 EXPERIMENTS: Mapping[str, Experiment] = {
@@ -31,7 +42,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "X2": Experiment(
         postgres.rolled_back,
-        "appends aborted in flight: their statements cancelled and their sessions ended at random",
+        "every fifth append rolled back by the server, and sessions ended at random",
     ),
     "X3": Experiment(
         postgres.idle_elsewhere,
@@ -53,16 +64,16 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "X7": Experiment(
         processes.relay_killed,
-        "the relay killed; two relays; the active one frozen for twice its lease, then going on",
+        "the relay killed, at any moment and at each named step; two relays; the active one frozen for twice its lease, then going on",
         is_short=True,
     ),
     "X8": Experiment(
         processes.projector_killed,
-        "the projector killed at random moments, and while another joins its group",
+        "the projector killed: at a random moment, inside its transaction, right after its commit, and when partitions are given to it",
     ),
     "X9": Experiment(
         events.kafka_down,
-        "Kafka down, then back",
+        "Kafka down, then back, then restarted in order",
         is_short=True,
     ),
     "X10": Experiment(
@@ -87,12 +98,12 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "X13": Experiment(
         events.repeated_messages,
-        "messages duplicated, reordered, delayed, and the whole topic once more from zero",
+        "messages duplicated, reordered, before and behind their time, and all of its ledgers once more from zero",
         keeps_topic=False,
     ),
     "X14": Experiment(
         events.poisoned,
-        "an event that the projector cannot apply, in one of the ledgers; mended, and retried",
+        "an event that the projector cannot apply, in one of many ledgers; mended, retried, repaired",
     ),
     "X15": Experiment(
         events.poisoned_everywhere,
@@ -117,7 +128,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "X20": Experiment(
         processes.clocks_skewed,
-        "clocks an hour ahead and an hour behind: further command processes, relays and projectors under libfaketime",
+        "clocks an hour ahead, an hour behind, and set back by an hour: further command processes, relays and projectors under libfaketime",
     ),
     "X22": Experiment(
         processes.deployed,

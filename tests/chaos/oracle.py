@@ -1,5 +1,8 @@
 """The common oracle: what must hold after every experiment, whatever was done. One function; an empty list means that it holds.
 
+The history of each account is linearizable: there is one order, that of the positions, in which each command was answered, done or refused
+as the state before it demands, and which agrees with who was answered before whom.
+
 For each ledger: positions 1 … n without a gap, every rule of the books at every position (shared_kernel/checking.py), debits equal to
 credits; every acknowledged command in the log exactly once, where its answer said, and none before another that had been answered
 before it was sent; a repetition gets the first answer, of what was under way when the harm was done as of others; Kafka holds every
@@ -13,6 +16,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
+from operator import itemgetter
 from typing import Any
 
 import psycopg
@@ -54,6 +58,7 @@ def check(
             found += _rules(ledger, log)
             found += _acknowledged(ledger, log, load)
             found += out_of_order([known for known in load.acknowledged if known.ledger == ledger])
+            found += wrongly_refused(log)
             found += misread([each for each in seen if each.ledger == ledger], log)
         found += _read_models(admin, events)
         if topic is not None:
@@ -183,6 +188,31 @@ def out_of_order(acknowledged: Iterable[Acknowledged]) -> list[str]:
             )
         if sent_last is None or known.first > sent_last.first:
             sent_last = known
+    return found
+
+
+def wrongly_refused(log: Sequence[RecordedEvent]) -> list[str]:
+    """Transfers of the load that were refused although the payer had the money in the state that they were judged on."""
+    found = []
+    balances: dict[str, list[tuple[int, int]]] = {}
+    for event in log:
+        if event.type == "TransactionPosted.v1":
+            for entry in json.loads(event.data)["entries"]:
+                history = balances.setdefault(entry["account"], [(0, 0)])
+                amount = entry["amount"] if entry["direction"] == "credit" else -entry["amount"]
+                history.append((event.position, history[-1][1] + amount))
+        elif event.type == "CommandRefused.v1":
+            refused = json.loads(event.data)
+            judged_at = refused.get("judged_at") or event.position - 1
+            for entry in refused["asked"]["entries"]:
+                if entry["direction"] == "debit":
+                    history = balances.get(entry["account"], [(0, 0)])
+                    balance = history[bisect_right(history, judged_at, key=itemgetter(0)) - 1][1]
+                    if balance >= entry["amount"]:
+                        found.append(
+                            f"{event.ledger}: {entry['account']} had {balance} as of {judged_at}, and {entry['amount']} were refused"
+                            f" at {event.position}"
+                        )
     return found
 
 

@@ -4,9 +4,11 @@ import json
 import random
 from datetime import UTC, datetime
 
+import msgspec
+
 from shared_kernel.event_log.types import RecordedEvent
 from tests.chaos.load import Acknowledged
-from tests.chaos.oracle import misread, out_of_order, to_repeat
+from tests.chaos.oracle import misread, out_of_order, to_repeat, wrongly_refused
 from tests.chaos.readers import Seen
 from tests.chaos.topic import Published, left_out, pauses
 
@@ -109,3 +111,19 @@ def test_a_relay_pauses_where_an_event_is_there_and_nothing_is_given_away() -> N
         Published(0, LEDGER, 1, 1.0, 9.0),  # again
     ]
     assert pauses(at) == [0.25, 0.25, 0.0]
+
+
+def refused(position: int, amount: int, *, judged_at: int | None = None) -> RecordedEvent:
+    asked = {"entries": [{"account": "b", "direction": "debit", "amount": amount, "asset": "EUR/2"}]}
+    data = {"command": "post_transaction", "code": "insufficient_funds", "fields": {}, "asked": asked}
+    told = data if judged_at is None else data | {"judged_at": judged_at}
+    return msgspec.structs.replace(posted(position, 0), type="CommandRefused.v1", data=json.dumps(told))
+
+
+def test_a_transfer_may_be_refused_where_the_money_was_not_there_yet() -> None:
+    assert wrongly_refused([posted(2, 10), refused(3, 11), posted(4, 5), refused(5, 15, judged_at=3)]) == []
+
+
+def test_a_transfer_that_was_refused_on_an_older_state_than_its_own_is_found() -> None:
+    told = wrongly_refused([posted(2, 10), refused(3, 10)])
+    assert told == ["bank: b had 10 as of 2, and 10 were refused at 3"]
