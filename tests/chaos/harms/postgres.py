@@ -112,6 +112,7 @@ def rolled_back(run: Run) -> None:
                     ).fetchall()
                 )
 
+    run.more_commands(200)
     since = time.time()
     with run.stand.admin() as admin:
         for statement in ABORTING:
@@ -128,9 +129,12 @@ def rolled_back(run: Run) -> None:
     assert aborted > 10, f"only {aborted} appends were rolled back"
     run.commands_again()
     run.caught_up()
-    relayed = [each for each in run.topic.published(run.load.ledgers) if each.recorded_at > since]
-    paused = pauses(relayed)
-    run.did.append(f"the relay's longest pause before an event {max(paused):.3f} s, p99 {p99(paused):.3f} s")
+    relayed = run.topic.published(run.load.ledgers)
+    usual = p99(pauses(each for each in relayed if each.recorded_at <= since))
+    paused = pauses(each for each in relayed if each.recorded_at > since)
+    run.did.append(
+        f"the relay's longest pause before an event {max(paused):.3f} s, p99 {p99(paused):.3f} s, and {usual:.3f} s before"
+    )
     assert p99(paused) <= PAUSE_S_MAX, f"the relay paused for {p99(paused):.3f} s (p99)"
 
 
