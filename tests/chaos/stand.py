@@ -40,6 +40,7 @@ PATIENCE_S = 90.0  # three times the longest recovery seen
 # Short leases and looks, and small numbers, so that what an hour would show is shown in seconds; all else as it is shipped.
 PARKED_MAX = 20
 QUICK = {
+    "DAYBOOK_LAG_MS_MAX": "5000",
     "DAYBOOK_LEASE_MS": "2000",
     "DAYBOOK_LOG_LEVEL": "info",
     "DAYBOOK_LOOK_MS": "500",
@@ -181,6 +182,10 @@ class Stand:
         with urllib.request.urlopen(f"{self.url('monitor')}/metrics", timeout=10) as page:  # noqa: S310 - loopback
             text = page.read().decode()
         return re.findall(r'^daybook_monitor_alerts\{kind="(\w+)"\} [1-9]', text, re.MULTILINE)
+
+    def raised(self, kind: str) -> float:
+        """How often the monitor has raised an alert of this kind; it needs no Postgres either."""
+        return self.figure("monitor", f'daybook_monitor_alerts_raised_total{{kind="{kind}"}}')
 
     def log_bytes(self, part: str) -> int:
         """How long its log is."""

@@ -1,5 +1,6 @@
 """Harm to disks: no space is left for Postgres, for Kafka, or for a log; then there is space again, and nobody does anything by hand."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,8 @@ from tests.chaos.stand import Stand
 SPARE_BYTES = 64 << 20  # four segments of WAL
 LOG_BYTES = 1 << 20
 PIECE_BYTES = 1 << 20
+# What may be told of a command while nothing can be written: each says what the client may believe of it.
+CLEAN = {"deadline_passed", "dependency_unavailable", "outcome_unknown"}
 
 
 def full(run: Run) -> None:
@@ -46,7 +49,8 @@ def _kafka_full(run: Run) -> None:
     before = time.monotonic()
     with _small_disk(run.stand, "kafka", "log") as disk:
         run.caught_up()
-        with _filled(disk):
+        run.stand.until(lambda: not run.stand.alerts(), "there are alerts before")
+        with _filled(disk), _alerted(run, "relay_lag"):
             run.did.append("no space for Kafka")
             run.some_time(20 if run.is_full else 4)
         answered = [known for known in run.load.acknowledged if known.first > before]
@@ -58,35 +62,39 @@ def _kafka_full(run: Run) -> None:
 
 
 def _postgres_full(run: Run) -> None:
-    entries = [
-        {"account": account, "direction": side, "amount": 1, "asset": "EUR/2"}
-        for account, side in (("world", "debit"), ("bank", "credit"))
-    ]
-    path = f"/v1/ledgers/{run.load.ledgers[0]}/transactions"
     with _small_disk(run.stand, "postgres", "data") as disk:
         run.commands_again()
         run.caught_up()
         run.stand.until(lambda: not run.stand.alerts(), "there are alerts before")
-        with _filled(disk):
+        with _filled(disk), _alerted(run, "database_unreachable"):
             run.did.append("no space for Postgres")
-            told: list[str] = []
+            told: list[tuple[int, bytes]] = []
 
             def is_turned_away() -> bool:
-                key = f"full-{time.monotonic_ns()}"
-                answer = run.load.try_at(run.stand.url("command"), path, {"entries": entries}, key)
-                if answer is not None and answer[0] != 201:
-                    told.append(f"{answer[0]} {answer[1][:200]!r}")
-                return bool(told)
+                answer = run.load.one_more_at(run.stand.url("command"))
+                assert answer is not None, "a command was not answered"
+                told.append(answer)
+                return answer[0] != 201
 
-            run.stand.until(is_turned_away, "commands are answered as if there were space")
-            assert told[0].startswith("503 "), f"a command was answered {told[0]}"
-            run.did.append(f"a command was answered {told[0]}")
-            with run.recovery("alert"):
-                raised = run.stand.until(run.stand.alerts, "there is no alert")
-            run.did.append(f"alerts: {', '.join(raised)}")
+            for _ in range(2):
+                run.stand.until(is_turned_away, "commands are answered as if there were space")
+            refused = [answer for answer in told if answer[0] != 201]
+            codes = [json.loads(text)["code"] if status == 503 else f"{status} {text!r}" for status, text in refused]
+            assert set(codes) <= CLEAN, f"commands were answered {', '.join(codes)}"
+            run.did.append(f"commands were answered 503 {', '.join(codes)}")
         run.commands_again()
         run.caught_up()
     run.commands_again()
+
+
+@contextmanager
+def _alerted(run: Run, kind: str) -> Iterator[None]:
+    """The monitor raises an alert of this kind meanwhile, or soon."""
+    before = run.stand.raised(kind)
+    yield
+    with run.recovery("alert"):
+        run.stand.until(lambda: run.stand.raised(kind) > before, f"there is no alert of {kind}")
+    run.did.append(f"alert: {kind}")
 
 
 @contextmanager
