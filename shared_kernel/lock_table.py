@@ -4,7 +4,8 @@ Every key of a ledger begins with `daybook:{<incarnation>:<ledger>}:`, so all of
 outlives a restored database. What follows:
 
 `lease`        `held <worker> <since>`: this worker writes to the ledger alone, and takes no account locks.
-`writers`      a sorted set: every worker that writes, with when its presence ends. Two or more: account locks are taken.
+`writers`      a sorted set: every worker that writes, with when its presence ends. Two or more that last: account locks are taken.
+               One that has ended was not given back: its worker was killed or stands still. It is kept for `OVER_KEPT_MS`.
 `lock:<tag>`   `held <worker> <since> [<waiter>]`: this worker decides on what the fence `<tag>` watches, and `<waiter>` is next.
                `free <worker> <position> [<waiter>]`: given back by this worker, whose work is in the log up to the position.
 
@@ -23,6 +24,7 @@ PATTERN = "daybook:{*}:*"
 LEASE = "lease"
 WRITERS = "writers"
 LOCK = "lock:"
+OVER_KEPT_MS = 60_000  # chosen: several looks of the monitor, which tells of it
 
 _KEY = re.compile(r"daybook:\{([^:}]+):([^}]+)\}:(.+)", re.DOTALL)
 _VALUE = re.compile(r"(held|free) (\S+) (\d+)(?: (\S+))?")

@@ -20,17 +20,17 @@ from shared_kernel import lock_table
 ASKED_TOGETHER_MAX = 500  # chosen: leases in one round trip, so that one answer stays small
 RENEWALS_A_LEASE = 3  # design §5: renewed at a third of its time
 
-# KEYS: lease, writers (one hash slot). ARGV: worker, time of the lease in ms. Notes that this worker writes, which is the wish that makes
-# another holder step down. Gives what `_ANSWERS` names.
+# KEYS: lease, writers (one hash slot). ARGV: worker, time of the lease in ms, for how long it is remembered who did not give back.
+# Notes that this worker writes, which is the wish that makes another holder step down. Gives what `_ANSWERS` names.
 ASK = Script("""
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[3])
 redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[2] + ARGV[3])
 local value = redis.call('GET', KEYS[1])
 local holder = value and string.match(value, '^held (%S+)')
-if redis.call('ZCARD', KEYS[2]) > 1 then
+if redis.call('ZCOUNT', KEYS[2], string.format('(%.0f', now), '+inf') > 1 then
   if holder == ARGV[1] then
     redis.call('DEL', KEYS[1])
     return 4
@@ -70,12 +70,13 @@ class LeaseMetrics(Protocol):
 class _Ledger:
     """What this worker knows of one ledger's lease. Times are of the event loop's clock, in seconds."""
 
-    __slots__ = ("asked_at", "asked_by", "held_until", "is_shared", "is_touched", "since")
+    __slots__ = ("asked_at", "asked_by", "held_until", "is_asked", "is_shared", "is_touched", "since")
 
     def __init__(self, asked_by: Mapping[str, str], now: float) -> None:
         self.asked_by = asked_by  # what the log calls the command that brought this worker here
         self.since = now  # that this worker has it; or wants it, while it has not
         self.is_touched = True
+        self.is_asked = False
         self.is_shared = False
         self.asked_at = float("-inf")
         self.held_until = float("-inf")
@@ -157,11 +158,10 @@ class RedisLeases:
         # A little early counts as due: a timer that rings a moment too soon must not skip a whole third.
         due = [name for name, known in self._ledgers.items() if known.asked_at + third_s * 0.9 <= now]
         idle = [name for name in due if not self._ledgers[name].is_touched]
-        await self._release(idle)
-        for name in idle:
+        for name in await self._release(idle):
             if not self._ledgers[name].is_touched:  # a command may have come while Redis was asked
                 del self._ledgers[name]
-        await self._take([name for name in due if name in self._ledgers])
+        await self._take([name for name in due if name in self._ledgers and self._ledgers[name].is_touched])
         clock = asyncio.get_running_loop().time()
         self._metrics.leases_held(sum(known.held_until > clock for known in self._ledgers.values()))
 
@@ -185,8 +185,10 @@ class RedisLeases:
     async def _take(self, names: list[str]) -> None:
         loop = asyncio.get_running_loop()
         for some in _portions(names):
+            for name in some:
+                self._ledgers[name].is_asked = True
             asked_at = loop.time()  # from before the question, so that we never believe longer than Redis does
-            answers = await self._run_for(ASK, some, self._lease_ms)
+            answers = await self._run_for(ASK, some, self._lease_ms, lock_table.OVER_KEPT_MS)
             if answers is None:
                 return  # what we hold is believed until its own end, no longer; all of it stays due
             lost = {}
@@ -209,15 +211,19 @@ class RedisLeases:
             self._tell(name, result, was_held=was_held)
         return result
 
-    async def _release(self, names: list[str]) -> None:
-        for some in _portions(name for name in names if self._ledgers[name].asked_at > float("-inf")):
+    async def _release(self, names: list[str]) -> list[str]:
+        """Those that were given back; the others end by themselves, and it is remembered that nobody gave them back."""
+        released: list[str] = []
+        for some in _portions(name for name in names if self._ledgers[name].is_asked):
             if await self._run_for(RELEASE, some) is None:
-                return  # they end by themselves
+                break
+            released += some
             for name in some:
                 known = self._ledgers[name]
                 if known.held_until > float("-inf"):
                     self._tell(name, "released", was_held=True)
                 known.held_until, known.is_shared = float("-inf"), False
+        return released
 
     def _tell(self, name: str, status: str, *, was_held: bool) -> None:
         """How long it was held or, where it was not, has been wanted; and by which command this worker came to the ledger."""

@@ -147,10 +147,15 @@ def _sessions(look: Look) -> Table:
 
 def _locks(look: Look) -> Table:
     table = _table("locks", "kind", "ledger", "holder", "held for", "ends in", "next")
-    for lock in sorted(look.locks, key=lambda lock: lock.held_ms, reverse=True)[:LOCKS_SHOWN_MAX]:
-        ends = "never" if lock.left_ms is None else _seconds(lock.left_ms)
-        table.add_row(lock.kind, lock.ledger, lock.holder, _seconds(lock.held_ms), ends, lock.waiter)
+    for lock in sorted(look.locks, key=lambda lock: lock.held_ms or 0, reverse=True)[:LOCKS_SHOWN_MAX]:
+        table.add_row(lock.kind, lock.ledger, lock.holder, _seconds(lock.held_ms), _end(lock.left_ms), lock.waiter)
     return table
+
+
+def _end(left_ms: int | None) -> str:
+    if left_ms is None:
+        return "never"
+    return _seconds(left_ms) if left_ms >= 0 else f"ended {_seconds(-left_ms)} ago"
 
 
 def _lags(look: Look) -> Table:

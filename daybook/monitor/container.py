@@ -153,7 +153,6 @@ class Container(containers.DeclarativeContainer):
             Limits,
             transaction_ms_max=settings.provided.transaction_ms_max,
             blocked_ms_max=settings.provided.blocked_ms_max,
-            lease_ms=settings.provided.lease_ms,
             lock_ms_max=settings.provided.lock_ms_max,
             lag_ms_max=settings.provided.lag_ms_max,
         ),

@@ -42,16 +42,8 @@ class MonitorSettings(HttpSettings, frozen=True, kw_only=True):
         Milliseconds,
         Meta(description="A session that holds others up for longer, whoever waits for it meanwhile, is a finding"),
     ] = 2_000
-    lease_ms: Annotated[
-        int,
-        Meta(
-            ge=100,
-            le=600_000,
-            description="How long a ledger lease lasts, as command processes have it: one that was not renewed is a finding",
-        ),
-    ] = 6_000
     lock_ms_max: Annotated[
-        Milliseconds, Meta(description="Any other lock in Redis that one holder has for longer is a finding")
+        Milliseconds, Meta(description="An account lock in Redis that one holder has for longer is a finding")
     ] = 30_000
     lag_ms_max: Annotated[
         Milliseconds, Meta(description="An event that waits longer for relay or projector is a finding")

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from daybook.monitor.domain.looks import Look
+from daybook.monitor.domain.looks import Lock, Look
 
 Kind = Literal[
     "long_transaction",
@@ -31,7 +31,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     transaction_ms_max: int
     blocked_ms_max: int
-    lease_ms: int
     lock_ms_max: int
     lag_ms_max: int
 
@@ -51,6 +50,7 @@ def find(look: Look, before: Look | None, limits: Limits) -> list[Finding]:
         *_chains(look, limits),
         *_deadlocks(look, before),
         *_leases(look, limits),
+        *_writers(look),
         *_lags(look, limits),
         *_parked(look),
         *_breakers(look),
@@ -102,26 +102,42 @@ def _deadlocks(look: Look, before: Look | None) -> Iterator[Finding]:
 
 def _leases(look: Look, limits: Limits) -> Iterator[Finding]:
     for lock in look.locks:
-        if (reason := _overdue(lock.kind, lock.left_ms, lock.held_ms, limits)) is not None:
+        if (reason := _overdue(lock, limits)) is not None:
             detail: dict[str, str | int] = {
                 "key": lock.key,
                 "ledger": lock.ledger,
                 "holder": lock.holder,
-                "held_ms": lock.held_ms,
                 "reason": reason,
             }
+            if lock.held_ms is not None:
+                detail["held_ms"] = lock.held_ms
             yield Finding(kind="overdue_lease", subject=lock.key, detail=detail)
 
 
-def _overdue(kind: str, left_ms: int | None, held_ms: int, limits: Limits) -> str | None:
-    if left_ms is None:
+def _overdue(lock: Lock, limits: Limits) -> str | None:
+    if lock.left_ms is None:
         return "it would never end by itself"
-    if kind == "relay":
-        return "it has ended and no relay has taken it" if left_ms <= 0 else None
-    if kind == "lease":
-        # Renewed at a third of its time, so two thirds are left while the holder lives: at one third it missed one.
-        return "its holder does not renew it" if left_ms < limits.lease_ms // 3 else None
-    return "it is held for longer than any command lasts" if held_ms > limits.lock_ms_max else None
+    if lock.kind == "relay":
+        return "it has ended and no relay has taken it" if lock.left_ms <= 0 else None
+    is_long = lock.kind not in ("lease", "writers") and lock.held_ms is not None and lock.held_ms > limits.lock_ms_max
+    return "it is held for longer than any command lasts" if is_long else None
+
+
+def _writers(look: Look) -> Iterator[Finding]:
+    """One for each worker: one that is killed or stands still does so in all its ledgers."""
+    ended: dict[str, list[Lock]] = {}
+    for lock in look.locks:
+        if lock.kind == "writers":
+            ended.setdefault(lock.holder, []).append(lock)
+    for holder, locks in ended.items():
+        detail: dict[str, str | int] = {
+            "holder": holder,
+            "ledgers": len(locks),
+            "first": ", ".join(sorted(lock.ledger for lock in locks)[:LEDGERS_NAMED_MAX]),
+            "ended_ms": max(-(lock.left_ms or 0) for lock in locks),
+            "reason": "it ran out, and its holder did not give it back",
+        }
+        yield Finding(kind="overdue_lease", subject=holder, detail=detail)
 
 
 def _lags(look: Look, limits: Limits) -> Iterator[Finding]:

@@ -81,7 +81,11 @@ class Blocker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lock(msgspec.Struct, frozen=True, kw_only=True):
-    """One lock in Redis (shared_kernel/lock_table.py), or the relay's lease in Postgres. `left_ms` None: it would never end by itself."""
+    """One lock in Redis (shared_kernel/lock_table.py), or the relay's lease in Postgres.
+
+    `left_ms` None: it would never end by itself; below 0: it has ended. `held_ms` None: nobody knows since when.
+    Kind `writers`: that the holder writes to the ledger has ended, and it did not give it back.
+    """
 
     key: str
     kind: str
@@ -89,7 +93,7 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True):
     holder: str
     waiter: str = ""
     left_ms: int | None
-    held_ms: int
+    held_ms: int | None
 
 
 class Lag(msgspec.Struct, frozen=True, kw_only=True):

@@ -50,7 +50,7 @@ class MonitorFigures:
         self._looks.observe(seconds)
         self._blocked.set(sum(session.waits_for is not None for session in look.sessions))
         self._transaction.set(max((each.transaction_ms for each in look.sessions if each.is_client), default=0) / 1_000)
-        self._locks.set(sum(lock.kind != "relay" for lock in look.locks))
+        self._locks.set(sum(lock.kind not in ("relay", "writers") for lock in look.locks))
         self._deadlocks.set(sum(look.deadlocks.values()))
         for lag in look.lags:
             if lag.is_live:

@@ -84,7 +84,7 @@ class Turn:
     async def relay_lease(self) -> list[Lock]:
         """The relay's lease, if there ever was one."""
         return [
-            Lock(key="relay", kind="relay", ledger="", holder=owner, left_ms=left_ms, held_ms=0)
+            Lock(key="relay", kind="relay", ledger="", holder=owner, left_ms=left_ms, held_ms=None)
             for owner, left_ms in await self._rows("relay_lease")
         ]
 

@@ -53,7 +53,9 @@ def transfer(source: str, target: str, amount: int = 1) -> dict[str, Any]:
 
 
 @contextmanager
-def running(database: Database, stack: Servers, folder: Path, count: int = 2) -> Iterator[list[CommandProcess]]:
+def running(
+    database: Database, stack: Servers, folder: Path, count: int = 2, **settings: str
+) -> Iterator[list[CommandProcess]]:
     """So many processes."""
     with command_processes(
         count,
@@ -62,7 +64,7 @@ def running(database: Database, stack: Servers, folder: Path, count: int = 2) ->
         folder=folder,
         key=KEY,
         authorization=f"Bearer {token('writer')}",
-        **SETTINGS,
+        **(SETTINGS | settings),
     ) as made:
         yield made
 
@@ -220,7 +222,7 @@ async def test_a_lock_holder_that_is_killed_or_stopped_holds_up_nobody(
             first.child.send_signal(ending)
             await watching.looks_until(lambda look: any(lock.ledger == ledger for lock in look.locks))
             terminal.rollback()
-        overdue = [one.detail for one in await watching.episodes("overdue_lease") if one.detail["ledger"] == ledger]
+        overdue = [one.detail for one in await watching.episodes("overdue_lease") if one.detail.get("ledger") == ledger]
         assert overdue
         assert all(f"-{first.child.pid}-" in str(detail["holder"]) for detail in overdue)
 
@@ -243,6 +245,31 @@ async def test_a_lock_holder_that_is_killed_or_stopped_holds_up_nobody(
     check_log(database, ledger)
 
 
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
+async def test_a_lease_holder_that_is_killed_or_stands_still_is_an_alert_that_names_it_and_one_that_stops_is_none(
+    database: Database, stack: Servers, tmp_path: Path, monitor: monitors.NewMonitor, ending: signal.Signals
+) -> None:
+    """Lease and looks a quarter as long as shipped, in the same proportion."""
+    watching = monitor(look_ms=1_250)
+    with running(database, stack, tmp_path, 1, DAYBOOK_LOCKS="adaptive", DAYBOOK_LEASE_MS="1500") as (process,):
+        ledger = f"leased-{ending.name.lower()}"
+        open_ledger(process, ledger)
+        while process.metrics()["daybook_leases_held"] == 0:
+            assert post(process, ledger).status_code == 201
+        process.child.send_signal(ending)
+        alerts = []
+        for _ in range(4):
+            await watching.look()
+            alerts = [
+                alert.detail
+                for alert in await watching.container.watched().alerts()
+                if alert.kind == "overdue_lease" and f"-{process.child.pid}-" in str(alert.detail["holder"])
+            ]
+        assert [(alert["first"], alert["ledgers"]) for alert in alerts] == (
+            [] if ending == signal.SIGTERM else [(ledger, 1)]
+        )
+
+
 async def test_a_terminal_that_holds_a_head_row_stops_that_ledger_alone_and_nobody_beyond_the_deadline(
     database: Database, stack: Servers, tmp_path: Path, monitor: monitors.NewMonitor
 ) -> None:
@@ -263,7 +290,8 @@ async def test_a_terminal_that_holds_a_head_row_stops_that_ledger_alone_and_nobo
                     others.append(await http.post("/v1/ledgers/free/transactions", json=transfer("world", "cash")))
                     await watching.container.watch().look()
                 elapsed_s, answer = time.monotonic() - began, await stuck
-                culprits = {episode.detail["pid"] for episode in await watching.episodes("blocked_chain")}
+                chains = [episode.detail for episode in await watching.episodes("blocked_chain")]
+                culprits = {chain["pid"] for chain in chains if chain["database"] == database.name}
                 assert culprits == {terminal.info.backend_pid}
         assert answer.status_code == 503, answer.text
         assert int(answer.headers["retry-after"]) >= 1

@@ -127,7 +127,7 @@ async def test_all_keys_of_a_ledger_share_one_hash_tag_with_the_incarnation(redi
         keys = [key.decode() for key in await redis.keys(f"daybook:*{log}*")]
         assert sorted(keys) == [f"daybook:{{{log}:acme:main}}:{name}" for name in ("lease", "writers")]
         for key in keys:
-            assert 0 < await redis.pttl(key) <= LONG_LEASE_MS
+            assert 0 < await redis.pttl(key) <= LONG_LEASE_MS + (lock_table.OVER_KEPT_MS if "writers" in key else 0)
         lease = lock_table.read_value((await redis.get(keys[0] if keys[0].endswith("lease") else keys[1])).decode())
         assert lease is not None
         assert (lease.state, lease.worker) == ("held", worker.name)
@@ -210,6 +210,42 @@ async def test_a_second_writer_makes_the_holder_step_down_and_when_it_is_gone_th
             await second.stand_still()
         await until(writing(lambda: first.leases.is_held("bank")))
         assert not first.leases.touch("bank", some_ticket())
+
+
+async def test_whoever_did_not_give_back_is_remembered_and_whoever_stopped_or_went_idle_is_not(redis_url: str) -> None:
+    log = uuid4()
+    names = {name: lock_table.key(log, name, lock_table.WRITERS) for name in ("dead", "stopped", "idle")}
+    async with (
+        Redis.from_url(redis_url, decode_responses=True) as redis,
+        workers(redis_url, 3, log, lease_ms=SHORT_LEASE_MS) as (dead, other, idle),
+    ):
+        await ask(dead, "dead")
+        await ask(idle, "idle")
+        await asyncio.sleep(SHORT_LEASE_MS / 1_000)
+        await ask(other, "dead")  # it is alone there, and still the first is not forgotten
+        await idle.leases.ask()
+        assert other.leases.is_held("dead")
+        assert await redis.zrange(names["dead"], 0, -1) == [dead.name, other.name]
+        assert await redis.zrange(names["idle"], 0, -1) == []
+        async with workers(redis_url, 1, log) as (stopped,):
+            await ask(stopped, "stopped")
+        assert await redis.zrange(names["stopped"], 0, -1) == []
+
+
+async def test_an_idle_lease_that_could_not_be_given_back_is_given_back_when_redis_answers_again(
+    redis_url: str,
+) -> None:
+    log = uuid4()
+    async with door_to(redis_url) as door, Redis.from_url(redis_url) as redis:
+        worker = Worker(f"redis://127.0.0.1:{door.port}/0", log, lease_ms=SHORT_LEASE_MS, timeout_ms=300)
+        await ask(worker, "bank")
+        door.shut()
+        await asyncio.sleep(SHORT_LEASE_MS / 1_000)
+        await worker.leases.ask()
+        door.open()
+        await worker.leases.ask()
+        assert await redis.zcard(lock_table.key(log, "bank", lock_table.WRITERS)) == 0
+        await worker.stop()
 
 
 async def test_a_late_release_does_not_end_the_lease_of_the_next_holder(redis_url: str) -> None:

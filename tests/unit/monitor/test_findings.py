@@ -11,11 +11,12 @@ from daybook.monitor.domain.alerts import Episode, Hysteresis, judge
 from daybook.monitor.domain.cancelling import Cancelling, Policy, root_of, step
 from daybook.monitor.domain.findings import Finding, Limits, find
 from daybook.monitor.domain.looks import Chain, Lag, Lock, Look, Process, Standing, blockers, chains
+from shared_kernel import lock_table
 from tests.unit.monitor.shipped import SHIPPED
 from tests.unit.monitor.test_chains import BEGAN, seen, session
 
 AT = datetime(2026, 11, 28, tzinfo=UTC)
-LIMITS = Limits(transaction_ms_max=10_000, blocked_ms_max=2_000, lease_ms=6_000, lock_ms_max=30_000, lag_ms_max=30_000)
+LIMITS = Limits(transaction_ms_max=10_000, blocked_ms_max=2_000, lock_ms_max=30_000, lag_ms_max=30_000)
 PACE = Hysteresis(raise_looks=2, clear_looks=3)
 NOTHING: dict[str, Any] = {
     "taken_at": AT,
@@ -79,9 +80,7 @@ def test_deadlocks_are_found_where_the_count_grew_and_not_where_counting_began()
 @pytest.mark.parametrize(
     ("seen", "is_overdue"),
     [
-        (lock("lease", 5_999), False),
-        (lock("lease", 2_000, held_ms=10**9), False),
-        (lock("lease", 1_999), True),
+        (lock("lease", 1, held_ms=10**9), False),
         (lock("lease", None), True),
         (lock("lock:draws:a", 500, held_ms=30_000), False),
         (lock("lock:draws:a", 500, held_ms=30_001), True),
@@ -91,6 +90,21 @@ def test_deadlocks_are_found_where_the_count_grew_and_not_where_counting_began()
 )
 def test_locks_are_overdue_by_their_kind(seen: Lock, is_overdue: bool) -> None:
     assert kinds(look(locks=[seen])) == ([("overdue_lease", seen.key)] if is_overdue else [])
+
+
+def test_a_worker_that_gave_nothing_back_is_one_finding_that_names_it() -> None:
+    ended = [
+        Lock(key=f"k{n}", kind="writers", ledger=f"l{n}", holder="h-1-a", left_ms=-n, held_ms=None) for n in range(7)
+    ]
+    (finding,) = find(look(locks=ended), None, LIMITS)
+    assert (finding.kind, finding.subject) == ("overdue_lease", "h-1-a")
+    assert (finding.detail["ledgers"], finding.detail["first"], finding.detail["ended_ms"]) == (
+        7, "l0, l1, l2, l3, l4", 6,
+    )  # fmt: skip
+
+
+def test_what_ran_out_is_remembered_for_as_long_as_it_takes_to_become_an_alert_as_shipped() -> None:
+    assert (SHIPPED.raise_looks + 1) * SHIPPED.look_ms < lock_table.OVER_KEPT_MS
 
 
 def test_lags_count_where_readers_see_them() -> None:
