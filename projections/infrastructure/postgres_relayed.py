@@ -36,7 +36,7 @@ class PostgresRelayed:
             return session.execute(STATEMENTS["renew_lease"], parameters).rowcount == 1
 
     def release(self, owner: str, epoch: int) -> None:
-        """The lease is over at once, if it was still ours."""
+        """The lease is nobody's at once, if it was still ours."""
         with self._database.session() as session:
             session.execute(STATEMENTS["release_lease"], {"owner": owner, "epoch": epoch})
 

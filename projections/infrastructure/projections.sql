@@ -332,8 +332,9 @@ set expires_at = clock_timestamp() + %(lease)s
 where is_only and owner = %(owner)s and epoch = %(epoch)s
 
 -- name: release_lease
+-- As before the first relay: a lease that ran out keeps its end, and the monitor tells of it.
 update projections.relay_lease
-set expires_at = clock_timestamp()
+set expires_at = '-infinity'
 where is_only and owner = %(owner)s and epoch = %(epoch)s
 
 -- name: hold_lease

@@ -82,7 +82,7 @@ class Turn:
         return dict(await self._rows("deadlocks"))
 
     async def relay_lease(self) -> list[Lock]:
-        """The relay's lease, if there ever was one."""
+        """The relay's lease, unless it was given back."""
         return [
             Lock(key="relay", kind="relay", ledger="", holder=owner, left_ms=left_ms, held_ms=None)
             for owner, left_ms in await self._rows("relay_lease")

@@ -14,6 +14,8 @@ import psycopg
 import pytest
 import redis
 
+from projections.infrastructure.postgres import Database as Session
+from projections.infrastructure.postgres_relayed import PostgresRelayed
 from shared_kernel import lock_table
 from shared_kernel.settings import Secret
 from tests.integration.monitor.conftest import NewMonitor
@@ -197,6 +199,28 @@ async def test_operators_read_locks_alerts_and_findings_and_nobody_else_does(mon
     assert (await watching.get("/alerts", "operator", ledgers=("other:**",))).json()["data"] == []
     unknown = await watching.get("/locks?x=1", "operator")
     assert unknown.json()["code"] == "invalid_request"
+
+
+async def test_a_relay_that_gave_its_lease_back_is_no_finding_and_one_whose_lease_ran_out_is(
+    monitor: NewMonitor, database: Database
+) -> None:
+    watching = monitor(raise_looks=1)
+    session = Session(database.urls["relay"], name="test")
+    relayed = PostgresRelayed(session)
+    epoch = relayed.acquire("first", 60_000)
+    assert epoch is not None
+    (lease,) = [lock for lock in (await watching.look()).locks if lock.kind == "relay"]
+    assert (lease.holder, lease.held_ms) == ("first", None)
+
+    relayed.release("first", epoch)
+    assert [lock for lock in (await watching.look()).locks if lock.kind == "relay"] == []
+    assert [one for one in await watching.episodes("overdue_lease") if one.subject == "relay"] == []
+
+    assert relayed.acquire("second", 1) is not None
+    await watching.look()
+    (found,) = [one for one in await watching.episodes("overdue_lease") if one.subject == "relay"]
+    assert found.detail["holder"] == "second"
+    session.close()
 
 
 async def test_redis_that_does_not_answer_is_said_and_nothing_more(monitor: NewMonitor) -> None:
