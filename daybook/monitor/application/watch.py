@@ -8,6 +8,7 @@ that for itself.
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 
 import msgspec
@@ -16,7 +17,7 @@ import structlog
 from daybook.monitor.application.ports import Bell, Figures, LockTable, Processes, Turn, Watched
 from daybook.monitor.domain.alerts import Episode, Hysteresis, judge
 from daybook.monitor.domain.cancelling import Policy, root_of, step
-from daybook.monitor.domain.findings import Finding, Limits, find
+from daybook.monitor.domain.findings import Finding, Limits, find, was_looked_at
 from daybook.monitor.domain.looks import Chain, Lock, Look, Process, blockers, chains
 from shared_kernel.errors import DaybookError
 
@@ -129,7 +130,7 @@ class Watch:
             skipped=skipped,
         )
         known = await turn.open_episodes()
-        judged = judge(known, find(look, before, self._limits), at, self._hysteresis)
+        judged = judge(known, find(look, before, self._limits), at, self._hysteresis, partial(was_looked_at, look))
         judged = [await self._resolved(turn, episode, look.chains) for episode in judged]
         await turn.keep(look, judged, rows_max=self._pace.rows_max, days_max=self._pace.days_max)
         return look, known, judged

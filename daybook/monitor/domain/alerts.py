@@ -4,7 +4,7 @@ An episode is one thing that was wrong, from the first look that saw it until it
 that is remembered, so any monitor goes on where another left off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -41,10 +41,23 @@ class Hysteresis(msgspec.Struct, frozen=True, kw_only=True):
     clear_looks: int
 
 
-def judge(known: Sequence[Episode], found: Sequence[Finding], at: datetime, pace: Hysteresis) -> list[Episode]:
-    """Every episode that is open or has just ended, as of this look: those in `known`, which are open, and new ones."""
+def judge(
+    known: Sequence[Episode],
+    found: Sequence[Finding],
+    at: datetime,
+    pace: Hysteresis,
+    was_looked_at: Callable[[Kind, str], bool] = lambda kind, subject: True,
+) -> list[Episode]:
+    """Every episode that is open or has just ended, as of this look: those in `known`, which are open, and new ones.
+
+    `was_looked_at`: of kind and subject; where that is not so, the episode stays as it was.
+    """
     rest = {(finding.kind, finding.subject): finding for finding in found}
-    judged = [_seen(episode, rest.pop((episode.kind, episode.subject), None), at, pace) for episode in known]
+    judged = []
+    for episode in known:
+        finding = rest.pop((episode.kind, episode.subject), None)
+        is_news = finding is not None or was_looked_at(episode.kind, episode.subject)
+        judged.append(_seen(episode, finding, at, pace) if is_news else episode)
     for finding in rest.values():
         fresh = Episode(
             kind=finding.kind, subject=finding.subject, first_seen_at=at, last_seen_at=at, detail=finding.detail

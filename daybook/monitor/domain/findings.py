@@ -22,6 +22,7 @@ KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
 # Happens at one moment: there is nothing to wait for before it is told.
 AT_ONCE = frozenset(("deadlock",))
 LEDGERS_NAMED_MAX = 5
+RELAY = "relay"
 
 Detail = Mapping[str, str | int]
 
@@ -55,6 +56,19 @@ def find(look: Look, before: Look | None, limits: Limits) -> list[Finding]:
         *_parked(look),
         *_breakers(look),
     ]
+
+
+def was_looked_at(look: Look, kind: Kind, subject: str) -> bool:
+    """True if the look would have found it: nobody may conclude from a silent Redis or process that something is over."""
+    if kind == "overdue_lease":
+        return subject == RELAY or "redis" not in look.skipped
+    if kind == "breaker_open":
+        url = subject.rpartition(" ")[0]
+        silent = {process.url for process in look.processes if process.fault}
+        answered = {process.url for process in look.processes} - silent
+        # One that is not among them at all is gone, unless a name could not be resolved.
+        return "processes" not in look.skipped and (url in answered or not silent)
+    return True
 
 
 def _transactions(look: Look, limits: Limits) -> Iterator[Finding]:
@@ -117,7 +131,7 @@ def _leases(look: Look, limits: Limits) -> Iterator[Finding]:
 def _overdue(lock: Lock, limits: Limits) -> str | None:
     if lock.left_ms is None:
         return "it would never end by itself"
-    if lock.kind == "relay":
+    if lock.kind == RELAY:
         return "it has ended and no relay has taken it" if lock.left_ms <= 0 else None
     is_long = lock.kind not in ("lease", "writers") and lock.held_ms is not None and lock.held_ms > limits.lock_ms_max
     return "it is held for longer than any command lasts" if is_long else None
@@ -149,7 +163,7 @@ def _lags(look: Look, limits: Limits) -> Iterator[Finding]:
                 "ledger": lag.ledger,
                 "lag_ms": lag.lag_ms,
             }
-            kind: Kind = "relay_lag" if lag.reader == "relay" else "projection_lag"
+            kind: Kind = "relay_lag" if lag.reader == RELAY else "projection_lag"
             yield Finding(kind=kind, subject=lag.reader, detail=detail)
 
 

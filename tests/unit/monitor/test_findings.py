@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 
 from daybook.monitor.domain.alerts import Episode, Hysteresis, judge
 from daybook.monitor.domain.cancelling import Cancelling, Policy, root_of, step
-from daybook.monitor.domain.findings import Finding, Limits, find
+from daybook.monitor.domain.findings import Finding, Limits, find, was_looked_at
 from daybook.monitor.domain.looks import Chain, Lag, Lock, Look, Process, Standing, blockers, chains
 from shared_kernel import lock_table
 from tests.unit.monitor.shipped import SHIPPED
@@ -165,6 +166,38 @@ def test_an_alert_that_comes_again_before_it_is_cleared_is_the_same() -> None:
 def test_a_deadlock_is_told_at_once() -> None:
     (only,) = run(True, kind="deadlock")
     assert only[0].raised_at == AT
+
+
+SILENT_REDIS = look(skipped={"redis": "Redis does not answer (TimeoutError)"})
+SILENT = look(processes=[Process(url="u", fault="URLError"), Process(url="v")])
+NOBODY = look(skipped={"processes": "DAYBOOK_METRICS_URLS is not set"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject", "seen", "is_over"),
+    [
+        ("overdue_lease", "h-1-a", SILENT_REDIS, False),
+        ("overdue_lease", "h-1-a", look(), True),
+        ("overdue_lease", "relay", SILENT_REDIS, True),
+        ("breaker_open", "u redis", SILENT, False),
+        ("breaker_open", "v redis", SILENT, True),
+        ("breaker_open", "u redis", NOBODY, False),
+        ("breaker_open", "u redis", look(processes=[Process(url="v")]), True),
+        ("breaker_open", "http://10.0.0.7:1 redis", SILENT, False),
+        ("relay_lag", "relay", SILENT_REDIS, True),
+    ],
+)
+def test_an_alert_is_cleared_only_by_looks_at_what_it_is_about(
+    kind: Any, subject: str, seen: Look, is_over: bool
+) -> None:
+    raised = Episode(
+        kind=kind, subject=subject, first_seen_at=AT, last_seen_at=AT, looks=2, raised_at=AT, detail={"lag_ms": 1}
+    )
+    known: Sequence[Episode] = [raised]
+    for _ in range(PACE.clear_looks):
+        known = judge(known, [], AT, PACE, partial(was_looked_at, seen))
+    assert known == [raised] or is_over
+    assert (known[0].ended_at is not None) == is_over
 
 
 def test_over_and_back_is_a_new_episode() -> None:
