@@ -87,14 +87,15 @@ class Watch:
         known: list[Episode] = []
         judged: list[Episode] = []
         after_ms = round(self._pace.look_ms * EARLY)
-        if await self._watched.is_due(after_ms):
+        # From here the next look is counted: one that waits for somebody silent must not put it off.
+        if (at := await self._watched.due(after_ms)) is not None:
             (locks, no_locks), (processes, nobody) = await asyncio.gather(
                 self._lock_table.locks(), self._processes.ask()
             )
             skipped = {name: why for name, why in (("redis", no_locks), ("processes", nobody)) if why}
             async with self._watched.turn(after_ms) as turn:
                 if turn is not None:
-                    look, known, judged = await self._judge(turn, locks, processes, skipped)
+                    look, known, judged = await self._judge(turn, at, locks, processes, skipped)
             if look is not None:  # told once it is written: a look that was not kept will be taken again
                 self._tell(known, judged)
                 self._figures.looked(look, monotonic() - begun)
@@ -109,9 +110,13 @@ class Watch:
         return f"no look for {silent_s:.0f} s" if silent_s > 3 * self._pace.look_ms / 1_000 + 1 else None
 
     async def _judge(
-        self, turn: Turn, locks: Sequence[Lock], processes: Sequence[Process], skipped: Mapping[str, str]
+        self,
+        turn: Turn,
+        at: datetime,
+        locks: Sequence[Lock],
+        processes: Sequence[Process],
+        skipped: Mapping[str, str],
     ) -> tuple[Look, list[Episode], list[Episode]]:
-        at = await turn.now()
         before = await turn.last()
         sessions = await turn.sessions()
         blocked_before = () if before is None else before.blockers

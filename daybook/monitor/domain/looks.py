@@ -129,7 +129,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything at one moment. `skipped` says what was not looked at, and why."""
+    """Everything at one moment. `taken_at`: when it was begun. `skipped` says what was not looked at, and why."""
 
     taken_at: datetime
     taken_by: str

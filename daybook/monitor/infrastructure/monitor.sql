@@ -1,7 +1,8 @@
 -- What the monitor asks of Postgres.
 
--- name: is_due
-select taken_at <= clock_timestamp() - make_interval(secs => %(seconds)s) from monitor.last_look where is_only
+-- name: due
+select clock_timestamp() from monitor.last_look
+where is_only and taken_at <= clock_timestamp() - make_interval(secs => %(seconds)s)
 
 -- name: take_turn
 -- Who gets it looks; the others have nothing to do. It ends with the transaction, so a monitor that stands still holds nobody up.
@@ -12,9 +13,6 @@ select look from monitor.last_look where is_only
 
 -- name: keep_look
 update monitor.last_look set taken_at = %(taken_at)s, look = %(look)s where is_only
-
--- name: now
-select clock_timestamp()
 
 -- name: sessions
 -- pg_blocking_pids takes the whole lock table for a moment: asked only about those who wait.

@@ -38,12 +38,6 @@ class Turn:
     def __init__(self, connection: AsyncConnection[Any]) -> None:
         self._connection = connection
 
-    async def now(self) -> datetime:
-        """The server's time."""
-        (found,) = await self._rows("now")
-        moment: datetime = found[0]
-        return moment
-
     async def last(self) -> Look | None:
         """The look before this one; None if there was none, or it was of another version."""
         (row,) = await self._rows("last_look")
@@ -165,19 +159,19 @@ class PostgresWatched:
         self._connection: AsyncConnection[Any] | None = None
         self._is_used = asyncio.Lock()  # routes and the loop share the connection
 
-    async def is_due(self, after_ms: int) -> bool:
-        """True if nobody has looked for so long."""
+    async def due(self, after_ms: int) -> datetime | None:
+        """The server's time, if nobody has begun a look for so long."""
         async with self._connected() as connection:
-            rows = await connection.execute(STATEMENTS["is_due"], {"seconds": after_ms / 1_000})
-            return await rows.fetchone() == (True,)
+            row = await (await connection.execute(STATEMENTS["due"], {"seconds": after_ms / 1_000})).fetchone()
+            return None if row is None else row[0]
 
     @asynccontextmanager
     async def turn(self, after_ms: int) -> AsyncIterator[Turn | None]:
         """A look that is written when the block ends well; None where another monitor looks, or has looked meanwhile."""
         async with self._connected() as connection, self._transactions.transaction_of(connection, self._terms):
             taken = await (await connection.execute(STATEMENTS["take_turn"], {"key": _TURN})).fetchone()
-            due = await (await connection.execute(STATEMENTS["is_due"], {"seconds": after_ms / 1_000})).fetchone()
-            yield Turn(connection) if taken == due == (True,) else None
+            due = await (await connection.execute(STATEMENTS["due"], {"seconds": after_ms / 1_000})).fetchone()
+            yield Turn(connection) if taken == (True,) and due is not None else None
 
     async def last_look(self) -> Look | None:
         """Of whichever monitor was last."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Queue
 from typing import Any
@@ -228,6 +229,28 @@ async def test_redis_that_does_not_answer_is_said_and_nothing_more(monitor: NewM
     look = await watching.look()
     assert look.skipped["redis"].startswith("Redis does not answer")
     assert [lock for lock in look.locks if lock.kind != "relay"] == []
+
+
+async def test_a_look_counts_from_its_beginning_however_long_a_silent_process_is_waited_for(
+    monitor: NewMonitor,
+) -> None:
+    asked_at: list[datetime] = []
+    asking: list[asyncio.StreamWriter] = []
+
+    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked_at.append(datetime.now(UTC))
+        asking.append(writer)
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    watching = monitor(metrics_urls=f"http://127.0.0.1:{port}/metrics", metrics_timeout_ms=1_000, look_ms=1_100)
+    first, second = await watching.look(), await watching.look()
+    assert [process.fault for process in (*first.processes, *second.processes)] == ["TimeoutError"] * 2
+    assert [look.taken_at <= asked for look, asked in zip((first, second), asked_at, strict=True)] == [True, True]
+    server.close()
+    for writer in asking:
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_command_and_query_processes_are_asked_for_their_queues_and_breakers(monitor: NewMonitor) -> None:
