@@ -122,24 +122,33 @@ def _read_stack(data: Path, options: str) -> _Stack:
 class Client:
     """One service of a target, over one kept connection. Every command must carry a key, so that repeating it is safe.
 
-    `on_wait` is told why and for how many seconds before each wait.
+    `on_wait` is told why and for how many seconds before each wait. `answer_seconds_max` bounds each of `attempts_max` attempts.
     """
 
-    def __init__(self, url: str, token: str, on_wait: Callable[[str, float], None] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        on_wait: Callable[[str, float], None] | None = None,
+        *,
+        attempts_max: int = ATTEMPTS_MAX,
+        answer_seconds_max: float = ANSWER_SECONDS_MAX,
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise CommandFailed(f"{url} is no http or https address", Exit.USAGE)
         self._connection: http.client.HTTPConnection = (
             http.client.HTTPSConnection(
-                parts.hostname, parts.port, timeout=ANSWER_SECONDS_MAX, context=ssl.create_default_context()
+                parts.hostname, parts.port, timeout=answer_seconds_max, context=ssl.create_default_context()
             )
             if parts.scheme == "https"
-            else http.client.HTTPConnection(parts.hostname, parts.port, timeout=ANSWER_SECONDS_MAX)
+            else http.client.HTTPConnection(parts.hostname, parts.port, timeout=answer_seconds_max)
         )
         self._url = url
         self._prefix = parts.path.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         self._on_wait = on_wait
+        self._attempts_max = attempts_max
 
     def get(self, path: str, *, position: int | None = None, **parameters: str | int | None) -> Answer:
         """The answer to a query, at or after `position` of the ledger. Parameters that are None are left out."""
@@ -182,8 +191,8 @@ class Client:
         self._connection.close()
 
     def _send(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
-        for attempt in range(ATTEMPTS_MAX):  # POSTs are repeated too: a key makes that safe (design §4)
-            is_last = attempt == ATTEMPTS_MAX - 1
+        for attempt in range(self._attempts_max):  # POSTs are repeated too: a key makes that safe (design §4)
+            is_last = attempt == self._attempts_max - 1
             try:
                 self._connection.request(method, self._prefix + path, body, {**self._headers, **headers})
                 response = self._connection.getresponse()

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from daybook.cli.connection import faults_end_the_command
+from daybook.cli.connection import describe, faults_end_the_command
 from daybook.cli.reading import AsJson
 from daybook.client import Client
 from daybook.monitor.domain.alerts import Episode
@@ -25,8 +25,11 @@ from daybook.monitor.domain.looks import Look
 from daybook.stack.layout import Layout
 from daybook.stack.stack_file import read_stack_file
 from daybook.terminal import CommandFailed, Exit, out
+from shared_kernel.errors import DaybookError
 
 REFRESH_SECONDS = 1.0
+ANSWER_SECONDS_MAX = 12.0  # chosen: above the twice five seconds that a monitor as shipped waits for Postgres
+HINT = "the monitor or its Postgres does not answer"
 LOCKS_SHOWN_MAX = 20
 QUERY_SHOWN_LENGTH = 60
 
@@ -68,7 +71,7 @@ def locks(
     as_json
         Print the monitor's JSON.
     """
-    with faults_end_the_command(), closing(_monitor(data, monitor_url, token)) as client:
+    with faults_end_the_command(HINT), closing(_monitor(data, monitor_url, token)) as client:
         if history:
             answer = client.get("/v1/operations/findings", limit=limit)
             _show(answer.body if as_json else _findings(answer.read(_Episodes).data))
@@ -80,7 +83,7 @@ def locks(
             with Live(_picture(client), console=out(), screen=True, auto_refresh=False) as live:
                 while True:
                     time.sleep(REFRESH_SECONDS)
-                    live.update(_picture(client), refresh=True)
+                    live.update(_picture_or_fault(client), refresh=True)
     return Exit.DONE
 
 
@@ -90,7 +93,7 @@ def _monitor(data: Path, url: str | None, token: str | None) -> Client:
         url, token = url or stack.monitor_url, token or stack.tokens["operator"]
     if not url:
         raise CommandFailed("the stack runs without a monitor", Exit.UNAVAILABLE)
-    return Client(url, token)
+    return Client(url, token, attempts_max=1, answer_seconds_max=ANSWER_SECONDS_MAX)
 
 
 def _show(what: bytes | RenderableType) -> None:
@@ -98,6 +101,13 @@ def _show(what: bytes | RenderableType) -> None:
         out().print(what.decode(), markup=False, soft_wrap=True)
     else:
         out().print(what)
+
+
+def _picture_or_fault(client: Client) -> RenderableType:
+    try:
+        return _picture(client)
+    except DaybookError as error:  # it may be back in a moment
+        return Text(f"the monitor gives no answer: {describe(error)}", style="bold red")
 
 
 def _picture(client: Client) -> RenderableType:
@@ -112,7 +122,9 @@ def _picture(client: Client) -> RenderableType:
     ]
     if alerts:
         parts.append(_findings(alerts, title="alerts"))
-    parts += [*_chains(answer.look), _sessions(answer.look), _locks(answer.look), _lags(answer.look)]
+    look = answer.look
+    parts += [*_chains(look), _sessions(look), _locks(look), _lags(look), _standing(look), _processes(look)]
+    parts.append(_deadlocks(look))
     parts += [Text(f"not looked at: {name} ({why})") for name, why in answer.look.skipped.items()]
     return Group(*parts)
 
@@ -121,7 +133,7 @@ def _chains(look: Look) -> Iterator[RenderableType]:
     for chain in look.chains:
         root = chain.root
         table = _table(
-            f"{root.pid} {root.application} holds up {len(chain.waiters)}",
+            f"{root.pid} {root.user} {root.application} holds up {len(chain.waiters)} for {_seconds(chain.blocking_ms)}",
             "pid",
             "application",
             "waits",
@@ -167,19 +179,66 @@ def _lags(look: Look) -> Table:
     return table
 
 
-def _findings(episodes: list[Episode], title: str = "findings") -> Table:
-    table = _table(title, "first seen", "last seen", "kind", "what", "alert", "over", "done")
-    for episode in episodes:
+def _processes(look: Look) -> Table:
+    table = _table("processes", "process", "commands wait", "breakers not closed")
+    for process in look.processes:
+        if process.fault:
+            table.add_row(process.url, f"does not answer ({process.fault})", "", style="bold red")
+        else:
+            waiting = "-" if process.queue_depth is None else str(process.queue_depth)
+            table.add_row(process.url, waiting, ", ".join(process.open_breakers))
+    return table
+
+
+def _standing(look: Look) -> Table:
+    table = _table("ledgers that stand still", "projection", "ledger", "state", "before", "error", "for")
+    for each in look.standing[:LOCKS_SHOWN_MAX]:
+        since, style = _seconds(each.since_ms), "bold red" if each.state == "parked" else ""
         table.add_row(
-            f"{episode.first_seen_at:%m-%d %H:%M:%S}",
-            f"{episode.last_seen_at:%H:%M:%S}",
-            episode.kind,
-            str(episode.detail.get("application", episode.subject)),
-            "-" if episode.raised_at is None else f"{episode.raised_at:%H:%M:%S}",
-            "-" if episode.ended_at is None else f"{episode.ended_at:%H:%M:%S}",
-            episode.action,
+            each.projection, each.ledger, each.state, str(each.position), each.error_class, since, style=style
         )
     return table
+
+
+def _deadlocks(look: Look) -> Text:
+    counted = ", ".join(f"{count} in {database}" for database, count in sorted(look.deadlocks.items()) if count)
+    return Text(f"deadlocks that Postgres has counted: {counted or 'none'}")
+
+
+def _findings(episodes: list[Episode], title: str = "findings") -> RenderableType:
+    """Two lines each: what kind and when; who it is."""
+    lines = [Text(title, style="italic")]
+    for episode in episodes:
+        last = f"{episode.last_seen_at:%H:%M:%S}"
+        told = [f"{episode.kind}  {episode.first_seen_at:%m-%d %H:%M:%S} to {last}"]
+        if episode.raised_at is not None:
+            told.append(f"alert {episode.raised_at:%H:%M:%S}")
+        if episode.ended_at is not None:
+            told.append(f"over {episode.ended_at:%H:%M:%S}")
+        if episode.action:
+            told.append(episode.action)
+        is_alert = episode.raised_at is not None and episode.ended_at is None
+        lines += [Text("  ".join(told), style="bold red" if is_alert else ""), Text(f"    {_what(episode)}")]
+    return Group(*lines)
+
+
+def _what(episode: Episode) -> str:
+    """Who it is, how long, and what hangs on it; what has no words of its own here is told as it stands."""
+    told = episode.detail
+    if "pid" in told:
+        who = f"pid {told['pid']} {told['user']} {told['application']} in {told['database']}, {told['state']}"
+        open_for = f"open for {_seconds(told['transaction_ms'])}"
+        if episode.kind != "blocked_chain":
+            return f"{who}, {open_for}"
+        return f"{who}, {open_for}, holds up {told['waiters']} for {_seconds(told['blocking_ms'])} ({told['waiting_application']})"
+    if episode.kind == "overdue_lease":
+        ledgers = told.get("ledger") or told.get("first") or "relay"
+        return f"{told['holder']} ({ledgers}): {told['reason']}"
+    facts = (
+        f"{name.removesuffix('_ms')} {_seconds(value) if name.endswith('_ms') else value}"
+        for name, value in told.items()
+    )
+    return f"{episode.subject}: {', '.join(facts)}"
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -191,5 +250,5 @@ def _cut(query: str) -> str:
     return text if len(text) <= QUERY_SHOWN_LENGTH else text[: QUERY_SHOWN_LENGTH - 1] + "…"
 
 
-def _seconds(milliseconds: int | None) -> str:
-    return "-" if milliseconds is None else f"{milliseconds / 1_000:.1f} s"
+def _seconds(milliseconds: str | int | None) -> str:
+    return f"{milliseconds / 1_000:.1f} s" if isinstance(milliseconds, int) else "-"

@@ -202,8 +202,21 @@ class PostgresWatched:
             self._connection = None
 
     @asynccontextmanager
+    async def _turn_to_use(self) -> AsyncIterator[None]:
+        """Nobody else uses the connection; whoever asks is told in time that it hangs."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._is_used.acquire()
+        except TimeoutError:
+            raise Unavailable("dependency_unavailable", dependency="postgres", reason="busy") from None
+        try:
+            yield
+        finally:
+            self._is_used.release()
+
+    @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AsyncConnection[Any]]:
-        async with self._is_used:
+        async with self._turn_to_use():
             try:
                 async with asyncio.timeout(self._timeout_s):
                     if self._connection is None or self._connection.closed:

@@ -217,10 +217,12 @@ async def test_a_relay_that_gave_its_lease_back_is_no_finding_and_one_whose_leas
     assert [lock for lock in (await watching.look()).locks if lock.kind == "relay"] == []
     assert [one for one in await watching.episodes("overdue_lease") if one.subject == "relay"] == []
 
-    assert relayed.acquire("second", 1) is not None
+    second = relayed.acquire("second", 1)
+    assert second is not None
     await watching.look()
     (found,) = [one for one in await watching.episodes("overdue_lease") if one.subject == "relay"]
     assert found.detail["holder"] == "second"
+    relayed.release("second", second)
     session.close()
 
 

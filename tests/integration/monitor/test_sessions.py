@@ -262,6 +262,22 @@ def test_the_role_sees_no_event_and_appends_none(database: Database) -> None:
             connection.execute(statement)
 
 
+async def test_who_asks_while_the_database_hangs_is_told_so_and_does_not_queue_for_ever(
+    monitor: NewMonitor, database: Database
+) -> None:
+    async with proxied(database.urls["monitor"]) as (proxy, url):
+        watching = monitor(postgres_url=Secret(url), look_timeout_ms=500)
+        await watching.look()
+        proxy.is_silent = True
+        answers = await asyncio.gather(*(watching.get("/locks", "operator") for _ in range(4)))
+        assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(503, "dependency_unavailable")}
+        waiting = [watching.container.watched().last_look() for _ in range(4)]
+        faults = await asyncio.gather(*waiting, return_exceptions=True)
+        assert "busy" in {fault.fields["reason"] for fault in faults if isinstance(fault, Unavailable)}
+        proxy.is_silent = False
+        proxy.cut()
+
+
 async def test_a_database_that_does_not_answer_is_an_alert_until_it_does(
     monitor: NewMonitor, database: Database
 ) -> None:

@@ -48,6 +48,15 @@ def test_a_missing_or_damaged_stack_file_ends_the_command(tmp_path: Path, conten
     assert failed.value.exit_code is exit_code
 
 
+def test_who_watches_is_told_after_one_attempt(service: Service) -> None:
+    service.script = lambda request: BUSY
+    client = Client(service.url, "t", attempts_max=1)
+    with pytest.raises(AnsweredProblem):
+        client.get("/v1/operations/locks")
+    client.close()
+    assert len(service.requests) == 1
+
+
 @pytest.mark.parametrize("trouble", [BUSY, Reply(0, None), Reply(429, {"code": "rate_limited"})])
 def test_a_command_is_repeated_with_the_same_key_until_it_is_answered(service: Service, trouble: Reply) -> None:
     replies = [trouble, trouble, DONE]
