@@ -12,7 +12,10 @@ DAYBOOK_ROLE_PREFIX = "daybook_"  # shared_kernel/migrations/roles.sql
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """One session of Postgres that is inside a transaction. `began_at` of its transaction tells it from a later one."""
+    """One session of Postgres that is inside a transaction. `began_at` of its transaction tells it from a later one.
+
+    Pid 0 is no session but the transactions that are prepared, which wait for COMMIT PREPARED or ROLLBACK PREPARED.
+    """
 
     pid: int
     user: str

@@ -32,7 +32,14 @@ select a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesc
   left(a.query, %(query_length_max)s)
 from pg_stat_activity a left join waits w on w.pid = a.pid
 where a.xact_start is not null and a.pid <> pg_backend_pid()
-order by a.xact_start limit %(sessions_max)s
+union all
+-- No session has them, and pg_blocking_pids calls all of them 0.
+select 0, coalesce(string_agg(distinct p.owner::text, ', '), ''), 'prepared transaction ' || string_agg(p.gid, ', ' order by p.prepared),
+  coalesce(string_agg(distinct p.database::text, ', '), ''), false, 'prepared', min(p.prepared),
+  (1000 * extract(epoch from clock_timestamp() - min(p.prepared)))::bigint,
+  (1000 * extract(epoch from clock_timestamp() - min(p.prepared)))::bigint, 0, null, '{}', ''
+from pg_prepared_xacts p having count(*) > 0
+order by 7 limit %(sessions_max)s
 
 -- name: deadlocks
 select d.datname, d.deadlocks from pg_stat_database d where d.datname is not null and d.datname not like 'template%%'

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from daybook.monitor.domain.cancelling import Policy, step
 from daybook.monitor.domain.looks import Blocker, Chain, Session, blockers, chains
 from daybook.monitor.infrastructure.postgres import without_literals
 from tests.unit.monitor.shipped import SHIPPED
@@ -98,8 +99,18 @@ def test_who_waits_behind_a_circle_belongs_to_it() -> None:
     assert [waiter.pid for waiter in chain.waiters] == [2, 5]
 
 
+def test_prepared_transactions_are_a_root_of_which_nothing_is_ended() -> None:
+    prepared = msgspec.structs.replace(
+        session(0), application="prepared transaction till 7", is_client=False, state="prepared"
+    )
+    (chain,) = seen([prepared, session(2, 0, waiting_ms=99_000)])
+    assert (chain.root.application, [waiter.pid for waiter in chain.waiters]) == ("prepared transaction till 7", [2])
+    policy = Policy(cancelling="terminate", cancel_after_ms=1, terminate_after_ms=1)
+    assert step(chain, "", policy) is None
+
+
 def test_blockers_that_are_not_seen_make_no_chain() -> None:
-    assert seen([session(2, 77, waiting_ms=5)]) == []  # a prepared transaction has no session
+    assert seen([session(2, 77, waiting_ms=5)]) == []
 
 
 def test_literals_do_not_show() -> None:
