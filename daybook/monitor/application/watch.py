@@ -23,6 +23,8 @@ from shared_kernel.errors import DaybookError
 
 EARLY = 0.9  # a timer that rings a moment too soon must not skip a whole look
 
+_Judged = tuple[Look, list[Episode], list[Episode]]  # the look, the episodes known before it, those judged by it
+
 log = structlog.get_logger(__name__)
 
 
@@ -63,6 +65,7 @@ class Watch:
         self._pace = pace
         self._name = name
         self._now = now
+        self._untold: _Judged | None = None
         self._unreachable: list[Episode] = []
         self._kinds: list[str] = []
         self._well_at = monotonic()
@@ -84,19 +87,21 @@ class Watch:
         """One look, if it is time and nobody else takes it. Raises Unavailable where Postgres cannot be asked."""
         begun = monotonic()
         look: Look | None = None
-        known: list[Episode] = []
-        judged: list[Episode] = []
+        kept: _Judged | None = None
+        await self._tell_late()
         after_ms = round(self._pace.look_ms * EARLY)
         # From here the next look is counted: one that waits for somebody silent must not put it off.
-        if (at := await self._watched.due(after_ms)) is not None:
+        if self._untold is None and (at := await self._watched.due(after_ms)) is not None:
             (locks, no_locks), (processes, nobody) = await asyncio.gather(
                 self._lock_table.locks(), self._processes.ask()
             )
             skipped = {name: why for name, why in (("redis", no_locks), ("processes", nobody)) if why}
             async with self._watched.turn(after_ms) as turn:
                 if turn is not None:
-                    look, known, judged = await self._judge(turn, at, locks, processes, skipped)
-            if look is not None:  # told once it is written: a look that was not kept will be taken again
+                    kept = self._untold = await self._judge(turn, at, locks, processes, skipped)
+            if kept is not None:  # told once it is written: a look that was not kept will be taken again
+                self._untold = None
+                look, known, judged = kept
                 self._tell(known, judged)
                 self._figures.looked(look, monotonic() - begun)
         alerts = await self._watched.alerts()
@@ -109,6 +114,16 @@ class Watch:
         silent_s = monotonic() - self._well_at
         return f"no look for {silent_s:.0f} s" if silent_s > 3 * self._pace.look_ms / 1_000 + 1 else None
 
+    async def _tell_late(self) -> None:
+        """The answer to the last look's COMMIT was lost: what was written all the same nobody would tell but for this."""
+        if self._untold is not None:
+            look, known, judged = self._untold
+            was_kept = await self._watched.was_kept(look.taken_at)
+            if was_kept:
+                self._tell(known, judged)
+            if was_kept is not None:
+                self._untold = None
+
     async def _judge(
         self,
         turn: Turn,
@@ -116,7 +131,7 @@ class Watch:
         locks: Sequence[Lock],
         processes: Sequence[Process],
         skipped: Mapping[str, str],
-    ) -> tuple[Look, list[Episode], list[Episode]]:
+    ) -> _Judged:
         before = await turn.last()
         sessions = await turn.sessions()
         blocked_before = () if before is None else before.blockers

@@ -8,6 +8,10 @@ where is_only and taken_at <= clock_timestamp() - make_interval(secs => %(second
 -- Who gets it looks; the others have nothing to do. It ends with the transaction, so a monitor that stands still holds nobody up.
 select pg_try_advisory_xact_lock(%(key)s)
 
+-- name: was_kept
+select exists (select from monitor.last_look where taken_at = %(taken_at)s)
+  or exists (select from monitor.findings where %(taken_at)s in (first_seen_at, raised_at, ended_at))
+
 -- name: last_look
 select look from monitor.last_look where is_only
 

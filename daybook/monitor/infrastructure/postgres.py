@@ -173,6 +173,16 @@ class PostgresWatched:
             due = await (await connection.execute(STATEMENTS["due"], {"seconds": after_ms / 1_000})).fetchone()
             yield Turn(connection) if taken == (True,) and due is not None else None
 
+    async def was_kept(self, taken_at: datetime) -> bool | None:
+        """True if the look that was begun then is written; None while one is under way, which may be that one."""
+        async with self._connected() as connection:
+            taken = await (await connection.execute(STATEMENTS["take_turn"], {"key": _TURN})).fetchone()
+            if taken != (True,):
+                return None
+            # Only now, in a statement of its own: what was written by then can be seen.
+            row = await connection.execute(STATEMENTS["was_kept"], {"taken_at": taken_at})
+            return await row.fetchone() == (True,)
+
     async def last_look(self) -> Look | None:
         """Of whichever monitor was last."""
         async with self._connected() as connection:
