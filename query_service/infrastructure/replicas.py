@@ -106,6 +106,7 @@ class Replica:
                     self.breaker.trip()
                 except (psycopg.Error, TimeoutError) as error:
                     reason = type(error).__name__
+                    self._show(reason)  # before anything that takes time
                     if connection is not None:
                         await connection.close()
                         connection = None
