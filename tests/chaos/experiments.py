@@ -42,7 +42,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     ),
     "X2": Experiment(
         postgres.rolled_back,
-        "every fifth append rolled back by the server, and sessions ended at random",
+        "every fifth append rolled back by the server; then sessions ended at random",
     ),
     "X3": Experiment(
         postgres.idle_elsewhere,

@@ -22,7 +22,6 @@ from daybook.stack.postgres import SETTINGS
 from daybook.stack.users import give_to, server_user
 from tests.chaos.oracle import check_restored, repeated
 from tests.chaos.running import Run, as_server, p99, start_as_server, tool
-from tests.chaos.stand import in_background
 from tests.chaos.topic import pauses
 from tests.services import Servers, daybook, folder_for_servers, free_port
 from tests.support.standby import moved, running_standby
@@ -97,45 +96,46 @@ def _hold_append(run: Run, ledger: str, seconds: float, others: Sequence[str]) -
 
 
 def rolled_back(run: Run) -> None:
-    """Every fifth append is rolled back by the server; sessions are ended besides, whatever they do."""
-    ended = 0
-
-    def end_sessions(stop: threading.Event) -> None:
-        nonlocal ended
-        rng = random.Random(run.rng.random())
-        with run.stand.admin() as admin:
-            while not stop.wait(rng.random()):
-                ended += len(
-                    admin.execute(
-                        "select pg_terminate_backend(pid) from pg_stat_activity"
-                        " where usename = 'daybook_command' and state = 'active'"
-                    ).fetchall()
-                )
-
+    """Every fifth append is rolled back by the server, and the relay does not pause for it; then sessions are ended, whatever they do."""
+    seconds = 60 if run.is_full else 5
     run.more_commands(200)
     since = time.time()
     with run.stand.admin() as admin:
         for statement in ABORTING:
             admin.execute(statement)
-        end = in_background(end_sessions)
         try:
-            time.sleep(60 if run.is_full else 5)
+            time.sleep(seconds)
         finally:
-            end()
             [(tried,)] = admin.execute("select last_value from chaos.appends").fetchall()
+            until = time.time()
             admin.execute("drop schema chaos cascade")
     aborted = tried // ABORTED_OF
-    run.did.append(f"{aborted} of {tried} appends rolled back, {ended} sessions ended")
+    run.did.append(f"{aborted} of {tried} appends rolled back")
     assert aborted > 10, f"only {aborted} appends were rolled back"
+    _end_sessions(run, seconds)
     run.commands_again()
     run.caught_up()
     relayed = run.topic.published(run.load.ledgers)
     usual = p99(pauses(each for each in relayed if each.recorded_at <= since))
-    paused = pauses(each for each in relayed if each.recorded_at > since)
+    paused = pauses(each for each in relayed if since < each.recorded_at <= until)
     run.did.append(
         f"the relay's longest pause before an event {max(paused):.3f} s, p99 {p99(paused):.3f} s, and {usual:.3f} s before"
     )
     assert p99(paused) <= PAUSE_S_MAX, f"the relay paused for {p99(paused):.3f} s (p99)"
+
+
+def _end_sessions(run: Run, seconds: float) -> None:
+    """Sessions of the command process are ended in the middle of what they do, for so long."""
+    rng = random.Random(run.rng.random())
+    end = (
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'daybook_command' and state = 'active'"
+    )
+    ended, over_at = 0, time.monotonic() + seconds
+    with run.stand.admin() as admin:
+        while time.monotonic() < over_at:
+            ended += len(admin.execute(end).fetchall())
+            time.sleep(rng.random() * 0.1)
+    run.did.append(f"{ended} sessions ended")
 
 
 def idle_elsewhere(run: Run) -> None:
