@@ -105,7 +105,8 @@ def problem(error: DaybookError, trace_id: str | None = None) -> tuple[int, dict
     """The HTTP status and the problem document of an error. Unknown codes are ours to fix: 500."""
     known = PROBLEMS.get(error.code)
     if known is None:
-        return problem(DaybookError(_public_code(error)), trace_id)
+        named = {"dependency": error.fields["dependency"]} if "dependency" in error.fields else {}
+        return problem(DaybookError(_public_code(error), **named), trace_id)
     document: dict[str, Field] = {
         "type": TYPE_PREFIX + error.code,
         "title": known.title,

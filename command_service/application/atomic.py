@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from command_service.application.batch import Ticket, Verdict
+from command_service.application.deadline import Deadline
 from command_service.application.judging import (
     Judgement,
     Submission,
@@ -27,6 +28,7 @@ from command_service.application.judging import (
     views_of,
     with_states,
 )
+from command_service.application.line import overdue
 from command_service.application.locks import Locks, holding, wanted_together
 from command_service.application.log import Log, LogSession
 from command_service.application.outcome import Outcome
@@ -53,7 +55,7 @@ class AtomicOutcome(msgspec.Struct, frozen=True, kw_only=True):
 class _Run:
     """One batch on its way."""
 
-    def __init__(self, tickets: Sequence[Ticket], *, deadline: float) -> None:
+    def __init__(self, tickets: Sequence[Ticket], *, deadline: Deadline) -> None:
         self.tickets = tickets
         self.deadline = deadline
         self.is_doubtful = False  # a commit of it was lost, and its keys were not looked up under the locks since
@@ -68,14 +70,14 @@ class AtomicBatches:
         self._metrics = metrics
         self._bounds = bounds
 
-    async def submit(self, asked: Sequence[Submission], *, deadline: float) -> AtomicOutcome:
-        """The outcome, first or repeated; committed when it is given. `deadline`: the loop's time after which nothing is appended.
+    async def submit(self, asked: Sequence[Submission], *, deadline: Deadline) -> AtomicOutcome:
+        """The outcome, first or repeated; committed when it is given. `deadline`: after it nothing is committed.
 
         Raises, with the index of the command it is about in `command`: Rejection 400 (a key twice), 404, 409 (`batch_partly_known`
         names the first command that is known), Refusal where its ledger keeps no record of refusals. And Contention,
         Unavailable: `deadline_passed` (not applied), `outcome_unknown` (ask again with the same keys).
         """
-        run = _Run(tickets_of(asked, deadline=deadline), deadline=deadline)
+        run = _Run(tickets_of(asked, deadline=deadline.at), deadline=deadline)
         refuse_key_twice(run.tickets)
         try:
             done = await self._persist(run)
@@ -102,9 +104,10 @@ class AtomicBatches:
                 if isinstance(error, OutcomeUnknown):
                     self._metrics.outcome_unknown()
                     run.is_doubtful = True
+                run.deadline.is_sent = run.is_doubtful
                 pause_s = random.uniform(0.005, 0.05) * 2 ** min(fault, 5)  # noqa: S311 - jitter, not a secret
-                if now() + pause_s > run.deadline:
-                    raise (Unavailable("outcome_unknown") if run.is_doubtful else error) from error
+                if now() + pause_s > run.deadline.at:
+                    raise (Unavailable("outcome_unknown") if run.is_doubtful else overdue(error)) from error
                 _logger.info("atomic_batch_again", code=error.code, ledgers=len(_ledgers(run.tickets)))
                 await asyncio.sleep(pause_s)
 
@@ -147,13 +150,13 @@ class AtomicBatches:
     async def _apply(self, session: LogSession, run: _Run, views: Mapping[str, View]) -> AtomicOutcome:
         """Under the locks: what is found now stays true until the commit, and with it what is decided."""
         known = await look_up_keys(session, views)
-        run.is_doubtful = False  # an earlier try held these locks when it committed: it has by now, or never will
+        run.is_doubtful = run.deadline.is_sent = (
+            False  # an earlier try held these locks when it committed: it has by now, or never will
+        )
         if known:
             return _repeated(run.tickets, known)
         _, verdicts = await with_states(session, views, lambda: _walk(views, run.tickets))
         last = verdicts[-1]
-        if asyncio.get_running_loop().time() > run.deadline:
-            raise Unavailable("deadline_passed")
         is_whole = is_accepted(last)
         appended: dict[str, Appended] = {}
         faults: list[tuple[int, DaybookError]] = []
@@ -169,6 +172,7 @@ class AtomicBatches:
         ):  # judged beside the fences of those before it: had one of them fallen, that would be the answer
             raise of_command(last.error, len(verdicts) - 1)
         outcomes = _outcomes(verdicts if is_whole else [last], appended)
+        run.deadline.send()  # the commit goes out with the end of the transaction's block
         return AtomicOutcome(outcomes=outcomes, refused=None if is_whole else len(verdicts) - 1)
 
     async def _append(

@@ -38,6 +38,7 @@ class Ticket:
         "faults",
         "followers",
         "future",
+        "held_up_by",
         "is_answered",
         "is_doubtful",
         "is_queued",
@@ -58,6 +59,7 @@ class Ticket:
         self.aside_since: float | None = None  # since when it waits for locks of its accounts
         self.conflicts = 0  # how often it fell with a failed fence
         self.faults = 0  # how often the log failed under it
+        self.held_up_by: DaybookError | None = None  # what the log said last, where it failed
         self.is_answered = False  # also if nobody listens any more: a caller who leaves does not take the command along
         self.is_queued = False  # it waits in its ledger's queue, and must not stand there twice
         self.is_doubtful = False  # an append of it was lost, and nobody saw the old backend end

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from command_service.application.atomic import AtomicBatches, AtomicOutcome
 from command_service.application.batch import Decide, Ticket
+from command_service.application.deadline import Deadline
 from command_service.application.judging import Submission
 from command_service.application.locks import Locks
 from command_service.application.log import Log
@@ -21,6 +22,7 @@ from command_service.domain.asking import Context
 from command_service.domain.commands import Command
 from shared_kernel import tags
 from shared_kernel.errors import Contention, Rejection, Unavailable
+from shared_kernel.event_log.errors import LogUnavailable
 
 LEDGERS_MAX = 10_000  # chosen: writers at a time; beyond it commands to further ledgers are turned away as overload
 ASIDE_MAX = 3  # chosen: each has a connection of its own and may wait with it for a lock; the writers need the others
@@ -94,7 +96,7 @@ class Executor:
         `overloaded`, `shutting_down`. A caller who stops waiting does not stop the batch. No `open_ledger`: there is no such
         ledger yet, and so a 404.
         """
-        deadline = asyncio.get_running_loop().time() + self._deadline_s
+        deadline = Deadline(asyncio.get_running_loop().time() + self._deadline_s)
         return await self._go_aside(self._atomic.submit(asked, deadline=deadline), deadline, commands=len(asked))
 
     async def rehearse(self, asked: Sequence[Submission], *, is_atomic: bool = False) -> Rehearsal:
@@ -102,15 +104,18 @@ class Executor:
 
         Errors of single commands are results; `is_atomic` raises as `submit_atomic`. `overloaded` and `shutting_down` besides.
         """
-        deadline = asyncio.get_running_loop().time() + self._deadline_s
+        deadline = Deadline(asyncio.get_running_loop().time() + self._deadline_s)
         work = self._rehearsals.rehearse(asked, is_atomic=is_atomic)
         return await self._go_aside(work, deadline, commands=len(asked))
 
     async def find(self, *, ledger: str, actor: str, key: str) -> Outcome:
         """What became of a caller's command. Rejection `command_not_found` with the head looked at: not in the log yet."""
         tag = tags.key_tag(actor, key)
-        async with self._log.borrow() as session:
-            loaded = await session.load(ledger, seen=None, tags=[tag], tail=self._bounds.tail)
+        try:
+            async with asyncio.timeout(self._deadline_s), self._log.borrow() as session:
+                loaded = await session.load(ledger, seen=None, tags=[tag], tail=self._bounds.tail)
+        except TimeoutError:
+            raise LogUnavailable("no_answer") from None
         found = loaded.events.get(tag)
         if not found:
             raise Rejection("command_not_found", head=loaded.head)
@@ -130,8 +135,8 @@ class Executor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _go_aside(self, work: Coroutine[None, None, T], deadline: float, *, commands: int) -> T:
-        """What the work gives; few at a time, begun before the deadline or not at all. It goes on if its caller leaves."""
+    async def _go_aside(self, work: Coroutine[None, None, T], deadline: Deadline, *, commands: int) -> T:
+        """What the work gives; few at a time, sent before the deadline or not at all. It goes on if its caller leaves."""
         away = Unavailable("shutting_down") if self._is_stopping else self._log.unavailable()
         if away is not None or self._aside_commands >= self._bounds.queue_commands_max:
             work.close()
@@ -139,7 +144,7 @@ class Executor:
 
         async def in_turn() -> T:
             async with self._aside:
-                if asyncio.get_running_loop().time() > deadline:
+                if asyncio.get_running_loop().time() > deadline.at:
                     work.close()
                     raise Unavailable("deadline_passed")
                 return await work
@@ -152,6 +157,9 @@ class Executor:
         task.add_done_callback(settled)
         self._aside_commands += commands
         self._count_in()
+        await asyncio.wait((task,), timeout=deadline.at - asyncio.get_running_loop().time())
+        if not (task.done() or deadline.is_sent):
+            deadline.give_up()
         return await asyncio.shield(task)
 
     def _writer(self, ledger: str) -> LedgerWriter:

@@ -1,11 +1,13 @@
 """The line of commands that wait at one ledger: who is next, who comes again, and what each is told in the end.
 
-Every ticket that enters is answered exactly once, by `answer`, `answer_recorded` or `fail`. Knows no state and no log.
+Every ticket that enters is answered exactly once, by `answer`, `answer_recorded` or `fail`: in time as long as it is not sent,
+wherever it is held up. Knows no state and no log.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -15,6 +17,15 @@ from command_service.application.outcome import Outcome
 from shared_kernel.errors import Contention, DaybookError, Rejection, Unavailable
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import CommandRefused
+
+
+def overdue(held_up_by: DaybookError | None) -> Unavailable:
+    """Time is over and nothing was applied; `reason` and `dependency` say what it was spent on, where that is known."""
+    if held_up_by is None or held_up_by.code == "deadline_passed":
+        return Unavailable("deadline_passed")
+    fields = held_up_by.fields
+    named = {"dependency": fields["dependency"]} if "dependency" in fields else {}
+    return Unavailable("deadline_passed", reason=fields.get("reason", held_up_by.code), **named)
 
 
 class CountsAnswers(Protocol):
@@ -48,6 +59,8 @@ class Line:
         self._wanted = 1
         self._has_wanted = asyncio.Event()
         self._expiry: asyncio.TimerHandle | None = None
+        self.unsent: Sequence[Ticket] = ()
+        """Taken, and not sent to the log yet: told in time too, and then never to be sent. Whoever sends some leaves the others here."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -69,8 +82,13 @@ class Line:
     def put_back(self, tickets: Sequence[Ticket]) -> None:
         """These come first again, in this order."""
         for ticket in reversed(tickets):
-            ticket.is_queued = True
-            self._waiting.appendleft(ticket)
+            if not ticket.is_answered:
+                ticket.is_queued = True
+                self._waiting.appendleft(ticket)
+        if self._waiting and (self._expiry is None or self._expiry.when() > self._waiting[0].deadline):
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self._expiry = self._loop.call_at(self._waiting[0].deadline, self._turn_away)
 
     async def has(self, commands: int) -> None:
         """Returns once so many commands wait."""
@@ -102,7 +120,7 @@ class Line:
             self._waiting.popleft()
             ticket.is_queued = False
             if ticket.deadline < now:
-                self._fail_overdue(ticket)
+                self.fail_overdue(ticket)
                 is_locked = is_locked if batch else self.next_needs_lock
                 continue
             first = batch.setdefault(ticket.key_tag, ticket)
@@ -113,7 +131,8 @@ class Line:
             else:  # another command under the same key: judged when the log has the first
                 others.append(ticket)
         self.put_back(others)
-        return list(batch.values())
+        self.unsent = list(batch.values())
+        return list(self.unsent)
 
     def answer(self, ticket: Ticket, outcome: Outcome) -> None:
         """The caller, and whoever sent the same, hears the outcome."""
@@ -154,12 +173,18 @@ class Line:
         while self._waiting and self._waiting[0].deadline <= now:
             ticket = self._waiting.popleft()
             ticket.is_queued = False
-            self._fail_overdue(ticket)
-        if self._waiting:
-            self._expiry = self._loop.call_at(self._waiting[0].deadline, self._turn_away)
+            self.fail_overdue(ticket)
+        held_up = [ticket for ticket in self.unsent if not (ticket.is_answered or ticket.is_queued)]
+        for ticket in held_up:
+            if ticket.deadline <= now and not ticket.is_answered:
+                self.fail_overdue(ticket)
+        ahead = [ticket.deadline for ticket in (*held_up, *islice(self._waiting, 1)) if not ticket.is_answered]
+        if ahead:
+            self._expiry = self._loop.call_at(min(ahead), self._turn_away)
 
-    def _fail_overdue(self, ticket: Ticket) -> None:
-        self.fail(ticket, Unavailable("outcome_unknown" if ticket.is_doubtful else "deadline_passed"))
+    def fail_overdue(self, ticket: Ticket) -> None:
+        """Its time is over: the caller hears so, and what held it up; or that nobody knows, where an append of it was lost."""
+        self.fail(ticket, Unavailable("outcome_unknown") if ticket.is_doubtful else overdue(ticket.held_up_by))
 
     def _needs_lock(self, ticket: Ticket) -> bool:
         return ticket.needs_lock or ticket.conflicts >= self._lock_after

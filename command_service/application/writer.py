@@ -177,12 +177,13 @@ class LedgerWriter:
             async with session.transaction([self.ledger]):
                 locked_at = self._loop.time()
                 decided = await self._loader.decide(session, self._cache, batch, is_locked=True)
-                if self._is_overdue(decided):
-                    raise Unavailable("deadline_passed")  # undone: who has time left comes again
                 self._tell_faults(decided)
                 appended = await session.append(
                     self.ledger, seen=self._cache.seen, decisions=decided.decisions(), tail=self._bounds.tail
                 )
+                if self._is_overdue(decided):
+                    raise Unavailable("deadline_passed")  # undone: who has time left comes again
+                self._line.unsent = decided.deferred  # the commit goes out with the end of the block
         except (Contention, Unavailable) as error:
             tell_failed([self.ledger], batch, error, elapsed_s=self._loop.time() - departed_at)
             raise
@@ -204,6 +205,7 @@ class LedgerWriter:
                 await self._loader.prefetch(session, cache, free, is_refreshed=True)
             flight = await self._depart(session, free) if free else None
             if flight is not None:
+                self._line.unsent = [*flight.decided.deferred, *aside]
                 appended = await self._back(flight)
                 position = appended.head if appended.head > appended.base else None
                 grip.release(position)
@@ -230,6 +232,7 @@ class LedgerWriter:
                 appended = await self._back(ahead)
                 flights.popleft()
                 again += await self._complete(session, ahead.decided, appended)
+                self._line.unsent = [*self._line.unsent, *again]
                 # Under load one follows another without an end: who is answered must not be kept until there is one.
                 taken[:] = [ticket for ticket in taken if not ticket.is_answered]
         except Exception as error:
@@ -240,6 +243,10 @@ class LedgerWriter:
         """Load what is missing, decide, send. None where there was nothing to append."""
         decided = await self._loader.decide(session, self._cache, batch, is_locked=False)
         self._tell_faults(decided)
+        if self._is_overdue(decided):
+            # The line turns away who is; the others are decided on the states that are here now.
+            self._line.put_back([*(verdict.ticket for verdict in decided.verdicts), *decided.deferred])
+            return None
         if self._cache.seen == 0 and decided.books.terms_now is None:  # no such ledger, so no key in it either
             for verdict in decided.verdicts:
                 self._line.fail(verdict.ticket, verdict.error or Unavailable("outcome_unknown"))
@@ -248,17 +255,12 @@ class LedgerWriter:
         if not decided.verdicts:
             self._line.put_back(decided.deferred)
             return None
-        if self._is_overdue(
-            decided
-        ):  # the line turns away who is; the others are decided on the states that are here now
-            self._line.put_back([*(verdict.ticket for verdict in decided.verdicts), *decided.deferred])
-            return None
         return self._send(session, decided, seen=self._cache.seen, is_following=False)
 
     def _is_overdue(self, decided: DecidedBatch) -> bool:
-        """Somebody's time is over: the last moment to say so, for what is sent may be appended."""
+        """Somebody's time is over, or was told to be: the last moment to say so, for what is sent may be appended."""
         now = self._loop.time()
-        return any(verdict.ticket.deadline < now for verdict in decided.verdicts)
+        return any(verdict.ticket.is_answered or verdict.ticket.deadline < now for verdict in decided.verdicts)
 
     async def _may_follow(self, ahead: _Flight) -> bool:
         """Enough commands wait while the append ahead is still on its way, and nothing speaks against deciding on what it will do.
@@ -309,6 +311,7 @@ class LedgerWriter:
             tail=self._bounds.tail,
             is_following=is_following,
         )
+        self._line.unsent = decided.deferred
         return _Flight(decided, self._loop.create_task(append), self._loop.time())
 
     async def _back(self, flight: _Flight) -> Appended:
@@ -433,6 +436,7 @@ class LedgerWriter:
         pending = [ticket for ticket in batch if not (ticket.is_answered or ticket.is_queued)]
         for ticket in pending:
             ticket.faults += 1
+            ticket.held_up_by = error
             ticket.is_doubtful |= isinstance(error, OutcomeUnknown) and not error.is_settled
         if not isinstance(error, Contention | Unavailable):
             for ticket in pending:
@@ -443,25 +447,25 @@ class LedgerWriter:
             left_s = min(ticket.deadline for ticket in pending) - self._loop.time()
             await asyncio.sleep(max(0.0, min(pause_s, left_s)))
         if not pending or not isinstance(error, OutcomeUnknown):
-            self._put_back_or_fail(pending, error)
+            self._put_back_or_fail(pending)
             return
         try:
             async with self._log.borrow() as session:
                 self._line.put_back(await self._answer_repeats(session, pending))
         except LedgerNotFound:
             self._line.put_back(pending)
-        except DaybookError as again:
-            self._put_back_or_fail(pending, OutcomeUnknown(again.code))
+        except DaybookError:
+            for ticket in pending:  # its backend may be seen gone, but what it did before was not looked at
+                ticket.is_doubtful = True
+            self._put_back_or_fail(pending)
 
-    def _put_back_or_fail(self, tickets: Sequence[Ticket], error: DaybookError) -> None:
+    def _put_back_or_fail(self, tickets: Sequence[Ticket]) -> None:
         """Back into the queue while time is left; else the caller hears why."""
         now = self._loop.time()
-        retry = [ticket for ticket in tickets if ticket.deadline > now]
-        kept = set(map(id, retry))
-        self._line.put_back(retry)
+        self._line.put_back([ticket for ticket in tickets if ticket.deadline > now])
         for ticket in tickets:
-            if id(ticket) not in kept:
-                self._line.fail(ticket, Unavailable("outcome_unknown") if ticket.is_doubtful else error)
+            if not (ticket.is_queued or ticket.is_answered):
+                self._line.fail_overdue(ticket)
 
     def _answer_verdict(self, verdict: Verdict, *, position: int, appended: Appended) -> None:
         if verdict.error is not None:

@@ -67,7 +67,7 @@ class LogUnavailable(Unavailable):
     """The log cannot be reached; nothing was written by this call."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__("event_log_unavailable", reason=reason)
+        super().__init__("event_log_unavailable", dependency="postgres", reason=reason)
 
 
 class LogFault(Corruption):

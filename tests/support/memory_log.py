@@ -1,7 +1,7 @@
 """The event log in memory, for unit tests of the executor: same contract as the fast client, and it can be disturbed.
 
 `before_append` runs just before the next append (another worker gets in between), `before_lock` before the next transaction
-takes its locks, `before_load[ledger]` before the next load from it. `lose` makes the next append outside a transaction, `lose_commit` the next commit fail as a lost connection does:
+takes its locks, `before_commit` before the next one commits, `before_load[ledger]` before the next load from it. `lose` makes the next append outside a transaction, `lose_commit` the next commit fail as a lost connection does:
 applied or not. `rolls_back` makes the server roll the next transactions back. `is_down` and `goes_down` take the log away.
 """
 
@@ -49,6 +49,7 @@ class MemoryLog:
         self.locked: list[list[str]] = []  # the ledgers of each transaction, in the order their heads were locked
         self.before_append: Callable[[], Awaitable[None]] | None = None
         self.before_lock: Callable[[], Awaitable[None]] | None = None
+        self.before_commit: Callable[[], Awaitable[None]] | None = None
         self.before_load: dict[str, Callable[[], Awaitable[None]]] = {}
         self.lose: str | None = None  # "applied" or "not applied"
         self.lose_commit: str | None = None
@@ -56,12 +57,17 @@ class MemoryLog:
         self.loses_snapshots = False  # with the next write of them
         self.is_contended = False  # others wait for a session
         self.is_down = False  # nobody can look
+        self.is_settled = False  # the backends of lost appends are seen gone
         self.goes_down = False  # with the next lost append or commit
         self._heads: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator["MemorySession"]:
-        yield MemorySession(self)
+        try:
+            yield MemorySession(self)
+        except OutcomeUnknown as unknown:
+            unknown.is_settled = self.is_settled
+            raise
 
     def unavailable(self) -> None:
         """It is there, or says so when asked."""
@@ -207,6 +213,9 @@ class MemorySession:
                 yield
             finally:
                 self._own = None
+            if log.before_commit is not None:
+                disturb, log.before_commit = log.before_commit, None
+                await disturb()
             self._commit(own, ledgers)
 
     def _commit(self, own: MemoryLog, ledgers: Sequence[str]) -> None:

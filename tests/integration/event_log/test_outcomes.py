@@ -78,7 +78,7 @@ async def test_an_error_at_commit_after_the_row_is_a_roll_back(
 ) -> None:
     failure = await answered(connection, ledger, "At.commit", f"select public.fail('{state}')")
     assert isinstance(failure, RolledBack)
-    assert failure.fields == {"sqlstate": state}
+    assert failure.fields["sqlstate"] == state
     assert connection.is_usable
     assert len(await whole(connection, ledger)) == 1
 

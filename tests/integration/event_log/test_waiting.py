@@ -66,7 +66,7 @@ async def test_a_head_that_stays_held_gives_the_connection_back(connect: Connect
         admin.execute(HOLD, [ledger])
         with pytest.raises(RolledBack) as raised:
             await impatient.append(ledger, seen=None, decisions=[decision(event())], tail=ALL)
-    assert raised.value.fields == {"sqlstate": "55P03"}
+    assert raised.value.fields == {"reason": "lock_timeout", "sqlstate": "55P03"}
     assert impatient.is_usable
     assert (await impatient.append(ledger, seen=None, decisions=[decision(event())], tail=ALL)).head == 2
 

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from shared_kernel.settings import Secret
 from tests.integration.command_service.conftest import Caller, workers
@@ -97,6 +98,41 @@ async def test_a_command_that_outlives_its_time_in_doubt_is_told_so(
         assert told in {(503, "deadline_passed"), (503, "outcome_unknown")}
         assert (await caller.get(f"/{ledger}/commands/{key}")).status_code == 404
         assert (await caller.post(f"/{ledger}/transactions", {"entries": ENTRIES}, key=key)).status_code == 201
+
+
+async def test_a_command_that_a_postgres_without_a_word_holds_up_before_the_append_hears_in_time(
+    database: Database, stack: Servers, tmp_path: Path
+) -> None:
+    """The wire is whole and nothing comes: each step's own time-out is far longer than a command has."""
+    async with workers(database, stack, tmp_path) as start, proxied(database.urls["command"]) as (proxy, url):
+        caller: Caller = await start(command_seconds_max=TIME_S, postgres_url=Secret(url))
+        ledger = await caller.open_ledger()
+        proxy.is_silent = True
+        began = time.monotonic()  # the accounts are not loaded yet
+        answer = await caller.post(f"/{ledger}/transactions", {"entries": ENTRIES}, key=uuid4().hex)
+        took_s = time.monotonic() - began
+        assert (answer.status_code, answer.json()["code"]) == (503, "deadline_passed")
+        assert TIME_S * 0.9 <= took_s < SOON_S
+        proxy.is_silent = False
+
+
+async def test_a_command_behind_a_held_row_hears_what_its_time_went_by_with(
+    database: Database, stack: Servers, tmp_path: Path
+) -> None:
+    async with workers(database, stack, tmp_path) as start:
+        caller: Caller = await start(command_seconds_max=TIME_S, log_lock_timeout_ms=200)
+        ledger, key = await caller.open_ledger(), uuid4().hex
+        with psycopg.connect(database.admin_url) as holder, capture_logs() as lines:
+            holder.execute("select from daybook.ledgers where ledger = %s for update", [ledger])
+            answer = await caller.post(f"/{ledger}/transactions", {"entries": ENTRIES}, key=key)
+        told = answer.json()
+        assert (answer.status_code, told["code"], told["reason"]) == (503, "deadline_passed", "lock_timeout")
+        failed = [line for line in lines if line["event"] == "append_failed"]
+        assert {(line["reason"], line["ledgers"][0], line["keys"][0]) for line in failed} == {
+            ("lock_timeout", ledger, key)
+        }
+        assert all(line["elapsed_ms"] >= 200 * 0.9 for line in failed)
+        assert (await caller.get(f"/{ledger}/commands/{key}")).status_code == 404
 
 
 async def test_a_query_whose_answer_never_comes_is_given_up_and_others_are_answered_when_the_wire_is_whole_again(
