@@ -117,8 +117,7 @@ class Transactions:
         `psycopg.Rollback`, raised inside, leaves the block silently and undoes it. Driver errors go through as they are, but
         for a lost answer to COMMIT: Unavailable `outcome_unknown`, and whoever asked must look, not guess.
         """
-        if connection.info.transaction_status in _UNDER_WAY:
-            raise RuntimeError(f"the transaction {terms.name} would begin on a connection that is in one")
+        _refuse_nesting(connection.info, terms)
         try:
             with self.watched(terms):
                 try:
@@ -134,6 +133,7 @@ class Transactions:
     @asynccontextmanager
     async def transaction_of(self, connection: AsyncConnection[Any], terms: Terms) -> AsyncIterator[None]:
         """As `transaction`, for the connections that psycopg has for an event loop."""
+        _refuse_nesting(connection.info, terms)
         with self.watched(terms):
             try:
                 await connection.execute(_opening(terms, connection.info.server_version), prepare=False)
@@ -192,6 +192,11 @@ def error_of(result: pq.abc.PGresult) -> psycopg.Error:
     if result.error_field(pq.DiagnosticField.SQLSTATE) is None:
         return psycopg.OperationalError(result.get_error_message())
     return psycopg.errors.error_from_result(result)
+
+
+def _refuse_nesting(connection: psycopg.ConnectionInfo, terms: Terms) -> None:
+    if connection.transaction_status in _UNDER_WAY:
+        raise RuntimeError(f"the transaction {terms.name} would begin on a connection that is in one")
 
 
 @cache  # as many as there are kinds of transactions

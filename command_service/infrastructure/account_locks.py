@@ -6,7 +6,7 @@ and their values mean is in `shared_kernel/lock_table.py`. Help, never truth: a 
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import structlog
@@ -113,6 +113,11 @@ return answers
 )
 
 
+def in_order(names: Collection[str]) -> list[str]:
+    """The one order in which everybody asks for the locks of a ledger."""
+    return sorted(names)
+
+
 class AccountLockMetrics(Protocol):
     """What can be seen of the account locks from outside."""
 
@@ -217,7 +222,7 @@ class AccountLocks:
 
     async def take(self, ledger: str, wanted: Sequence[Wanted]) -> Grip:
         """Locks for each of these commands that can have all of its own; none, and nobody blocked, where Redis does not answer."""
-        names = sorted({name for each in wanted for name in each.names})
+        names = in_order({name for each in wanted for name in each.names})
         if not names or len(names) > LOCKS_MAX or self._incarnation() is None or not self._link.lets_wait():
             return NoGrip()
         mine = self._ledgers.setdefault(ledger, _Ledger())
@@ -245,7 +250,7 @@ class AccountLocks:
         if answer is None:
             return NoGrip()
         reached, blockers = answer
-        return self._taken(ledger, mine, wanted, reached, [blocker.decode() for blocker in blockers])
+        return self._taken(ledger, mine, wanted, reached, [blocker.decode() for blocker in blockers], names=names)
 
     def give_back(self, grip: _Grip, position: int | None) -> None:
         """The grip's locks are free for others soon, but for those that another batch of ours holds too."""
@@ -350,7 +355,14 @@ class AccountLocks:
         return None if asks is None else answers[-1]
 
     def _taken(
-        self, ledger: str, mine: _Ledger, wanted: Sequence[Wanted], reached: int, blockers: Sequence[str]
+        self,
+        ledger: str,
+        mine: _Ledger,
+        wanted: Sequence[Wanted],
+        reached: int,
+        blockers: Sequence[str],
+        *,
+        names: Sequence[str],
     ) -> _Grip:
         now = asyncio.get_running_loop().time()
         taken: dict[str, Wanted] = {}
@@ -366,7 +378,7 @@ class AccountLocks:
             held.users += 1
             held.renewed_at = now
         self._metrics.account_locks("taken", len(taken))
-        self._tell("taken", ledger, taken)
+        self._tell("taken", ledger, taken, asked=names)
         if blocked:
             self._metrics.account_locks("refused", len(blocked))
             for index, blocker in blocked.items():
@@ -411,14 +423,15 @@ class AccountLocks:
         ledger: str,
         locks: Mapping[str, Wanted],
         *,
+        asked: Sequence[str] | None = None,
         holder: str | None = None,
         held_s: float | None = None,
     ) -> None:
-        """A line a lock, in the order in which they are locked; only where somebody reads that much."""
+        """A line a lock, in the order in which Redis was `asked` for them; only where somebody reads that much."""
         log = structlog.get_logger()
         if not locks or not log.is_enabled_for(logging.DEBUG):
             return
-        for name in sorted(locks):
+        for name in locks if asked is None else filter(locks.__contains__, asked):
             log.debug(
                 "account_lock",
                 ledger=ledger,

@@ -5,6 +5,7 @@ writes. A connection never carries two ledgers' appends at once: a head row that
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -277,9 +278,13 @@ class LogConnection:
         try:
             with self._transactions.watched(self._terms, heads):
                 try:
-                    await self._pipeline.execute((_BEGIN, ()), (_BOUND, ()), (_LOCK_HEADS, locks), is_write=False)
+                    *_, locked = await self._pipeline.execute(
+                        (_BEGIN, ()), (_BOUND, ()), (_LOCK_HEADS, locks), is_write=False
+                    )
                     held_since = clock()
-                    log.debug("heads_locked", ledgers=heads, wait_ms=round((held_since - asked_at) * 1_000, 3))
+                    if log.is_enabled_for(logging.DEBUG):  # in the order in which the server locked them
+                        in_order = [(locked.get_value(row, 0) or b"").decode() for row in range(locked.ntuples)]
+                        log.debug("heads_locked", ledgers=in_order, wait_ms=round((held_since - asked_at) * 1_000, 3))
                     yield
                 except BaseException:
                     await self._roll_back()

@@ -1,7 +1,7 @@
 """The lock-order recorder: in which order locks were taken while others were held, and whether that can ever close a circle.
 
 Fed with the log lines of processes at debug (`account_lock`, `heads_locked`, `batch_appended`, `positions_locked` …), so it sees what
-real processes did: locks in Redis by ledger and tag, rows in Postgres: heads by ledger, positions by generation and ledger. Two orders that form a cycle are a deadlock
+real processes did, in the order in which they asked (not sorted for the reader): locks in Redis by ledger and tag, rows in Postgres: heads by ledger, positions by generation and ledger. Two orders that form a cycle are a deadlock
 waiting for its moment, whether or not it came in this run.
 """
 

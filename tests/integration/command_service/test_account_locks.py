@@ -18,6 +18,7 @@ from shared_kernel import lock_table
 from shared_kernel.redis_client import connect_redis
 from tests.support.clerk import some_ticket
 from tests.support.door import door_to
+from tests.support.lock_orders import LockOrders
 
 # Short, so that ends can be waited for, and longer than a busy machine stands still.
 SHORT_MS = 800
@@ -323,6 +324,23 @@ async def test_a_redis_that_stands_still_costs_one_time_out_and_is_used_again_wh
                 while not await other.gets(A):
                     await asyncio.sleep(0.02)
             await slow.stop()
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+async def test_locks_that_one_call_asks_for_in_another_order_are_reported_as_a_circle(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, is_sorted: bool
+) -> None:
+    orders = LockOrders()
+    async with workers(redis_url, 2) as (first, second):
+        with capture_logs() as lines:
+            await first.give_back(await first.take((A,), (B,)))
+            if not is_sorted:
+                monkeypatch.setattr(account_locks, "in_order", lambda names: sorted(names, reverse=True))
+            await second.give_back(await second.take((A,), (B,)))
+    for line in lines:
+        orders.hear(line["worker"], line)
+    one, other = f"redis bank {A}", f"redis bank {B}"
+    assert orders.cycles() == ([] if is_sorted else [[one, other, one]])
 
 
 async def test_every_lock_has_a_line_for_taken_refused_and_released(redis_url: str) -> None:

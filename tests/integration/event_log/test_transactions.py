@@ -156,6 +156,14 @@ def test_no_transaction_begins_on_a_connection_that_somebody_left_in_one(
             pass
 
 
+async def test_nor_on_one_of_an_event_loop(database: Database, transactions: Transactions) -> None:
+    async with await psycopg.AsyncConnection.connect(database.admin_url, autocommit=True) as left:
+        await left.execute("begin")
+        with pytest.raises(RuntimeError, match="is in one"):
+            async with transactions.transaction_of(left, terms()):
+                pass
+
+
 async def test_the_slow_path_is_such_a_transaction(connection: LogConnection, ledger: str, admin: Admin) -> None:
     with (
         Transactions().watched(terms("outer")),
