@@ -297,7 +297,7 @@ async def test_without_redis_nobody_is_blocked_and_it_is_left_alone_for_a_while(
     async with workers(NOWHERE, 1) as (worker,):
         with capture_logs() as lines:
             assert not (await worker.take((A,))).blocked
-            assert not worker.link.may_wait
+            assert not worker.link.lets_wait()
             assert not (await worker.take((A,))).blocked
         assert [line["event"] for line in lines] == ["breaker", "redis_unavailable"]
 
@@ -313,9 +313,9 @@ async def test_a_redis_that_stands_still_costs_one_time_out_and_is_used_again_wh
             began = loop.time()
             assert not (await slow.take((A,))).blocked
             assert loop.time() - began < 5  # the client's own time-out is two seconds, the lock's a tenth
-            assert not slow.link.may_wait
+            assert not slow.link.lets_wait()
             door.open()
-            await until(lambda: slow.link.may_wait)
+            await until(lambda: slow.link.lets_wait())
             async with asyncio.timeout(20):
                 while slow.seen.locks["taken"] < 2:
                     (await slow.take((C,))).release(None)
