@@ -21,6 +21,7 @@ from shared_kernel import lock_table
 from shared_kernel.settings import Secret
 from tests.integration.monitor.conftest import NewMonitor
 from tests.services import Database, Servers
+from tests.support.postgres_bounds import BOUNDS
 
 
 @pytest.fixture(scope="session")
@@ -206,7 +207,7 @@ async def test_a_relay_that_gave_its_lease_back_is_no_finding_and_one_whose_leas
     monitor: NewMonitor, database: Database
 ) -> None:
     watching = monitor(raise_looks=1)
-    session = Session(database.urls["relay"], name="test")
+    session = Session(database.urls["relay"], name="test", bounds=BOUNDS)
     relayed = PostgresRelayed(session)
     epoch = relayed.acquire("first", 60_000)
     assert epoch is not None
