@@ -226,13 +226,19 @@ lateral (
         and known.effective_at < %(effective_until)s
       order by known.effective_at desc, known.position desc limit 1
     ) last
-    cross join lateral (
-      select known.effective_at, known.position from {periods}.timely known
+    cross join lateral ( -- positions alone: the key has them in order, and no other index does
+      select known.position from {periods}.timely known
       where known.ledger = %(ledger)s and known.address = changed.address and known.asset = changed.asset
         and known.position >= greatest(%(from_position)s::bigint, first.position)
         and known.position > %(from_position)s::bigint and known.position <= least(stamp.at, last.position)
       order by known.position
       limit %(entries_max)s::bigint + 1
+    ) ranged
+    cross join lateral (
+      select known.effective_at, known.position from {schema}.entries known
+      where known.ledger = %(ledger)s and known.address = changed.address and known.asset = changed.asset
+        and known.position = ranged.position
+      order by known.entry_index limit 1
     ) timely
   )
   union all

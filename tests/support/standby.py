@@ -83,8 +83,11 @@ def running_standby(servers: Servers) -> Iterator[Standby]:
     if os.environ.get("DAYBOOK_SERVICES") == "docker":
         pytest.skip("the primary runs in a container: no programs of its version are here")
     user = server_user(os.environ)
-    with psycopg.connect(servers.postgres_url) as connection:
+    with psycopg.connect(servers.postgres_url, autocommit=True) as connection:
         binaries = find_binaries(user, cluster_major=connection.info.server_version // 10_000)
+        # Other tests write so much at the same time that what the standby has not fetched yet would be gone.
+        connection.execute("alter system set wal_keep_size = '2GB'")
+        connection.execute("select pg_reload_conf()")
     with folder_for_servers() as folder, _process(binaries, servers, folder, user) as standby:
         yield standby
 

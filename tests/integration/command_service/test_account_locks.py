@@ -315,7 +315,7 @@ async def test_a_redis_that_stands_still_costs_one_time_out_and_is_used_again_wh
             assert loop.time() - began < 5  # the client's own time-out is two seconds, the lock's a tenth
             assert not slow.link.lets_wait()
             door.open()
-            await until(lambda: slow.link.lets_wait())
+            await until(slow.link.lets_wait)
             async with asyncio.timeout(20):
                 while slow.seen.locks["taken"] < 2:
                     (await slow.take((C,))).release(None)
