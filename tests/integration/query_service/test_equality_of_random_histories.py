@@ -4,6 +4,7 @@ histories and moments that Hypothesis draws and, where one fails, makes small.
 
 import random
 from collections.abc import AsyncIterator
+from contextlib import closing
 from itertools import count
 
 import pytest
@@ -58,13 +59,14 @@ async def test_every_read_of_a_random_history_equals_its_fold(
     client: Client, database: Database, chance: random.Random, steps: int, question: tuple[bool, int]
 ) -> None:
     has_effective, segments = question
-    keeper = Bookkeeper(database.admin_url)
     lives = [Life(next(NAMES), chance) for _ in range(2)]
-    of_each = [
-        equality.Books(client, life.ledger, PlainReads(equality.record(keeper, life, steps)), sorted(life.addresses))
-        for life in lives
-    ]
-    keeper.close()
+    with closing(Bookkeeper(database.admin_url)) as keeper:  # also where Hypothesis gives the example up
+        of_each = [
+            equality.Books(
+                client, life.ledger, PlainReads(equality.record(keeper, life, steps)), sorted(life.addresses)
+            )
+            for life in lives
+        ]
     books = of_each[0]
     asked = equality.moments(books, chance, has_effective=has_effective)
     for check in CHECKS:
