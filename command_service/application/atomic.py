@@ -104,7 +104,7 @@ class AtomicBatches:
                 if isinstance(error, OutcomeUnknown):
                     self._metrics.outcome_unknown()
                     run.is_doubtful = True
-                run.deadline.is_sent = run.is_doubtful
+                run.deadline.is_sent, run.deadline.held_up_by = run.is_doubtful, error
                 pause_s = random.uniform(0.005, 0.05) * 2 ** min(fault, 5)  # noqa: S311 - jitter, not a secret
                 if now() + pause_s > run.deadline.at:
                     raise (Unavailable("outcome_unknown") if run.is_doubtful else overdue(error)) from error

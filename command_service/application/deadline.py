@@ -2,7 +2,8 @@
 
 import asyncio
 
-from shared_kernel.errors import Unavailable
+from command_service.application.line import overdue
+from shared_kernel.errors import DaybookError, Unavailable
 
 
 class Deadline:
@@ -11,6 +12,8 @@ class Deadline:
     def __init__(self, at: float) -> None:
         self.at = at
         self.is_sent = False
+        self.held_up_by: DaybookError | None = None
+        """What the last try failed with, where there was one."""
         self._is_given_up = False
 
     def send(self) -> None:
@@ -22,4 +25,4 @@ class Deadline:
     def give_up(self) -> None:
         """The caller is told that its time is over, and nothing is sent any more. Unavailable `deadline_passed`."""
         self._is_given_up = True
-        raise Unavailable("deadline_passed")
+        raise overdue(self.held_up_by)
