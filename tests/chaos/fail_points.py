@@ -17,7 +17,7 @@ from command_service.application.executor import Executor
 from command_service.application.line import Line
 from command_service.infrastructure.account_locks import AccountLocks
 from projections.application.relay import Relay
-from projections.infrastructure import kafka
+from projections.infrastructure import kafka_clients
 from projections.infrastructure.kafka import KafkaPublisher, KafkaSource
 from projections.infrastructure.postgres_read_model import PostgresReadModel
 from projections.infrastructure.postgres_relayed import PostgresRelayed
@@ -169,7 +169,7 @@ def _arm_relay(point: _Point) -> None:
         stored(self, *arguments, **named)
         point.reach("published")
 
-    class HandedOver(kafka.Producer):
+    class HandedOver(kafka_clients.Producer):
         def flush(self, *arguments: Any) -> int:
             point.reach("handed over")
             return super().flush(*arguments)
@@ -179,7 +179,7 @@ def _arm_relay(point: _Point) -> None:
             PostgresRelayed: {"acquire": acquired},
             Relay: {"_publish": published},
             KafkaPublisher: {"publish": handed_over},
-            kafka: {"Producer": HandedOver},
+            kafka_clients: {"Producer": HandedOver},
         }
     )
 
