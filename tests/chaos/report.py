@@ -20,6 +20,8 @@ answer may be older, and each must be what the log says as of the position that 
 Recovery is counted from the end of the harm (of a kill: from the kill, restart included), in seconds: median, and the longest.
 Everything ran on one machine: the times say that it recovers, not how fast it could. `load` is how many tasks of that machine wanted a
 processor at once when the runs began, at most (`-`: not written down).
+
+Experiments were made sharper on 29 November 2026; what the older form of those had shown stands in [reliability-earlier.md](reliability-earlier.md).
 """
 
 
