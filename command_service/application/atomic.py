@@ -150,9 +150,8 @@ class AtomicBatches:
     async def _apply(self, session: LogSession, run: _Run, views: Mapping[str, View]) -> AtomicOutcome:
         """Under the locks: what is found now stays true until the commit, and with it what is decided."""
         known = await look_up_keys(session, views)
-        run.is_doubtful = run.deadline.is_sent = (
-            False  # an earlier try held these locks when it committed: it has by now, or never will
-        )
+        # An earlier try held these locks when it committed: it has by now, or never will.
+        run.is_doubtful = run.deadline.is_sent = False
         if known:
             return _repeated(run.tickets, known)
         _, verdicts = await with_states(session, views, lambda: _walk(views, run.tickets))

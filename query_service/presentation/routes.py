@@ -8,7 +8,7 @@ from litestar.di import NamedDependency, Provide
 
 from query_service.application import answers, questions, search, shaping
 from query_service.application.pages import LIMIT_DEFAULT, Key, Page
-from query_service.application.query_handler import BOTH_STAMP, Asked, NotModified, QueryHandler
+from query_service.application.query_handler import Asked, NotModified, QueryHandler
 from query_service.application.reports import balances_of, fixed
 from query_service.presentation import examples
 from query_service.presentation.parameters import (
@@ -126,7 +126,9 @@ class Books(Controller):
         asked = dated._replace(cursor=page.cursor)
         of_both = None
         if asked.effective_at is not None:  # the list and its balances are of two read models: as of what both have
-            of_both = (await handler.ask(BOTH_STAMP, asked)).stamp
+            of_both = await handler.stamp(questions.EFFECTIVE_LISTED_BALANCES, asked)
+            if asked.names_versions() and asked.has(asked.version(of_both)):
+                raise NotModified(of_both, asked)
             asked = fixed(asked, of_both)
         snapshot = await handler.ask(
             question,
