@@ -13,12 +13,14 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import structlog
 import uvicorn
 import uvloop
 
 from shared_kernel.health import Health
+from shared_kernel.http_accept import Acceptor
 from shared_kernel.http_edge import Edge
 from shared_kernel.http_protocol import Config, Connection
 from shared_kernel.settings import HttpSettings
@@ -125,7 +127,6 @@ class _Server(uvicorn.Server):
             server_header=False,
             workers=1,  # not given, they come from the environment; so do the addresses
             forwarded_allow_ips=[],
-            backlog=BACKLOG,
             timeout_graceful_shutdown=settings.http_stop_seconds_max,
         )
         config.connections_max = settings.http_connections_max
@@ -147,11 +148,18 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's; says so once connections are accepted."""
-        await super().startup(sockets)
-        if sockets:
-            self._address["port"] = sockets[0].getsockname()[1]  # of port 0: the one that the system gave
+        """Connections are accepted, and it says so; uvicorn's own would take one a turn."""
+        loop = asyncio.get_running_loop()
+        self.servers: list[Any] = []  # `shutdown` closes them
+        for listener in sockets or []:
+            listener.listen(BACKLOG)
+            self.servers.append(Acceptor(loop, listener, self._make_connection))
+            self._address["port"] = listener.getsockname()[1]  # of port 0: the one that the system gave
+        self.started = True
         log.info("listening", **self._address, pid=os.getpid())
+
+    def _make_connection(self) -> Connection:
+        return Connection(config=self.config, server_state=self.server_state, app_state={})
 
     async def main_loop(self) -> None:
         """Ticks until it is to stop; uvicorn's own looks ten times a second whether it is."""

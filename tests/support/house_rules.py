@@ -44,6 +44,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "socket": (  # some for the name of the host alone
         "shared_kernel/lock_table.py",
         "shared_kernel/health.py",
+        "shared_kernel/http_accept.py",
         "shared_kernel/serve.py",
         "shared_kernel/postgres.py",
         "projections/container.py",
