@@ -35,6 +35,12 @@ class QueryFigures:
         self._waiting = Gauge(
             "daybook_query_postgres_waiting", "Queries that wait for a connection", ("server",), registry=registry
         )
+        self._refused = Counter(
+            "daybook_query_postgres_refused",
+            "Times that a query got no connection in time",
+            ("server",),
+            registry=registry,
+        )
         self._sources = Counter(
             "daybook_query_answers",
             "Questions by who answered them: primary, replica or cache",
@@ -49,6 +55,10 @@ class QueryFigures:
     def answered_by(self, source: str) -> None:
         """One question was answered from there."""
         self._by_source[source].inc()
+
+    def connection_refused(self, server: str) -> None:
+        """One query waited for a connection to this server in vain."""
+        self._refused.labels(server).inc()
 
     def replica_seen(self, name: str, *, is_up: bool) -> None:
         """What a replica's check found."""
@@ -77,3 +87,4 @@ class QueryFigures:
             lambda: pool.get_stats().get("pool_size", 0) - pool.get_stats().get("pool_available", 0)
         )
         self._waiting.labels(server).set_function(lambda: pool.get_stats().get("requests_waiting", 0))
+        self._refused.labels(server)

@@ -86,6 +86,7 @@ class PostgresBooks:
         self._drained_at = 0.0
         self._statements = statements
         self._figures = figures
+        self._server = server
         self._schemas = ""
         self._asking = 0
         self._asking_max = connections_max + requests_waiting_max
@@ -178,6 +179,7 @@ class PostgresBooks:
         except psycopg.errors.QueryCanceled as error:
             raise Unavailable("dependency_unavailable", dependency="postgres", reason="statement_timeout") from error
         except PoolTimeout as error:
+            self._figures.connection_refused(self._server)
             if self._failed_connections() > self._failed_before:  # since there was one the last time
                 raise
             # It is busy, not away: an open breaker would leave it idle.

@@ -164,6 +164,28 @@ async def test_a_query_whose_answer_never_comes_is_given_up_and_others_are_answe
         assert (await client.get(read)).status_code == 200
 
 
+async def test_a_query_that_got_no_connection_in_time_is_counted(
+    database: Database, tmp_path: Path, psql: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    keeper = Bookkeeper(database.admin_url)
+    keeper.start_over()
+    keeper.append("bank", opened("bank"), account("cash"))
+    keeper.project("bank")
+    keeper.close()
+    refused = 'daybook_query_postgres_refused_total{server="primary"} '
+    async with services(database, tmp_path) as start:
+        client = await start(listens=False, postgres_connections_max=1, postgres_pool_wait_ms=200)
+        assert f"{refused}0.0" in (await client.http.get("/metrics")).text
+        with psycopg.connect(database.admin_url) as holder:
+            holder.execute("lock table daybook.ledgers")
+            having_it = asyncio.create_task(client.get("/bank/accounts/cash/balances"))
+            await _appender(psql, holder.info.backend_pid)
+            answer = await client.get("/bank/accounts/cash/balances")
+            assert (answer.status_code, answer.json()["reason"]) == (503, "no_connection")
+        assert (await having_it).status_code == 200
+        assert f"{refused}1.0" in (await client.http.get("/metrics")).text
+
+
 async def test_a_query_has_no_more_time_than_its_request_whatever_it_waits_for(
     database: Database, tmp_path: Path
 ) -> None:
