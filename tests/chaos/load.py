@@ -52,6 +52,7 @@ class Load:
         writers: int = 6,
         may_conflict: bool = False,
     ) -> None:
+        self.writers = writers
         self._may_conflict = may_conflict
         self._places = [_place(url)]
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}

@@ -55,6 +55,11 @@ class Readers:
         for thread in self._threads:
             thread.join(2 * ANSWER_S_MAX)
 
+    def one_more(self) -> tuple[int, bytes]:
+        """The answer to one more question."""
+        ledger = self._load.ledgers[0]
+        return self._get(ledger, "users:0", self._load.newest(ledger))
+
     def _read(self, ledger: str, seed: float) -> None:
         rng = random.Random(seed)
         known = 0
@@ -66,23 +71,26 @@ class Readers:
 
     def _ask(self, ledger: str, account: str, known: int) -> int:
         """Asks once; answers the newest position that the client knows then."""
-        place = urlsplit(self._url())
-        connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=ANSWER_S_MAX)
-        try:
-            path = f"/v1/ledgers/{ledger}/accounts/{account}/balances"
-            connection.request("GET", path, headers={**self._headers, "Daybook-Position": str(known)})
-            response = connection.getresponse()
-            body = response.read()
-        finally:
-            connection.close()
-        if response.status == 503:
+        status, body = self._get(ledger, account, known)
+        if status == 503:
             self.refused.append(json.loads(body)["code"])
             return known
-        if response.status != 200:
-            self.surprises.append(f"reading {account} of {ledger} at {known}: {response.status} {body[:200]!r}")
+        if status != 200:
+            self.surprises.append(f"reading {account} of {ledger} at {known}: {status} {body[:200]!r}")
             return known
         answer = json.loads(body)
         position, totals = answer["as_of"]["position"], answer["balances"].get(ASSET, {})
         debited, credited = totals.get("posted_debits", 0), totals.get("posted_credits", 0)
         self.seen.append(Seen(ledger, account, known, position, debited, credited))
         return max(known, int(position))
+
+    def _get(self, ledger: str, account: str, known: int) -> tuple[int, bytes]:
+        place = urlsplit(self._url())
+        connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=ANSWER_S_MAX)
+        try:
+            path = f"/v1/ledgers/{ledger}/accounts/{account}/balances"
+            connection.request("GET", path, headers={**self._headers, "Daybook-Position": str(known)})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()

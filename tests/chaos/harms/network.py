@@ -1,5 +1,6 @@
 """Harm to what lies between the processes: to Redis, which holds the locks, and to the wires."""
 
+import json
 import random
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,12 +17,18 @@ import msgspec
 import redis
 
 from bench.overload import GOODPUT_MIN, TOLD_MS_MAX, Overload
+from command_service.settings import CommandSettings
+from query_service.settings import QuerySettings
 from tests.chaos.running import Run
 from tests.chaos.stand import Stand
 
 ROOT = Path(__file__).parents[3]
 STORM = 2_000
 RECOVERED_WITHIN_S = 30.0  # of overload, of a storm of connections, of a bad line
+LATE_S_MAX = 3.0  # chosen: how much later than its time somebody hears that it is over, on a busy machine
+IN_FLIGHT = "daybook_http_requests_in_flight"
+CONNECTIONS = "daybook_query_postgres_connections"
+REFUSED = "daybook_query_postgres_refused_total"
 LOST = 0.1  # chosen: ten times what a bad line loses
 
 
@@ -91,7 +99,10 @@ def _storm(run: Run) -> None:
 def network_slow(run: Run) -> None:
     rng = random.Random(run.rng.random())
     seconds = 30 if run.is_full else 3
-    with _bad(run, "every answer of Postgres 100 to 300 ms late", delay_s=lambda: 0.1 + 0.2 * rng.random()):
+    with (
+        _nobody_without_connection(run),
+        _bad(run, "every answer of Postgres 100 to 300 ms late", delay_s=lambda: 0.1 + 0.2 * rng.random()),
+    ):
         before, refused = time.monotonic(), len(run.readers.refused)
         run.more_commands(5)
         run.some_time(seconds)
@@ -105,19 +116,17 @@ def network_slow(run: Run) -> None:
         for part in ("command", "query"):
             assert run.stand.is_ready(part), f"the {part} process calls itself not ready while it answers"
     run.commands_again(within_s=RECOVERED_WITHIN_S)
-    with _bad(run, f"{LOST:.0%} of what is sent to and from Postgres lost", is_lost=lambda: rng.random() < LOST):
+    with (
+        _nobody_without_connection(run),
+        _bad(run, f"{LOST:.0%} of what is sent to and from Postgres lost", is_lost=lambda: rng.random() < LOST),
+    ):
         run.more_commands(5)
         run.some_time(seconds)
     run.commands_again(within_s=RECOVERED_WITHIN_S)
     run.stand.postgres.set(is_silent=True)
     run.did.append("Postgres silent on open connections")
     try:
-        begun = time.monotonic()
-        answer = run.load.one_more_at(run.stand.url("command"))
-        took = time.monotonic() - begun
-        assert answer is not None, f"a command was not answered in {took:.0f} s"
-        assert answer[0] == 503, f"a command was answered {answer[0]} {answer[1]!r}"
-        run.did.append(f"a command answered 503 after {took:.1f} s")
+        _told_in_time(run)
         for part in ("command", "query"):
             run.stand.until(
                 lambda part=part: not run.stand.is_ready(part),  # type: ignore[misc]
@@ -130,7 +139,64 @@ def network_slow(run: Run) -> None:
     run.commands_again(within_s=RECOVERED_WITHIN_S)
     with run.recovery("ready"):
         run.stand.ready_again()
+    _all_connections_back(run)
     run.caught_up()
+
+
+def _told_in_time(run: Run) -> None:
+    """A command that waits behind one which was sent, and a query, hear no later than their time is over that there is no answer."""
+    run.stand.until(
+        lambda: run.stand.figure("command", IN_FLIGHT) > run.load.writers,  # and who looks
+        "not every client waits for an answer",
+    )
+    asked: Mapping[str, tuple[int, Callable[[], tuple[int, bytes] | None]]] = {
+        "command": (
+            _shipped(CommandSettings, "command_seconds_max"),
+            lambda: run.load.one_more_at(run.stand.url("command")),
+        ),
+        "query": (_shipped(QuerySettings, "query_seconds_max"), run.readers.one_more),
+    }
+    with ThreadPoolExecutor() as threads:
+        told = {what: threads.submit(_timed, ask) for what, (_, ask) in asked.items()}
+    for what, (seconds_max, _) in asked.items():
+        answer, took = told[what].result()
+        assert answer is not None, f"a {what} was not answered in {took:.0f} s"
+        assert answer[0] == 503, f"a {what} was answered {answer[0]} {answer[1]!r}"
+        assert took <= seconds_max + LATE_S_MAX, f"a {what} was answered after {took:.1f} s, and has {seconds_max} s"
+        run.did.append(f"a {what} answered 503 {json.loads(answer[1])['code']} after {took:.1f} s")
+
+
+def _shipped(settings: type[msgspec.Struct], name: str) -> int:
+    """A setting's default, which the processes of a stand have."""
+    return next(int(field.default) for field in msgspec.structs.fields(settings) if field.name == name)
+
+
+def _timed(ask: Callable[[], tuple[int, bytes] | None]) -> tuple[tuple[int, bytes] | None, float]:
+    begun = time.monotonic()
+    return ask(), time.monotonic() - begun
+
+
+@contextmanager
+def _nobody_without_connection(run: Run) -> Iterator[None]:
+    """Every query gets a connection in time meanwhile."""
+    before = run.stand.figure("query", REFUSED)
+    yield
+    refused = run.stand.figure("query", REFUSED) - before
+    assert refused == 0, f"{refused:.0f} queries got no connection in time"
+
+
+def _all_connections_back(run: Run) -> None:
+    """A connection that nobody gives back would be in use for ever; readers use theirs for moments."""
+
+    def all_idle() -> bool:
+        idle, used = (
+            run.stand.figure("query", f'{CONNECTIONS}{{server="primary",state="{state}"}}')
+            for state in ("idle", "used")
+        )
+        return idle > 0 and used == 0
+
+    with run.recovery("connections back", within_s=RECOVERED_WITHIN_S):
+        run.stand.until(all_idle, "a connection of the query process is not given back")
 
 
 @contextmanager
