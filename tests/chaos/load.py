@@ -132,13 +132,17 @@ class Load:
         path = f"/v1/ledgers/{self.ledgers[0]}/transactions"
         return self.try_at(url, path, {"entries": entries}, f"more-{self._name}-{time.monotonic_ns()}")
 
-    def status_at(self, url: str) -> int:
-        """What another command process says to this load's token."""
+    def is_taken_at(self, url: str, token: str) -> bool:
+        """Whether a command process takes this token; it is asked for a ledger without a name, so that nothing comes of it."""
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json", "Idempotency-Key": "token"}
         connection = http.client.HTTPConnection(*_place(url), timeout=ANSWER_S_MAX)
         try:
-            return self._send(connection, "/v1/ledgers", "{}", f"status-{self._name}")[0]
+            connection.request("POST", "/v1/ledgers", "{}", headers)
+            status = connection.getresponse().status
         finally:
             connection.close()
+        assert status in (400, 401), f"a ledger without a name was answered {status}"
+        return status == 400
 
     def again(self, known: Acknowledged, body: str) -> tuple[int, bytes]:
         """The answer to the same command under the same key."""

@@ -21,13 +21,17 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import psycopg
+from joserfc import jwt
+from joserfc.jwk import ECKey
 
 from daybook.stack.layout import Layout
 from daybook.stack.ports import LOOPBACK
 from daybook.stack.processes import ARGUMENTS, health_fault
 from daybook.stack.restarts import CRASHES_MAX, WINDOW_S
 from daybook.stack.stack_file import StackFile, read_stack_file, read_state
+from daybook.stack.tokens import AUDIENCE, ISSUER
 from tests.services import daybook, free_port
 from tests.support.proxy import ThreadedProxy, proxied_in_thread
 
@@ -173,9 +177,27 @@ class Stand:
 
     def figure(self, part: str, name: str) -> float:
         """The sum of a figure of /metrics over its labels; 0 where it has none."""
-        with urllib.request.urlopen(f"{self.url(part)}/metrics", timeout=10) as page:  # noqa: S310 - loopback
+        return self.figure_at(self.url(part), name)
+
+    def figure_at(self, url: str, name: str) -> float:
+        """The same of a process started besides."""
+        with urllib.request.urlopen(f"{url}/metrics", timeout=10) as page:  # noqa: S310 - loopback
             lines = page.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+    def token(self, *, issued_at: float, expires_at: float) -> str:
+        """A writer's token with these times (seconds since 1970), signed as the stack's own are."""
+        key = ECKey.import_key(msgspec.json.decode(self._processes.signing_key_file.read_bytes()))
+        claims = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": "chaos",
+            "roles": ["writer"],
+            "ledgers": ["**"],
+            "iat": int(issued_at),
+            "exp": int(expires_at),
+        }
+        return jwt.encode({"alg": "ES256", "kid": key.kid}, claims, key, algorithms=["ES256"])
 
     def alerts(self) -> list[str]:
         """The kinds of alerts that are raised now, as the monitor's figures have them: they need no Postgres."""

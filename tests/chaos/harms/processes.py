@@ -11,6 +11,7 @@ import psycopg
 import redis
 
 from shared_kernel import lock_table
+from shared_kernel.security import LEEWAY_SECONDS
 from tests.chaos.fail_points import OF_ATOMIC_BATCHES, OF_COMMANDS, OF_PROJECTORS, OF_RELAYS, OF_SINGLES
 from tests.chaos.load import ASSET
 from tests.chaos.oracle import published, repeated
@@ -25,6 +26,11 @@ PARTITIONS_GIVEN, *OF_WRITING = OF_PROJECTORS
 DUPLICATES = "daybook_projector_duplicates_total"
 ACTIVE_WITHIN_S = 10.0  # a relay, once the active one is gone
 CAUGHT_UP_WITHIN_S = 15.0  # the read models, once a projector is gone
+HOUR_S = 3_600.0
+WITHIN_S, OUTSIDE_S = 0.5 * LEEWAY_SECONDS, 1.5 * LEEWAY_SECONDS  # of a token's times
+ABOUT_S = 1.0  # chosen: what two looks at the clock of one host may differ by
+APPENDS = "daybook_append_seconds_count"
+IS_ACTIVE, EPOCH = "daybook_relay_is_active", "daybook_relay_epoch"
 
 
 def command_killed(run: Run) -> None:
@@ -207,6 +213,8 @@ def clocks_skewed(run: Run) -> None:
     run.load.send_also_to(more.url)
     run.did.append("half of all commands sent to a process an hour ahead")
     run.more_commands(60)
+    _tokens_keep_their_leeway(run, more.url, HOUR_S)
+    assert run.stand.figure_at(more.url, APPENDS) > 0, "the process an hour ahead has appended nothing"
     clock.write_text("+0\n")
     time.sleep(2)
     run.more_commands(60)
@@ -214,17 +222,81 @@ def clocks_skewed(run: Run) -> None:
     assert run.stand.is_ready_at(more.url), "a process whose clock went back is not ready"
     run.did.append("its clock set back by an hour")
     behind_url = run.stand.start_more("command", settings=skew("-1h")).url
-    status = run.load.status_at(behind_url)
-    assert status == 401, f"a process an hour behind answered {status} to a token made in its future"
-    run.did.append("a process an hour behind refused a token made in its future")
+    made_now = run.stand.stack.tokens["writer"]
+    assert not run.load.is_taken_at(behind_url, made_now), "a process an hour behind took a token made in its future"
+    _tokens_keep_their_leeway(run, behind_url, -HOUR_S)
+    run.did.append(
+        f"tokens refused {OUTSIDE_S:.0f} s outside their time by the clocks of both, and taken {WITHIN_S:.0f} s"
+    )
     run.load.send_no_more_to(more.url)
     run.stand.end_more()
     run.commands_again()
+    _recorded_when_they_were_sent(run)
     for offset in ("+1h", "-1h"):
-        _works_alone(run, "relay", offset, skew, published)
-        _works_alone(run, "projector", offset, skew, reached)
-    run.did.append("a relay and a projector an hour ahead and an hour behind, alone at work")
+        _stands_by(run, offset, skew)
+        _works_alone(run, "relay", offset, skew, is_done=published, within_s=ACTIVE_WITHIN_S)
+        _works_alone(run, "projector", offset, skew, is_done=reached, within_s=CAUGHT_UP_WITHIN_S)
+    run.did.append(
+        "a relay an hour ahead and an hour behind beside the active one; then it and a projector, alone at work"
+    )
     run.caught_up()
+
+
+def _tokens_keep_their_leeway(run: Run, url: str, offset_s: float) -> None:
+    """A process whose clock is off by so much takes tokens that have just expired or are just to come by its own clock, and no others."""
+    for outside_s, is_good in ((WITHIN_S, True), (OUTSIDE_S, False)):
+        now = time.time() + offset_s
+        expired = run.stand.token(issued_at=now - HOUR_S, expires_at=now - outside_s)
+        to_come = run.stand.token(issued_at=now + outside_s, expires_at=now + HOUR_S)
+        for what, token in (("expired", expired), ("to come", to_come)):
+            is_taken = run.load.is_taken_at(url, token)
+            assert is_taken == is_good, f"a token {what} by {outside_s:.0f} s was {'taken' if is_taken else 'refused'}"
+
+
+def _recorded_when_they_were_sent(run: Run) -> None:
+    """Every command stands in the log at a time of the database's clock at which it was on its way."""
+    with run.stand.admin() as admin:
+        [(now,)] = admin.execute("select extract(epoch from clock_timestamp())::float8").fetchall()
+        since = now - time.monotonic()
+        at = {
+            (ledger, position): recorded_at - since
+            for ledger, position, recorded_at in admin.execute(
+                "select ledger, position, extract(epoch from recorded_at)::float8 from daybook.events where ledger = any(%s)",
+                [run.load.ledgers],
+            )
+        }
+    for known in [known for known in run.load.acknowledged if (known.ledger, known.position) in at]:
+        recorded = at[known.ledger, known.position]
+        assert known.first - ABOUT_S <= recorded <= known.ended + ABOUT_S, (
+            f"{known.key} was recorded {recorded - known.ended:.0f} s after its answer"
+        )
+
+
+def _stands_by(run: Run, offset: str, skew: Callable[[str], dict[str, str]]) -> None:
+    """A relay at this time leaves the lease to the one that renews it."""
+    with run.stand.admin() as admin:
+        run.stand.until(
+            lambda: run.stand.figure("relay", EPOCH) == _relay_lease(admin), "the relay does not take its lease again"
+        )
+        epoch = _relay_lease(admin)
+        more = run.stand.start_more("relay", settings=skew(offset))
+        until = time.monotonic() + 2 * LEASE_S
+        while time.monotonic() < until:
+            run.more_commands(5)
+            assert not run.stand.figure_at(more.url, IS_ACTIVE), (
+                f"the relay at {offset} publishes beside the active one"
+            )
+            assert _relay_lease(admin) == epoch, f"the relay at {offset} took the lease from the one that renews it"
+    run.stand.end_more()
+
+
+def _relay_lease(admin: "psycopg.Connection[Any]") -> int:
+    """The epoch of the relay's lease, which ends no later than it may by the database's clock."""
+    [(epoch, left_s)] = admin.execute(
+        "select epoch, extract(epoch from expires_at - clock_timestamp())::float8 from projections.relay_lease"
+    ).fetchall()
+    assert left_s <= LEASE_S, f"the relay's lease lasts for another {left_s:.0f} s, and may for {LEASE_S:.0f} s"
+    return int(epoch)
 
 
 def _works_alone(
@@ -232,15 +304,18 @@ def _works_alone(
     part: str,
     offset: str,
     skew: Callable[[str], dict[str, str]],
+    *,
     is_done: Callable[["psycopg.Connection[Any]", dict[str, int]], bool],
+    within_s: float,
 ) -> None:
     """Another process at this time does what there is to do while the one that is there stands still."""
     more = run.stand.start_more(part, settings=skew(offset))
     with run.stand.frozen(part), run.stand.admin() as admin:
         run.more_commands(30)
         heads = heads_of(admin, run.load.ledgers)
-        with run.recovery(f"{part} at {offset}"):
+        with run.recovery(f"{part} at {offset}", within_s=within_s):
             run.stand.until(lambda: is_done(admin, heads), f"the {part} at {offset} does nothing")
+        _relay_lease(admin)
     assert more.child.poll() is None, f"the {part} at {offset} has ended: {more.child.returncode}"
     run.stand.end_more()
 
