@@ -1,7 +1,7 @@
 """The common oracle: what must hold after every experiment, whatever was done. One function; an empty list means that it holds.
 
-The history of each account is linearizable: there is one order, that of the positions, in which each command was answered, done or refused
-as the state before it demands, and which agrees with who was answered before whom.
+The history of each account is linearizable: there is one order, that of the positions (of a refusal: of what it was judged on), in which
+each command was answered, done or refused as the state before it demands, and which agrees with who was answered before whom.
 
 For each ledger: positions 1 … n without a gap, every rule of the books at every position (shared_kernel/checking.py), debits equal to
 credits; every acknowledged command in the log exactly once, where its answer said, and none before another that had been answered
@@ -12,10 +12,11 @@ with it); and what clients read meanwhile no older than they asked for, and what
 
 import json
 import random
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC
+from itertools import accumulate
 from operator import itemgetter
 from typing import Any
 
@@ -59,6 +60,7 @@ def check(
             found += _acknowledged(ledger, log, load)
             found += out_of_order([known for known in load.acknowledged if known.ledger == ledger])
             found += wrongly_refused(log)
+            found += judged_too_early([known for known in load.acknowledged if known.ledger == ledger], log)
             found += misread([each for each in seen if each.ledger == ledger], log)
         found += _read_models(admin, events)
         if topic is not None:
@@ -213,6 +215,26 @@ def wrongly_refused(log: Sequence[RecordedEvent]) -> list[str]:
                             f"{event.ledger}: {entry['account']} had {balance} as of {judged_at}, and {entry['amount']} were refused"
                             f" at {event.position}"
                         )
+    return found
+
+
+def judged_too_early(acknowledged: Iterable[Acknowledged], log: Sequence[RecordedEvent]) -> list[str]:
+    """Refusals of one ledger judged on a state without a command that had been answered before theirs was sent the first time."""
+    judged_at = {
+        event.position: json.loads(event.data).get("judged_at") or event.position - 1
+        for event in log
+        if event.type == "CommandRefused.v1"
+    }
+    by_end = sorted(acknowledged, key=lambda each: each.ended)
+    ends = [known.ended for known in by_end]
+    newest = list(accumulate((known.position for known in by_end), max, initial=0))
+    found = []
+    for known in by_end:
+        answered = newest[bisect_left(ends, known.first)]
+        if answered > judged_at.get(known.position, answered):
+            found.append(
+                f"{known.ledger}: {known.key} was refused as of {judged_at[known.position]}, and {answered} had been answered before"
+            )
     return found
 
 

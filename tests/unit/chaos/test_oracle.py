@@ -8,7 +8,7 @@ import msgspec
 
 from shared_kernel.event_log.types import RecordedEvent
 from tests.chaos.load import Acknowledged
-from tests.chaos.oracle import misread, out_of_order, to_repeat, wrongly_refused
+from tests.chaos.oracle import judged_too_early, misread, out_of_order, to_repeat, wrongly_refused
 from tests.chaos.readers import Seen
 from tests.chaos.topic import Published, left_out, pauses
 
@@ -122,6 +122,15 @@ def refused(position: int, amount: int, *, judged_at: int | None = None) -> Reco
 
 def test_a_transfer_may_be_refused_where_the_money_was_not_there_yet() -> None:
     assert wrongly_refused([posted(2, 10), refused(3, 11), posted(4, 5), refused(5, 15, judged_at=3)]) == []
+
+
+def test_a_refusal_judged_on_a_state_without_what_had_been_answered_before_is_found() -> None:
+    answers = [acknowledged(position, first=float(position), ended=position + 0.5) for position in (2, 3, 5, 6)]
+    assert judged_too_early(answers, [*LOG, refused(6, 1, judged_at=5)]) == []
+    assert judged_too_early(answers, [*LOG, refused(6, 1)]) == []
+    assert judged_too_early(answers, [*LOG, refused(6, 1, judged_at=4)]) == [
+        "bank: key-6 was refused as of 4, and 5 had been answered before"
+    ]
 
 
 def test_a_transfer_that_was_refused_on_an_older_state_than_its_own_is_found() -> None:
