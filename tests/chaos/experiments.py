@@ -1,36 +1,9 @@
-"""All experiments, in the order of their numbers, and the one that mixes them."""
+"""All experiments, in the order of their numbers."""
 
-import os
-import time
 from collections.abc import Mapping
 
-from tests.chaos.harms import disks, events, network, postgres, processes, rebuilds
-from tests.chaos.running import Experiment, Run
-
-MIXED_S = float(os.environ.get("DAYBOOK_CHAOS_SECONDS", "3600"))  # of the mixture in full
-
-
-def mixed(run: Run) -> None:
-    """Harms of all kinds, one after another; in full for an hour, of many short ones."""
-    harms = [
-        postgres.slow_commit,
-        postgres.rolled_back,
-        postgres.postgres_restarted,
-        processes.command_killed,
-        postgres.reply_lost,
-        processes.relay_killed,
-        processes.projector_killed,
-        events.kafka_down,
-        network.redis_gone,
-        network.network_slow,
-    ]
-    until = time.monotonic() + (MIXED_S if run.is_full else 0.0)
-    run.is_full = False
-    for harm in run.rng.sample(harms, 3):
-        harm(run)
-    while time.monotonic() < until:
-        run.rng.choice(harms)(run)
-
+from tests.chaos.harms import disks, events, mixed, network, postgres, processes, rebuilds
+from tests.chaos.running import Experiment
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "X1": Experiment(
@@ -140,8 +113,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         is_direct=True,
     ),
     "X24": Experiment(
-        mixed,
-        "a mixture of all faults, one after another, chosen at random",
+        mixed.mixed,
+        "a mixture of faults, one after another, chosen at random; beside them, all the while, mild ones: a process frozen for a moment, Redis flushed, a session of Postgres ended, a wire slow",
         may_conflict=True,
     ),
     "X25": Experiment(

@@ -348,13 +348,23 @@ def _down(layout: Layout) -> None:
 
 
 def in_background(work: Callable[[threading.Event], None]) -> Callable[[], None]:
-    """The work runs in a thread until the function that is answered is called."""
+    """The work runs in a thread until the function that is answered is called, which raises what the work has ended with before."""
     stop = threading.Event()
-    thread = threading.Thread(target=work, args=(stop,), daemon=True)
+    ended_with: list[Exception] = []
+
+    def run() -> None:
+        try:
+            work(stop)
+        except Exception as error:
+            ended_with.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
 
     def end() -> None:
         stop.set()
         thread.join(PATIENCE_S)
+        if ended_with:
+            raise ended_with[0]
 
     return end

@@ -38,6 +38,10 @@ def kafka_down(run: Run) -> None:
             inflow = (sum(heads_of(admin, run.load.ledgers).values()) - sum(heads.values())) / seconds
             run.caught_up()
             _drained(run, admin, inflow)
+    kafka_restarted(run)
+
+
+def kafka_restarted(run: Run) -> None:
     with run.stand.stopped("kafka"):
         run.did.append("Kafka restarted in order")
     run.caught_up()

@@ -34,6 +34,13 @@ LOST = 0.1  # chosen: ten times what a bad line loses
 
 def redis_gone(run: Run) -> None:
     before = len(run.load.acknowledged)
+    redis_lost(run)
+    answered = run.load.acknowledged[before:]
+    first = sum(known.attempts == 1 for known in answered) / max(1, len(answered))
+    assert first >= 0.99, f"only {first:.1%} of {len(answered)} commands were answered at the first attempt"
+
+
+def redis_lost(run: Run) -> None:
     client = redis.Redis.from_url(run.stand.redis_url)
     acts: Mapping[str, Callable[[], object]] = {
         "killed": lambda: run.stand.kill("redis"),
@@ -46,9 +53,6 @@ def redis_gone(run: Run) -> None:
         run.did.append(name)
         run.some_time(1)
     client.close()
-    answered = run.load.acknowledged[before:]
-    first = sum(known.attempts == 1 for known in answered) / max(1, len(answered))
-    assert first >= 0.99, f"only {first:.1%} of {len(answered)} commands were answered at the first attempt"
     run.commands_again()
     run.caught_up()
 
