@@ -14,7 +14,7 @@ import msgspec
 
 from daybook.stack.database import prepare_database, role_urls, roles_password
 from daybook.stack.jars import Report, unpack_swagger
-from daybook.stack.kafka import broker_fault, kafka_part
+from daybook.stack.kafka import Quorum, broker_fault, kafka_part, new_cluster_id
 from daybook.stack.layout import Layout
 from daybook.stack.parts import Part
 from daybook.stack.ports import settle_ports
@@ -130,8 +130,9 @@ def _local_server(name: str, layout: Layout, ports: Mapping[str, int], user: Ser
             jars = os.environ.get("DAYBOOK_KAFKA_JARS")
             return kafka_part(
                 layout,
+                node=1,
                 port=ports["kafka"],
-                controller_port=ports["kafka_controller"],
+                quorum=Quorum(new_cluster_id(), [ports["kafka_controller"]]),
                 user=user,
                 jars_folder=Path(jars) if jars else None,
             )

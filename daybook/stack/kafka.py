@@ -1,4 +1,4 @@
-"""A real Apache Kafka on loopback: one KRaft process, broker and controller, from pinned jars.
+"""A real Apache Kafka on loopback: KRaft processes, each broker and controller, from pinned jars; the local stack has one.
 
 The log of events in Postgres is the truth and Kafka its carrier, so the settings here favour a quick
 start and a quick return after a crash over throughput.
@@ -7,7 +7,10 @@ start and a quick return after a crash over throughput.
 import base64
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
+
+import msgspec
 
 from daybook.stack.jars import KAFKA_LOCK, Report, fetch_jars, read_lock
 from daybook.stack.java import find_java
@@ -37,17 +40,9 @@ JVM_OPTIONS = (
 
 SETTINGS = {
     "process.roles": "broker,controller",
-    "node.id": "1",
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-    "default.replication.factor": "1",
-    "min.insync.replicas": "1",
-    "offsets.topic.replication.factor": "1",
-    "transaction.state.log.replication.factor": "1",
-    "transaction.state.log.min.isr": "1",
-    "share.coordinator.state.topic.replication.factor": "1",
-    "share.coordinator.state.topic.min.isr": "1",
     "offsets.topic.num.partitions": "5",
     "transaction.state.log.num.partitions": "5",
     "share.coordinator.state.topic.num.partitions": "5",
@@ -74,8 +69,15 @@ LOGGING = """\
 """
 
 
+class Quorum(msgspec.Struct, frozen=True):
+    """All nodes of one Kafka, by the ports of their controllers; the first has the id 1."""
+
+    cluster_id: str
+    controller_ports: Sequence[int]
+
+
 def kafka_part(
-    layout: Layout, *, port: int, controller_port: int, user: ServerUser | None, jars_folder: Path | None
+    layout: Layout, *, node: int, port: int, quorum: Quorum, user: ServerUser | None, jars_folder: Path | None
 ) -> Part:
     """The broker of one data folder; ready when it is in its own list of brokers."""
     home = layout.server("kafka")
@@ -88,12 +90,12 @@ def kafka_part(
         java_and_jars[:] = [str(find_java(user)), *JVM_OPTIONS, f"-Dlog4j2.configurationFile={logging}"]
         java_and_jars.extend(["-cp", os.pathsep.join(str(jar) for jar in jars)])
         write_whole(logging, LOGGING.encode())
-        properties = {**SETTINGS, **_places(home, port, controller_port)}
+        properties = {**SETTINGS, **_replicas(len(quorum.controller_ports)), **_places(home, node, port, quorum)}
         text = "".join(f"{name}={value}\n" for name, value in properties.items())
         write_whole(home / "server.properties", text.encode())
         if not (home / "log" / "meta.properties").exists():
             report("formatting the storage of Kafka")
-            _format(java_and_jars, home, user)
+            _format(java_and_jars, home, quorum.cluster_id, user)
 
     def launch() -> Launch:
         argv = [*java_and_jars, "kafka.Kafka", str(home / "server.properties")]
@@ -127,26 +129,37 @@ def broker_fault(bootstrap: str) -> str | None:
     return None if brokers else "no broker has registered yet"
 
 
-def _places(home: Path, port: int, controller_port: int) -> dict[str, str]:
-    broker, controller = f"{LOOPBACK}:{port}", f"{LOOPBACK}:{controller_port}"
+def new_cluster_id() -> str:
+    """A new one: 22 characters of URL-safe base64, of which Kafka would read a leading "-" as an option."""
+    while True:
+        name = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
+        if not name.startswith("-"):
+            return name
+
+
+def _replicas(nodes: int) -> dict[str, str]:
+    """Each node has all, and what most of them have is stored."""
+    most = nodes // 2 + 1
+    settings = {"default.replication.factor": str(nodes), "min.insync.replicas": str(most)}
+    settings["offsets.topic.replication.factor"] = str(nodes)
+    for topic in ("transaction.state.log", "share.coordinator.state.topic"):
+        settings |= {f"{topic}.replication.factor": str(nodes), f"{topic}.min.isr": str(most)}
+    return settings
+
+
+def _places(home: Path, node: int, port: int, quorum: Quorum) -> dict[str, str]:
+    broker, controllers = f"{LOOPBACK}:{port}", [f"{LOOPBACK}:{each}" for each in quorum.controller_ports]
     return {
-        "controller.quorum.voters": f"1@{controller}",
-        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+        "node.id": str(node),
+        "controller.quorum.voters": ",".join(f"{id_}@{place}" for id_, place in enumerate(controllers, start=1)),
+        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controllers[node - 1]}",
         "advertised.listeners": f"PLAINTEXT://{broker}",
         "log.dirs": str(home / "log"),
     }
 
 
-def _format(java_and_jars: list[str], home: Path, user: ServerUser | None) -> None:
-    argv = [*java_and_jars, "kafka.tools.StorageTool", "format", "-t", _cluster_id()]
+def _format(java_and_jars: list[str], home: Path, cluster_id: str, user: ServerUser | None) -> None:
+    argv = [*java_and_jars, "kafka.tools.StorageTool", "format", "-t", cluster_id]
     outcome = run_as(user, [*argv, "-c", str(home / "server.properties")])
     if outcome.returncode != 0:
         raise CommandFailed(f"Kafka's storage could not be formatted: {(outcome.stderr or outcome.stdout).strip()}")
-
-
-def _cluster_id() -> str:
-    # 22 characters of URL-safe base64; a leading "-" would be read as an option.
-    while True:
-        name = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
-        if not name.startswith("-"):
-            return name
