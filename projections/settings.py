@@ -77,7 +77,9 @@ class RelaySettings(ProcessSettings, frozen=True, kw_only=True):
     retry_max_ms: RetryMaxMs = 2_000
     watch_ms: WatchMs = 2_000
     kafka_partitions: Annotated[int, Meta(ge=1, description="Partitions of the topic where the relay makes it")] = 6
-    kafka_replicas: Annotated[int, Meta(ge=1, description="Replicas of the topic where the relay makes it")] = 1
+    kafka_replicas: Annotated[
+        int, Meta(ge=0, description="Replicas of the topic where the relay makes it; 0: as many as the brokers give")
+    ] = 0
     kafka_stall_ms: Annotated[
         Milliseconds,
         Meta(description="Longest that Kafka may take for its next delivery report; then the batch begins again"),

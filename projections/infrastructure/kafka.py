@@ -31,6 +31,7 @@ POLL_S: Final = 0.1  # how often a waiting publisher looks at its lease
 # Chosen: a batch leaves when it is complete, in as few requests as it can, for each of them wakes the broker and every consumer;
 # only one that takes longer than this to hand over leaves in parts meanwhile.
 LINGER_MS: Final = 50
+AS_BROKERS_GIVE: Final = -1  # replicas, in Kafka's protocol
 INCARNATION: Final = "daybook_incarnation"  # the header of every message
 
 Headers = dict[str, str | bytes | None] | list[tuple[str, str | bytes | None]]
@@ -154,7 +155,7 @@ class KafkaPublisher:
         topic = NewTopic(
             self._topic,
             num_partitions=self._partitions,
-            replication_factor=self._replicas,
+            replication_factor=self._replicas or AS_BROKERS_GIVE,
             config={"max.message.bytes": str(MESSAGE_BYTES_MAX)},
         )
         admin_s = self._clients.admin_s
