@@ -14,7 +14,7 @@ import msgspec
 
 from tests.chaos.experiments import EXPERIMENTS
 from tests.chaos.report import DOCUMENT, document
-from tests.chaos.running import Result, Skipped, run
+from tests.chaos.running import Experiment, Result, Skipped, run
 from tests.chaos.stand import standing
 
 ROOT = Path(__file__).parents[2]
@@ -42,10 +42,10 @@ def main() -> int:
     wanted = [(name, seed) for seed in seeds for name in names if (name, seed, arguments.full) not in done]
     failed = 0
     while wanted and not arguments.report:
-        is_direct = EXPERIMENTS[wanted[0][0]].is_direct
-        with standing(is_direct=is_direct) as stand:
+        first = EXPERIMENTS[wanted[0][0]]
+        with standing(is_direct=first.is_direct, brokers=first.brokers) as stand:
             is_whole = True
-            while wanted and is_whole and EXPERIMENTS[wanted[0][0]].is_direct == is_direct:
+            while wanted and is_whole and _is_on_the_same(first, EXPERIMENTS[wanted[0][0]]):
                 name, seed = wanted.pop(0)
                 now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
                 try:
@@ -65,6 +65,11 @@ def main() -> int:
                 )  # what failed may have left it as nobody would find it
     DOCUMENT.write_text(document(kept))
     return 1 if failed else 0
+
+
+def _is_on_the_same(one: Experiment, other: Experiment) -> bool:
+    """One stand will do for both."""
+    return (one.is_direct, one.brokers) == (other.is_direct, other.brokers)
 
 
 def _tell(result: Result) -> None:

@@ -49,6 +49,11 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "Kafka down, then back, then restarted in order",
         is_short=True,
     ),
+    "X9b": Experiment(
+        events.brokers_restarted,
+        "the brokers of a Kafka of three restarted one after another, in order; then one killed",
+        brokers=3,
+    ),
     "X10": Experiment(
         events.topic_deleted,
         "the topic given more partitions, then deleted",

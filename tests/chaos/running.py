@@ -139,6 +139,7 @@ class Experiment(NamedTuple):
 
     `is_direct`: it measures how fast something is, and hurts no wire, so that its stand has no proxies in the way.
     `may_conflict`: even a command process alone may answer 409 `conflict`. `keeps_topic`: what Kafka holds is left as the relay gave it.
+    `brokers`: so many has its Kafka.
     """
 
     harm: Harm
@@ -147,6 +148,7 @@ class Experiment(NamedTuple):
     is_direct: bool = False
     may_conflict: bool = False
     keeps_topic: bool = True
+    brokers: int = 1
     ledgers: int = 2
     writers: int = 6
 

@@ -2,7 +2,8 @@
 
 Two stacks of `daybook up`: one with the servers, one with Daybook's processes, which are given the servers by URLs that lead through
 the proxies (Kafka tells its clients its own address, so there is none before it); or directly, where an experiment measures how fast
-something is: the proxies are Python and take part of the cores. Each has its supervisor, which starts again what ends.
+something is: the proxies are Python and take part of the cores. Each has its supervisor, which starts again what ends. A Kafka of
+several brokers is beside them: what is done to those, and when they start again, the experiment says.
 """
 
 import os
@@ -33,6 +34,7 @@ from daybook.stack.restarts import CRASHES_MAX, WINDOW_S
 from daybook.stack.stack_file import StackFile, read_stack_file, read_state
 from daybook.stack.tokens import AUDIENCE, ISSUER
 from tests.services import daybook, free_port
+from tests.support.kafka_cluster import KafkaCluster, running_cluster
 from tests.support.proxy import ThreadedProxy, proxied_in_thread
 
 ROOT = Path(__file__).parents[2]
@@ -64,13 +66,22 @@ class Stand:
     """One set of servers and processes. Everything is sent, killed and frozen by the name of a part."""
 
     def __init__(
-        self, servers: Layout, processes: Layout, postgres: ThreadedProxy, redis: ThreadedProxy, outer: dict[str, str]
+        self,
+        servers: Layout,
+        processes: Layout,
+        postgres: ThreadedProxy,
+        redis: ThreadedProxy,
+        outer: dict[str, str],
+        *,
+        brokers: KafkaCluster | None,
     ) -> None:
         self._servers = servers
         self._processes = processes
         self._outer = outer
         self.postgres = postgres
         self.redis = redis
+        self.brokers = brokers
+        """Kafka, where it has several."""
         self.stack: StackFile = read_stack_file(processes)
         self.admin_url = read_stack_file(servers).postgres_url
         self.redis_url = read_stack_file(servers).redis_url
@@ -285,7 +296,8 @@ class Stand:
 
     def keep_logs(self, to: Path) -> None:
         """What every process has written so far, in a folder that outlives the stand."""
-        for layout in (self._servers, self._processes):
+        brokers = self.brokers.layouts.values() if self.brokers else ()
+        for layout in (self._servers, self._processes, *brokers):
             shutil.copytree(layout.root / "logs", to / layout.root.name)
 
     def _layout(self, part: str) -> Layout:
@@ -309,8 +321,11 @@ def _is_alive(pid: int) -> bool:
 
 
 @contextmanager
-def standing(*, is_direct: bool = False) -> Iterator[Stand]:
-    """A stand that is ready; all of it is stopped and removed afterwards. `is_direct`: the processes are not behind the proxies."""
+def standing(*, is_direct: bool = False, brokers: int = 1) -> Iterator[Stand]:
+    """A stand that is ready; all of it is stopped and removed afterwards.
+
+    `is_direct`: the processes are not behind the proxies. `brokers`: so many has its Kafka; several have no supervisor.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DAYBOOK_")}
     with ExitStack() as made:
         folder = Path(
@@ -318,7 +333,8 @@ def standing(*, is_direct: bool = False) -> Iterator[Stand]:
         )
         folder.chmod(0o711)
         servers, processes = Layout.at(folder / "servers"), Layout.at(folder / "processes")
-        _up(servers, SERVERS, clean)
+        cluster = made.enter_context(running_cluster(folder, brokers)) if brokers > 1 else None
+        _up(servers, SERVERS, clean | ({"DAYBOOK_KAFKA_BOOTSTRAP": cluster.bootstrap} if cluster else {}))
         made.callback(_down, servers)
         given = read_stack_file(servers)
         postgres = made.enter_context(proxied_in_thread(given.postgres_url))
@@ -331,7 +347,7 @@ def standing(*, is_direct: bool = False) -> Iterator[Stand]:
         outer = clean | QUICK | urls
         _up(processes, PROCESSES, outer)
         made.callback(_down, processes)
-        stand = Stand(servers, processes, postgres, redis, outer)
+        stand = Stand(servers, processes, postgres, redis, outer, brokers=cluster)
         made.callback(stand.end_more)
         stand.ready_again()
         stand.postgres_program("postgres")  # learned while it runs

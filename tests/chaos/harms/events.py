@@ -1,5 +1,6 @@
 """Harm to the way of events from the log to the read models: to Kafka, to messages, to single events."""
 
+import signal
 import time
 from typing import Any
 
@@ -13,10 +14,12 @@ from tests.chaos.harms.rebuilds import BEHIND_TIMES_MAX, P99_TIMES_MAX, asked, f
 from tests.chaos.oracle import log_of, published
 from tests.chaos.running import Run, head_of, heads_of, p99, reached
 from tests.chaos.stand import PARKED_MAX
+from tests.support.kafka_cluster import KafkaCluster
 
 PARKED_WITHIN_S = 5.0
 DRAINED_TIMES_MIN = 5.0  # so much faster than events come
 P99_TIMES_MAX_OF_FEW = 3.0  # chosen: of some hundred commands the p99 is two or three of them
+READ_WITHIN_S = 15.0  # while one broker of several is away; three times the longest seen
 UNREADABLE = '{"poisoned": true}'
 
 
@@ -31,10 +34,7 @@ def kafka_down(run: Run) -> None:
                 time.sleep(seconds)
                 answered = [known for known in run.load.acknowledged if known.began > before]
                 assert len(answered) > seconds, f"{len(answered)} commands in {seconds} s without Kafka"
-                assert all(known.attempts == 1 for known in answered), "a command failed for want of Kafka"
-                slowest = p99([known.ended - known.began for known in answered])
-                times_max = P99_TIMES_MAX if run.is_full else P99_TIMES_MAX_OF_FEW
-                assert slowest <= times_max * usual, f"p99 {usual:.3f} s, and {slowest:.3f} s without Kafka"
+                _as_quick_as_usual(run, before, usual, "without Kafka")
             inflow = (sum(heads_of(admin, run.load.ledgers).values()) - sum(heads.values())) / seconds
             run.caught_up()
             _drained(run, admin, inflow)
@@ -45,7 +45,52 @@ def kafka_restarted(run: Run) -> None:
     with run.stand.stopped("kafka"):
         run.did.append("Kafka restarted in order")
     run.caught_up()
-    with run.recovery("published again"), run.stand.admin() as admin:
+    _published_again(run)
+
+
+def brokers_restarted(run: Run) -> None:
+    brokers = run.stand.brokers
+    assert brokers is not None
+    usual, _ = run.measured(30 if run.is_full else 4, run.load.ledgers)
+    before = run.load.count()
+    with run.without_gaps():
+        for _ in range(2 if run.is_full else 1):
+            for node in brokers.layouts:
+                _without_broker(run, brokers, node, signal.SIGTERM, usual)
+            _without_broker(run, brokers, run.rng.choice(list(brokers.layouts)), signal.SIGKILL, usual)
+        run.caught_up()
+    answered = run.load.acknowledged[before:]
+    assert all(known.attempts == 1 for known in answered), "a command failed for want of a broker"
+
+
+def _without_broker(run: Run, brokers: KafkaCluster, node: int, number: signal.Signals, usual: float) -> None:
+    """One broker ends by this signal and starts again later: meanwhile events are published and read, and commands as quick as usual."""
+    seconds = 60 if run.is_full else 4
+    before = time.monotonic()
+    brokers.stop(node, number)
+    run.did.append(f"broker {node} gone by {number.name} for {seconds} s")
+    while time.monotonic() < before + seconds:
+        run.more_commands(10)
+        run.caught_up(within_s=READ_WITHIN_S)
+        _published_again(run, within_s=READ_WITHIN_S)
+    _as_quick_as_usual(run, before, usual, "with a broker away")
+    with run.recovery("brokers"):
+        brokers.start(node)
+        run.stand.until(brokers.is_whole, "a partition lacks a replica")
+
+
+def _as_quick_as_usual(run: Run, since: float, usual: float, when: str) -> None:
+    """The p99 of the commands begun since then is about what it was, and each was answered at its first attempt."""
+    answered = [known for known in run.load.acknowledged if known.began > since]
+    assert all(known.attempts == 1 for known in answered), f"a command failed {when}"
+    slowest = p99([known.ended - known.began for known in answered])
+    times_max = P99_TIMES_MAX if run.is_full else P99_TIMES_MAX_OF_FEW
+    assert slowest <= times_max * usual, f"p99 {usual:.3f} s, and {slowest:.3f} s {when}"
+
+
+def _published_again(run: Run, *, within_s: float | None = None) -> None:
+    """Measures until Kafka has what was recorded by now."""
+    with run.recovery("published again", within_s=within_s), run.stand.admin() as admin:
         heads = heads_of(admin, run.load.ledgers)
         run.stand.until(lambda: published(admin, heads), "the relay has not caught up")
 
