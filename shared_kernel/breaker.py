@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from shared_kernel.errors import Unavailable
+from shared_kernel.errors import SaysNothing, Unavailable
 from shared_kernel.settings import ProcessSettings
 
 SLOTS: Final = 10  # chosen: the window moves by a tenth of itself
@@ -29,10 +29,6 @@ class State(IntEnum):
     CLOSED = 0
     HALF_OPEN = 1
     OPEN = 2
-
-
-class SaysNothing(Exception):
-    """Raised inside a call that failed, where that says nothing of the neighbour: neither a failure nor an answer of it."""
 
 
 class BreakerBounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +114,7 @@ class Breaker:
         self._open()
 
     @contextmanager
-    def call(self, *failures: type[BaseException]) -> Iterator[None]:
+    def call(self, *failures: type[Exception]) -> Iterator[None]:
         """The block is one call. An exception of `failures` counts against the neighbour; any other is an answer of it.
 
         A cancelled call is neither, nor is one that raises `SaysNothing`. Raises `refuse()` where no call passes.
@@ -126,29 +122,26 @@ class Breaker:
         probing = self._enter()
         try:
             yield
-        except failures:
-            self._settle(probing, is_failure=True)
+        except Exception as error:
+            if isinstance(error, SaysNothing):
+                self._leave(probing)
+            else:
+                self._settle(probing, is_failure=isinstance(error, failures))
             raise
-        except BaseException as error:
-            if isinstance(error, Exception) and not isinstance(error, SaysNothing):
-                self._settle(probing, is_failure=False)
-            elif probing == self._round:  # cancelled, say: nobody knows whether an answer would have come
-                self._probes -= 1
+        except BaseException:  # cancelled, say: nobody knows whether an answer would have come
+            self._leave(probing)
             raise
         else:
             self._settle(probing, is_failure=False)
 
     @contextmanager
-    def look(self, *failures: type[BaseException]) -> Iterator[None]:
+    def look(self, *failures: type[Exception]) -> Iterator[None]:
         """As `call`, but it passes whatever the state, as a health check does; unless the breaker is closed it counts as a probe."""
         try:
             yield
-        except failures:
-            self._hear(is_failure=True)
-            raise
         except Exception as error:
             if not isinstance(error, SaysNothing):
-                self._hear(is_failure=False)
+                self._hear(is_failure=isinstance(error, failures))
             raise
         else:
             self._hear(is_failure=False)
@@ -176,6 +169,11 @@ class Breaker:
             self._begin_probing()
         self._probes += 1
         return self._round
+
+    def _leave(self, probing: int) -> None:
+        """The call is over without a word of the neighbour."""
+        if probing == self._round:
+            self._probes -= 1
 
     def _settle(self, probing: int, *, is_failure: bool) -> None:
         if probing:

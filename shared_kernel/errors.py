@@ -43,5 +43,9 @@ class Unavailable(DaybookError):
     retry_after_ms: ClassVar[int] = 1_000
 
 
+class SaysNothing(Exception):
+    """A call of a neighbour failed, and that says nothing of the neighbour: to its breaker neither a failure nor an answer, whatever else it is."""
+
+
 class Corruption(DaybookError):
     """What must never be is: stop and alert."""

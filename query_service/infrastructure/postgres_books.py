@@ -20,8 +20,8 @@ from query_service.application.query_handler import Question, RowT, Snapshot, St
 from query_service.infrastructure.conditions import compiled
 from query_service.infrastructure.figures import QueryFigures
 from query_service.infrastructure.statements import Statements, numbered
-from shared_kernel.breaker import Breaker, SaysNothing
-from shared_kernel.errors import Unavailable
+from shared_kernel.breaker import Breaker
+from shared_kernel.errors import SaysNothing, Unavailable
 from shared_kernel.postgres import conninfo, patience
 
 STAMP_COLUMNS: Final = 13

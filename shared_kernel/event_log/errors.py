@@ -5,13 +5,15 @@ The question that matters after a failure is "was it applied?": `OutcomeUnknown`
 
 from typing import Final
 
-from shared_kernel.errors import Contention, Corruption, DaybookError, Rejection, Unavailable
+from shared_kernel.errors import Contention, Corruption, DaybookError, Rejection, SaysNothing, Unavailable
 from shared_kernel.sqlstates import is_rolled_back
 
 # SQLSTATEs raised by our own functions (migrations/0001_event_log.sql).
 INCARNATION_CHANGED: Final = "DB001"
 LEDGER_NOT_FOUND: Final = "DB002"
 POSITION_BEYOND_HEAD: Final = "DB003"
+
+_SESSION_ENDED: Final = "57P01"  # admin_shutdown: pg_terminate_backend, or a server that stops
 
 _REASONS: Final = {
     "25P02": "statement_failed",
@@ -70,6 +72,14 @@ class LogUnavailable(Unavailable):
         super().__init__("event_log_unavailable", dependency="postgres", reason=reason)
 
 
+class EndedBefore(LogUnavailable, SaysNothing):
+    """The server ended this session. Nothing was written by this call; how the server is, the next attempt shows."""
+
+
+class EndedMeanwhile(OutcomeUnknown, SaysNothing):
+    """The server ended this session while it wrote; how the server is, the hunt for its backend shows."""
+
+
 class LogFault(Corruption):
     """The server refused a statement for a reason that no repetition cures (a missing right, a wrong schema).
 
@@ -78,6 +88,13 @@ class LogFault(Corruption):
 
     def __init__(self, sqlstate: str) -> None:
         super().__init__("event_log_fault", sqlstate=sqlstate)
+
+
+def lost(reason: str, *, is_write: bool) -> LogUnavailable | OutcomeUnknown:
+    """The error for a request whose connection is no more. `reason`: the SQLSTATE that the server gave, or a word of ours."""
+    if reason == _SESSION_ENDED:
+        return EndedMeanwhile(reason) if is_write else EndedBefore(reason)
+    return OutcomeUnknown(reason) if is_write else LogUnavailable(reason)
 
 
 def from_sqlstate(sqlstate: str) -> DaybookError:

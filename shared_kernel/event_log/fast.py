@@ -17,7 +17,7 @@ import structlog
 from psycopg import pq
 
 from shared_kernel.event_log import binary, calls
-from shared_kernel.event_log.errors import IncarnationChanged, LogFault, LogUnavailable, RolledBack
+from shared_kernel.event_log.errors import EndedBefore, IncarnationChanged, LogFault, LogUnavailable, RolledBack
 from shared_kernel.event_log.pipeline import Parameters, Pipeline
 from shared_kernel.event_log.types import Appended, Decision, Loaded, Page, RecordedEvent, Snapshot, SnapshotKey, Tail
 from shared_kernel.postgres import connect_async, conninfo
@@ -362,6 +362,8 @@ async def end_backend(url: str, pid: int, backend_start: str, *, name: str = "da
                 await cursor.execute(calls.TERMINATE_BACKEND, [pid, backend_start, wait_ms])
                 await cursor.execute(calls.FIND_BACKEND, [pid, backend_start])
                 return cursor.rowcount == 0
+    except psycopg.errors.AdminShutdown:
+        raise EndedBefore("end_backend_failed") from None
     except (psycopg.Error, TimeoutError):
         raise LogUnavailable("end_backend_failed") from None
 

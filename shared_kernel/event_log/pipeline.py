@@ -123,7 +123,7 @@ class Pipeline:
         except psycopg.Error:
             self._lose("send_failed")
             # Nothing counts before its sync point was sent; whether that left is not known here.
-            raise (OutcomeUnknown if is_write else LogUnavailable)("send_failed") from None
+            raise errors.lost("send_failed", is_write=is_write) from None
 
     def close(self) -> None:
         """The connection is closed; requests in flight fail."""
@@ -131,7 +131,7 @@ class Pipeline:
 
     def _check_open(self) -> None:
         if self._lost is not None:
-            raise LogUnavailable(self._lost)
+            raise errors.lost(self._lost, is_write=False)
 
     def _sync(self, *, is_write: bool) -> asyncio.Future[Results]:
         self._pgconn.pipeline_sync()
@@ -227,7 +227,7 @@ class Pipeline:
         while self._in_flight:
             request = self._in_flight.popleft()
             if not request.future.done():
-                request.future.set_exception(OutcomeUnknown(reason) if request.is_write else LogUnavailable(reason))
+                request.future.set_exception(errors.lost(reason, is_write=request.is_write))
 
 
 async def _socket_ready(socket: int, *, for_write: bool) -> None:

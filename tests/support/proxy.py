@@ -8,7 +8,7 @@ import asyncio
 import struct
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
@@ -263,5 +263,14 @@ def proxied_in_thread(url: str) -> Iterator[ThreadedProxy]:
 
 def notice(**fields: str) -> bytes:
     """A NoticeResponse with these one-letter fields."""
+    return _told(b"N", fields)
+
+
+def fatal(sqlstate: str) -> bytes:
+    """The ErrorResponse that a server ends a session with."""
+    return _told(b"E", {"S": "FATAL", "V": "FATAL", "C": sqlstate, "M": "on purpose"})
+
+
+def _told(kind: bytes, fields: Mapping[str, str]) -> bytes:
     body = b"".join(name.encode() + value.encode() + b"\0" for name, value in fields.items()) + b"\0"
-    return b"N" + struct.pack("!I", len(body) + 4) + body
+    return kind + struct.pack("!I", len(body) + 4) + body

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from shared_kernel.breaker import Breaker, BreakerBounds, State
 from shared_kernel.errors import Contention
 from shared_kernel.event_log.errors import IncarnationChanged, LogFault, LogUnavailable, OutcomeUnknown, RolledBack
 from shared_kernel.event_log.fast import LogConnection, end_backend
@@ -17,7 +18,7 @@ from shared_kernel.event_log.pool import LogPool
 from shared_kernel.event_log.recorder import PostgresLedgerRecorder
 from tests.integration.event_log.words import ALL, Admin, decision, event, until_blocked, whole
 from tests.services import Database
-from tests.support.proxy import Rule, notice, proxied
+from tests.support.proxy import Rule, fatal, notice, proxied
 
 Connect = Callable[..., Awaitable[LogConnection]]
 HOLD = "select from daybook.ledgers where ledger = %s for update"
@@ -237,7 +238,7 @@ async def test_every_request_in_flight_is_lost_with_its_connection(
         answered(ending, ledger),
     )
     assert failures[0] is None
-    assert [type(failure) for failure in failures[1:]] == [OutcomeUnknown, OutcomeUnknown]
+    assert all(isinstance(failure, OutcomeUnknown) for failure in failures[1:])
     assert len(await whole(connection, ledger)) == 2
 
 
@@ -297,6 +298,32 @@ async def test_the_pool_is_bounded_and_throws_broken_connections_away(database: 
     with pytest.raises(OutcomeUnknown):
         await append
     pool.close()
+
+
+async def test_sessions_that_the_server_ends_do_not_open_the_breaker_and_a_refused_connection_does(
+    database: Database, ledger: str
+) -> None:
+    breaker = Breaker("postgres", bounds=BreakerBounds(failures_in_row=1))
+    async with proxied(database.urls["command"]) as (proxy, url):
+        pool = LogPool(url, breaker=breaker, settle_timeout_ms=300)
+
+        async def append() -> None:
+            async with pool.borrow() as connection:
+                proxy.rule = lambda frame: fatal("57P01") if frame in b"12" else b""  # whatever is parsed or bound
+                await connection.append(ledger, seen=None, decisions=[decision(event())], tail=ALL)
+
+        with pytest.raises(OutcomeUnknown) as raised:  # ended while it writes, and so is each hunt for its backend
+            await append()
+        assert not raised.value.is_settled
+        with pytest.raises(LogUnavailable) as ended:  # ended while it is made ready
+            await append()
+        assert ended.value.fields["reason"] == "57P01"
+        assert breaker.state is State.CLOSED
+        proxy.is_refusing = True
+        with pytest.raises(LogUnavailable):
+            await append()
+        assert breaker.state is State.OPEN
+        pool.close()
 
 
 async def test_an_announcement_wakes_listeners_once_for_many_appends(

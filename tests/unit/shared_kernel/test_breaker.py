@@ -7,8 +7,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from command_service.infrastructure.redis_link import RedisLink
-from shared_kernel.breaker import Breaker, BreakerBounds, BreakerFigures, SaysNothing, State, bounds_of
-from shared_kernel.errors import Refusal, Unavailable
+from shared_kernel.breaker import Breaker, BreakerBounds, BreakerFigures, State, bounds_of
+from shared_kernel.errors import Refusal, SaysNothing, Unavailable
 from shared_kernel.event_log.pool import LogPool
 from shared_kernel.redis_client import connect_redis
 from shared_kernel.settings import ProcessSettings, Secret
@@ -233,6 +233,19 @@ def test_a_call_that_says_nothing_is_neither_failure_nor_answer(breaker: Breaker
     assert breaker.state is State.HALF_OPEN
     for _ in range(BOUNDS.probes_max):
         answer(breaker)
+    assert breaker.state is State.CLOSED
+
+
+class Ended(OSError, SaysNothing):
+    """What elsewhere is a failure, and says nothing."""
+
+
+def test_what_says_nothing_does_so_even_if_it_is_of_the_failures_too(breaker: Breaker) -> None:
+    for _ in range(BOUNDS.failures_in_row * BOUNDS.calls_min):
+        with suppress(Ended), breaker.call(OSError):
+            raise Ended
+        with suppress(Ended), breaker.look(OSError):
+            raise Ended
     assert breaker.state is State.CLOSED
 
 
