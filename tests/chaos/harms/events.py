@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -20,6 +21,7 @@ PARKED_WITHIN_S = 5.0
 DRAINED_TIMES_MIN = 5.0  # so much faster than events come
 P99_TIMES_MAX_OF_FEW = 3.0  # chosen: of some hundred commands the p99 is two or three of them
 READ_WITHIN_S = 15.0  # while one broker of several is away; three times the longest seen
+FIGURES = {name: f"daybook_projector_{name}_total" for name in ("duplicates", "gaps")}
 UNREADABLE = '{"poisoned": true}'
 
 
@@ -141,18 +143,20 @@ def repeated_messages(run: Run) -> None:
     messages = run.topic.messages()
     incarnation = dict(messages[-1].headers() or [])[INCARNATION]
     producer = Producer({"bootstrap.servers": stack.kafka_bootstrap})
-    figures = {name: f"daybook_projector_{name}_total" for name in ("duplicates", "gaps")}
-    before = {name: run.stand.figure("projector", figure) for name, figure in figures.items()}
+    before = {name: run.stand.figure("projector", figure) for name, figure in FIGURES.items()}
     with run.stand.admin() as admin:
         with run.stand.frozen("relay"):  # so that its messages come late, after those that should stand behind them
             heads = heads_of(admin, run.load.ledgers)
             run.more_commands(100)
             early = [event for ledger, at in heads.items() for event in log_of(admin, ledger)[at:]]
-            early.sort(key=lambda event: run.rng.random() * 20 - event.position)  # most of the newest come first
-            for event in early:
-                headers = [*headers_of(event), (INCARNATION, incarnation)]
-                producer.produce(stack.kafka_topic, canonical_line(event), event.ledger, headers=headers)
-            producer.flush(30)
+            run.rng.shuffle(early)
+            for is_next in (False, True):  # what a projector reads at once it puts in order
+                for event in early:
+                    if (event.position == heads[event.ledger] + 1) is is_next:
+                        headers = [*headers_of(event), (INCARNATION, incarnation)]
+                        producer.produce(stack.kafka_topic, canonical_line(event), event.ledger, headers=headers)
+                producer.flush(30)
+                _until_more(run, "gaps", before)
             run.did.append(
                 f"{len(early)} events given away in disorder while the relay was frozen, so that its own come late"
             )
@@ -168,16 +172,13 @@ def repeated_messages(run: Run) -> None:
         producer.produce(stack.kafka_topic, each.value(), each.key(), headers=each.headers())
     producer.flush(30)
     run.did.append(f"{len(chosen)} messages once more in another order")
-    for name, figure in figures.items():
-        run.stand.until(
-            lambda name=name, figure=figure: run.stand.figure("projector", figure) > before[name],  # type: ignore[misc]
-            f"no {name} were seen",
-        )
-    run.stand.until(
-        lambda: run.stand.figure("projector", figures["duplicates"]) >= before["duplicates"] + len(messages),
-        "what was sent again was not dropped",
-    )
+    _until_more(run, "duplicates", before, more=len(messages))
     run.caught_up()
+
+
+def _until_more(run: Run, name: str, before: Mapping[str, float], *, more: int = 1) -> None:
+    """The projector has counted so many more of these."""
+    run.stand.until(lambda: run.stand.figure("projector", FIGURES[name]) >= before[name] + more, f"no more {name}")
 
 
 def poisoned(run: Run) -> None:
