@@ -179,6 +179,11 @@ class LogPool:
         while self._announced:
             ledgers, self._announced = self._announced, set()
             with suppress(DaybookError):
-                async with self.borrow() as connection:
-                    await connection.notify(APPENDED_CHANNEL, *sorted(ledgers))
+                try:
+                    async with self.borrow() as connection:
+                        await connection.notify(APPENDED_CHANNEL, *sorted(ledgers))
+                except (
+                    LogUnavailable
+                ):  # its session was ended, say: with those of the next time, until the breaker is open
+                    self._announced |= ledgers
             await asyncio.sleep(ANNOUNCE_EVERY_S)

@@ -339,3 +339,21 @@ async def test_an_announcement_wakes_listeners_once_for_many_appends(
         heard = [notice.payload async for notice in listener.notifies(timeout=5, stop_after=2)]
     assert sorted(heard) == sorted([ledger, "another"])
     pool.close()
+
+
+async def test_an_announcement_whose_session_is_ended_is_made_again(database: Database, ledger: str) -> None:
+    listener = await psycopg.AsyncConnection.connect(database.urls["relay"], autocommit=True)
+    async with listener, proxied(database.urls["command"]) as (proxy, url):
+        await listener.execute("listen daybook_appended")
+
+        def end_once(frame: bytes) -> bytes:
+            if frame != b"1":
+                return b""
+            proxy.rule = None
+            return fatal("57P01")
+
+        proxy.rule = end_once
+        pool = LogPool(url)
+        pool.announce(ledger)
+        assert [notice.payload async for notice in listener.notifies(timeout=5, stop_after=1)] == [ledger]
+        pool.close()
