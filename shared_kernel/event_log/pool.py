@@ -182,8 +182,6 @@ class LogPool:
                 try:
                     async with self.borrow() as connection:
                         await connection.notify(APPENDED_CHANNEL, *sorted(ledgers))
-                except (
-                    LogUnavailable
-                ):  # its session was ended, say: with those of the next time, until the breaker is open
-                    self._announced |= ledgers
+                except LogUnavailable:  # its session was ended, say
+                    self._announced |= ledgers  # with the next ones, until the breaker is open
             await asyncio.sleep(ANNOUNCE_EVERY_S)
