@@ -27,6 +27,7 @@ from tests.chaos.stand import Stand, in_background
 from tests.chaos.topic import Topic
 
 WARM_UP_COMMANDS = 30
+WARM_UP_BATCHES = 100  # measured: of one of two fresh stands the first 75 took two to seven times as long as the next
 SETTLED_COMMANDS = 30  # acknowledged after the harm, before it counts as over
 
 
@@ -67,6 +68,14 @@ class Run:
         """So many more commands were acknowledged."""
         until = self.load.count() + count
         self.stand.until(lambda: self.load.count() >= until, f"no {count} commands were acknowledged")
+
+    def relay_at_work(self) -> None:
+        """The relay has its first batches behind it: a Kafka that has just begun takes longer to store them."""
+        name = "daybook_relay_batches_total"
+        until = self.stand.figure("relay", name) + WARM_UP_BATCHES
+        self.stand.until(
+            lambda: self.stand.figure("relay", name) >= until, f"the relay makes no {WARM_UP_BATCHES} batches"
+        )
 
     @contextmanager
     def recovery(self, what: str, *, within_s: float | None = None) -> Iterator[None]:

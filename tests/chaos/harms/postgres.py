@@ -42,7 +42,11 @@ ABORTING = (  # a sequence counts whatever is rolled back, too
     "create trigger aborting before insert on daybook.events for each statement execute function chaos.abort()",
 )
 PAUSE_S_MAX = 0.05  # of the relay
-LAG_TIMES_MAX = 1.3  # unchanged, as far as two samples agree
+IDLE_TURNS = 4
+# Unchanged, as far as two samples agree. Measured as it is judged, on 400 pairs of four turns of 2 s without any harm, drawn from 100 s on a machine
+# with far more work than cores: no median was 1.3 times the other's, but a quarter of the p99, and one in a hundred 2.9 times.
+MEDIAN_TIMES_MAX = 1.3
+P99_TIMES_MAX = 4.0
 ERRORS_MAX_S = 30.0  # after a restart, or while a standby takes over
 
 
@@ -139,32 +143,40 @@ def _end_sessions(run: Run, seconds: float) -> None:
 
 
 def idle_elsewhere(run: Run) -> None:
+    """By turns nobody is idle, and somebody is, in a transaction in another database: what else the machine does meets both alike."""
     monitor = run.operator("monitor")
     url = run.stand.admin_url.rpartition("/")[0] + "/postgres"
-    seconds = 120 if run.is_full else 4
+    seconds = 60 if run.is_full else 2
+    run.relay_at_work()
+    idle: list[tuple[float, float]] = []
     began = time.time()
-    time.sleep(seconds)
-    with psycopg.connect(url, application_name="left idle") as idle:
-        idle.execute("select txid_current()")
-        pid = idle.info.backend_pid
-        idle_since = time.time()
+    for _ in range(IDLE_TURNS):
         time.sleep(seconds)
-        with run.recovery("named by the monitor"):
-            run.stand.until(
-                lambda: b"left idle" in monitor.get("/v1/operations/alerts").body, "the monitor does not name it"
-            )
-        run.caught_up()
-    run.did.append(f"pid {pid} stayed idle in transaction in the database postgres")
+        with psycopg.connect(url, application_name="left idle") as session:
+            session.execute("select txid_current()")
+            since = time.time()
+            time.sleep(seconds)
+            with run.recovery("named by the monitor"):
+                run.stand.until(
+                    lambda: b"left idle" in monitor.get("/v1/operations/alerts").body, "the monitor does not name it"
+                )
+            idle.append((since, time.time()))
+    run.caught_up()
+    run.did.append(f"{IDLE_TURNS} times a session idle in transaction in the database postgres, and none, by turns")
     monitor.close()
-    relayed = [each for each in run.topic.published(run.load.ledgers) if each.recorded_at > began]
-    before, meanwhile = (
-        p99([each.given_at - each.recorded_at for each in relayed if (each.recorded_at > idle_since) == is_idle])
-        for is_idle in (False, True)
-    )
-    run.did.append(f"the relay's p99 {before:.3f} s before, {meanwhile:.3f} s meanwhile")
-    assert meanwhile <= max(PAUSE_S_MAX, LAG_TIMES_MAX * before), (
-        f"the relay's p99 {before:.3f} s, then {meanwhile:.3f} s"
-    )
+    ended = idle[-1][1]
+    lags: tuple[list[float], list[float]] = ([], [])
+    for each in run.topic.published(run.load.ledgers):
+        if began < each.recorded_at <= ended:
+            is_idle = any(since < each.recorded_at <= until for since, until in idle)
+            lags[is_idle].append(each.given_at - each.recorded_at)
+    without, beside = (sorted(some) for some in lags)
+    for what, one, other, times in (
+        ("median", without[len(without) // 2], beside[len(beside) // 2], MEDIAN_TIMES_MAX),
+        ("p99", p99(without), p99(beside), P99_TIMES_MAX),
+    ):
+        run.did.append(f"the relay's {what} {one:.3f} s without, {other:.3f} s beside")
+        assert other <= max(PAUSE_S_MAX, times * one), f"the relay's {what} {one:.3f} s, and {other:.3f} s beside it"
 
 
 def restored(run: Run) -> None:
