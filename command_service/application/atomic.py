@@ -6,7 +6,7 @@ read, everything is judged again, and each ledger's part appended. Other writers
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -118,6 +118,8 @@ class AtomicBatches:
             known = await look_up_keys(session, views)
             refuse_unknown_ledgers(run.tickets, views)
             if known and (len(views) == 1 or len(known) == len(run.tickets)):
+                if run.is_doubtful:
+                    self._announce(views)
                 return _repeated(run.tickets, known)
             # Some known of several ledgers: refused, sent otherwise, or committed between the looks at two of them. Which,
             # is certain under the locks alone.
@@ -127,9 +129,12 @@ class AtomicBatches:
             async with holding(self._locks, wanted, wait_s=self._bounds.lock_wait_s) as ends:
                 done = await self._apply_locked(session, run, views)
                 ends.update(_ends(run.tickets, done))
-        for ledger in views:
-            self._log.announce(ledger)
+        self._announce(views)
         return done
+
+    def _announce(self, ledgers: Iterable[str]) -> None:
+        for ledger in ledgers:
+            self._log.announce(ledger)
 
     async def _apply_locked(self, session: LogSession, run: _Run, views: Mapping[str, View]) -> AtomicOutcome:
         """In one transaction that holds the heads of all ledgers."""

@@ -452,6 +452,7 @@ class LedgerWriter:
         try:
             async with self._log.borrow() as session:
                 self._line.put_back(await self._answer_repeats(session, pending))
+            self._log.announce(self.ledger)  # perhaps it was committed: whoever finds nothing new has lost nothing
         except LedgerNotFound:
             self._line.put_back(pending)
         except DaybookError:

@@ -272,10 +272,12 @@ async def test_a_lost_commit_is_resolved_by_the_keys(bank: Bank, fate: str) -> N
     await opened(client)
     await opened(other)
     bank.log.lose_commit = fate
+    bank.log.announced.clear()
     batch = [asked(client, transfer("x", "world", 60)), asked(other, transfer("x", "world", 60))]
     done = await client.executor.submit_atomic(batch)
     assert [outcome.is_replay for outcome in done.outcomes] == [fate == "applied"] * 2
     assert bank.counts.unknown == 1
+    assert {"bank", "other"} <= set(bank.log.announced)
     assert [bank.refold(name).balances["x", "EUR/2"] for name in ("bank", "other")] == [40, 40]
 
 

@@ -252,9 +252,11 @@ async def test_a_lost_connection_is_resolved_by_asking_the_log(bank: Bank, fate:
     client = bank.worker()
     await funded(client)
     bank.log.lose = fate
+    bank.log.announced.clear()
     outcomes = await asyncio.gather(*(client.send(transfer("x", "world", 10)) for _ in range(5)))
     assert [outcome.is_replay for outcome in outcomes] == [fate == "applied"] * 5
     assert bank.counts.unknown == 1
+    assert "bank" in bank.log.announced
     assert bank.refold().balances["x", "EUR/2"] == 50
 
 
