@@ -62,7 +62,7 @@ class RelaySettings(ProcessSettings, frozen=True, kw_only=True):
     postgres_silence_ms: PostgresSilenceMs = 15_000
     postgres_lock_ms: PostgresLockMs = 5_000
     postgres_statement_ms: PostgresStatementMs = 120_000
-    postgres_idle_ms: PostgresIdleMs = 30_000
+    postgres_idle_ms: PostgresIdleMs = 10_000  # chosen: who stands still in a transaction holds others up for no longer
     postgres_transaction_ms: PostgresTransactionMs = 240_000
     kafka_bootstrap: KafkaBootstrap
     kafka_topic: KafkaTopic = "daybook.events"
@@ -116,7 +116,7 @@ class ProjectorSettings(HttpSettings, frozen=True, kw_only=True):
     postgres_silence_ms: PostgresSilenceMs = 15_000
     postgres_lock_ms: PostgresLockMs = 5_000
     postgres_statement_ms: PostgresStatementMs = 120_000
-    postgres_idle_ms: PostgresIdleMs = 30_000
+    postgres_idle_ms: PostgresIdleMs = 10_000  # chosen: who stands still in a transaction holds others up for no longer
     postgres_transaction_ms: PostgresTransactionMs = 240_000
     kafka_bootstrap: KafkaBootstrap
     kafka_topic: KafkaTopic = "daybook.events"
