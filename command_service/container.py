@@ -1,7 +1,7 @@
 """The parts of command process and clock and how they fit together. The only place that names concrete classes; no logic."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -56,6 +56,7 @@ def _pool(
     breaker: Breaker | None = None,
     *,
     is_for_health: bool = False,
+    refused: Callable[[], None] = lambda: None,
 ) -> LogPool:
     return LogPool(
         settings.postgres_url,
@@ -70,6 +71,7 @@ def _pool(
         transactions=transactions,
         breaker=breaker,
         is_for_health=is_for_health,
+        refused=refused,
     )
 
 
@@ -127,6 +129,7 @@ def _app(
     registry: CollectorRegistry,
     metrics: CommandMetrics,
     executor: Executor,
+    pool: LogPool,
     commands: Commands,
     process: CommandProcess,
     breakers: Sequence[Breaker],
@@ -134,7 +137,7 @@ def _app(
     health.register("database", process.check_database)
     for breaker in breakers:
         health.note(f"{breaker.dependency}_breaker", breaker.tell)
-    metrics.watch(lambda: executor.waiting)
+    metrics.watch(lambda: executor.waiting, pool)
     edge = create_app(
         title=TITLE,
         description=DESCRIPTION,
@@ -170,7 +173,14 @@ class Container(containers.DeclarativeContainer):
     breaker_figures = providers.Singleton(BreakerFigures, registry)
     postgres_bounds = providers.Factory(bounds_of, "postgres", settings)
     postgres_breaker = providers.Singleton(Breaker, "postgres", bounds=postgres_bounds, figures=breaker_figures)
-    pool = providers.Singleton(_pool, settings, settings.provided.log_connections_max, transactions, postgres_breaker)
+    pool = providers.Singleton(
+        _pool,
+        settings,
+        settings.provided.log_connections_max,
+        transactions,
+        postgres_breaker,
+        refused=metrics.provided.connection_refused,
+    )
     probe = providers.Singleton(_pool, settings, 1, breaker=postgres_breaker, is_for_health=True)
     redis_bounds = providers.Factory(bounds_of, "redis", settings)
     redis_breaker = providers.Singleton(Breaker, "redis", bounds=redis_bounds, figures=breaker_figures)
@@ -202,6 +212,7 @@ class Container(containers.DeclarativeContainer):
         registry=registry,
         metrics=metrics,
         executor=executor,
+        pool=pool,
         commands=commands,
         process=process,
         breakers=providers.List(postgres_breaker, redis_breaker),

@@ -24,6 +24,7 @@ from projections.application.figures import Figures, RelayFigures
 from projections.presentation.figures import PROJECTOR, RELAY, FiguresCollector
 from query_service.infrastructure.figures import QueryFigures
 from shared_kernel.breaker import BreakerFigures
+from shared_kernel.event_log.pool import LogPool
 from shared_kernel.http_edge import HttpMetrics
 from shared_kernel.problems import PROBLEMS
 from shared_kernel.settings import STACK_NAMES, ProcessSettings, SettingDoc, describe
@@ -158,7 +159,7 @@ def figures_of_processes() -> dict[str, list[Metric]]:
     command, query, clock, monitor, relay, projector = (CollectorRegistry() for _ in range(6))
     for registry in (command, query, monitor, projector):
         HttpMetrics(registry)
-    CommandMetrics(registry=command).watch(lambda: 0)
+    CommandMetrics(registry=command).watch(lambda: 0, LogPool("postgresql://nobody"))
     CommandMetrics(registry=clock)
     PrometheusClock(clock)
     MonitorFigures(monitor)

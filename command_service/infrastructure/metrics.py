@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from shared_kernel.event_log.pool import LogPool
 from shared_kernel.metrics import Counts
 
 # Chosen: an append of one event takes under a millisecond on a local disk (executor.md §4), a stalled one seconds.
@@ -59,12 +60,29 @@ class CommandMetrics:
             "set_aside", "Times that a command waited for a later batch, for others hold its locks"
         )
         self._without_lock = counter("without_lock", "Commands decided without their locks after waiting for them")
+        self._refused = counter("command_postgres_refused", "Times that a batch got no connection in time")
         self._redis_up = Gauge("daybook_redis_up", "Whether Redis answered when it was last asked", registry=registry)
 
-    def watch(self, queue_depth: Callable[[], int]) -> None:
-        """Reads how many commands wait to be decided, whenever somebody looks."""
+    def watch(self, queue_depth: Callable[[], int], pool: LogPool) -> None:
+        """Reads how many commands wait to be decided, and how the connections are used, whenever somebody looks."""
         queue = Gauge("daybook_queue_depth", "Commands waiting to be decided", registry=self._registry)
         queue.set_function(queue_depth)
+        connections = Gauge(
+            "daybook_command_postgres_connections",
+            "Connections of the pool by use",
+            ("state",),
+            registry=self._registry,
+        )
+        connections.labels("idle").set_function(lambda: pool.idle)
+        connections.labels("used").set_function(lambda: pool.used)
+        waiting = Gauge(
+            "daybook_command_postgres_waiting", "Batches that wait for a connection", registry=self._registry
+        )
+        waiting.set_function(lambda: pool.waiting)
+
+    def connection_refused(self) -> None:
+        """Somebody waited for a connection in vain."""
+        self._refused.inc()
 
     # What a ledger's writer counts (application/writer.py).
 

@@ -4,7 +4,7 @@ Bounded, because every connection is a backend: a queue in front of a few is fas
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 from uuid import UUID
@@ -26,7 +26,8 @@ END_BACKEND_RETRY_S: Final = 0.1
 class LogPool:
     """At most `connections_max` connections, made when first needed, used again last in first out.
 
-    `is_for_health`: whoever borrows asks whether the server is there, and so whatever the breaker says.
+    `is_for_health`: whoever borrows asks whether the server is there, and so whatever the breaker says. `refused`: is called when
+    somebody got no connection in time.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class LogPool:
         transactions: Transactions | None = None,
         breaker: Breaker | None = None,
         is_for_health: bool = False,
+        refused: Callable[[], None] = lambda: None,
     ) -> None:
         self._url = url
         self._name = name  # told from other processes by it, in who waits for whom
@@ -58,8 +60,12 @@ class LogPool:
             "lock_timeout_ms": lock_timeout_ms,
             "statement_timeout_ms": statement_timeout_ms,
         }
+        self._refused = refused
         self._free = asyncio.Semaphore(connections_max)
-        self._waiting = 0
+        self.used = 0
+        """Connections that are lent, or being made for a borrower."""
+        self.waiting = 0
+        """Who waits for a connection."""
         self._idle: list[LogConnection] = []
         self._incarnation: UUID | None = None
         self._is_closed = False
@@ -72,9 +78,14 @@ class LogPool:
         return self._incarnation
 
     @property
+    def idle(self) -> int:
+        """Connections that nobody has."""
+        return len(self._idle)
+
+    @property
     def is_contended(self) -> bool:
         """Somebody waits for a connection. They are served in the order in which they came."""
-        return self._waiting > 0
+        return self.waiting > 0
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[LogConnection]:
@@ -85,17 +96,19 @@ class LogPool:
         `dependency_unavailable` at once while the breaker is open.
         """
         if self._free.locked():
-            self._waiting += 1
+            self.waiting += 1
             try:
                 async with asyncio.timeout(self._borrow_timeout_s):
                     await self._free.acquire()
             except TimeoutError:
+                self._refused()
                 raise Contention("pool_exhausted") from None
             finally:
-                self._waiting -= 1
+                self.waiting -= 1
         else:  # most times, and then at once: no timer for each batch
             await self._free.acquire()
         lost: LogConnection | None = None
+        self.used += 1
         try:
             with self._call(LogUnavailable, OutcomeUnknown):
                 connection = await self._take()
@@ -112,6 +125,7 @@ class LogPool:
                 unknown.is_settled = await self._end_backend(lost)
             raise
         finally:
+            self.used -= 1
             self._free.release()
 
     def unavailable(self) -> Unavailable | None:

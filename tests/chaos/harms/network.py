@@ -27,8 +27,7 @@ STORM = 2_000
 RECOVERED_WITHIN_S = 30.0  # of overload, of a storm of connections, of a bad line
 LATE_S_MAX = 3.0  # chosen: how much later than its time somebody hears that it is over, on a busy machine
 IN_FLIGHT = "daybook_http_requests_in_flight"
-CONNECTIONS = "daybook_query_postgres_connections"
-REFUSED = "daybook_query_postgres_refused_total"
+ASKING = ("command", "query")
 LOST = 0.1  # chosen: ten times what a bad line loses
 
 
@@ -117,7 +116,7 @@ def network_slow(run: Run) -> None:
         )
         codes = set(run.readers.refused[refused:]) - {"read_model_behind"}  # as slow as the line
         assert not codes, f"queries were turned away: {', '.join(codes)}"
-        for part in ("command", "query"):
+        for part in ASKING:
             assert run.stand.is_ready(part), f"the {part} process calls itself not ready while it answers"
     run.commands_again(within_s=RECOVERED_WITHIN_S)
     with (
@@ -131,7 +130,7 @@ def network_slow(run: Run) -> None:
     run.did.append("Postgres silent on open connections")
     try:
         _told_in_time(run)
-        for part in ("command", "query"):
+        for part in ASKING:
             run.stand.until(
                 lambda part=part: not run.stand.is_ready(part),  # type: ignore[misc]
                 f"the {part} process calls itself ready",
@@ -182,25 +181,32 @@ def _timed(ask: Callable[[], tuple[int, bytes] | None]) -> tuple[tuple[int, byte
 
 @contextmanager
 def _nobody_without_connection(run: Run) -> Iterator[None]:
-    """Every query gets a connection in time meanwhile."""
-    before = run.stand.figure("query", REFUSED)
+    """Every batch of commands and every query gets a connection in time meanwhile."""
+
+    def refused(part: str) -> float:
+        return run.stand.figure(part, f"daybook_{part}_postgres_refused_total")
+
+    before = {part: refused(part) for part in ASKING}
     yield
-    refused = run.stand.figure("query", REFUSED) - before
-    assert refused == 0, f"{refused:.0f} queries got no connection in time"
+    for part in ASKING:
+        more = refused(part) - before[part]
+        assert more == 0, f"the {part} process had no connection in time {more:.0f} times"
 
 
 def _all_connections_back(run: Run) -> None:
-    """A connection that nobody gives back would be in use for ever; readers use theirs for moments."""
+    """A connection that nobody gives back would be in use for ever; clients use theirs for moments."""
+    states = {"command": '{{state="{}"}}', "query": '{{server="primary",state="{}"}}'}
 
-    def all_idle() -> bool:
+    def all_idle(part: str) -> bool:
         idle, used = (
-            run.stand.figure("query", f'{CONNECTIONS}{{server="primary",state="{state}"}}')
+            run.stand.figure(part, f"daybook_{part}_postgres_connections{states[part].format(state)}")
             for state in ("idle", "used")
         )
         return idle > 0 and used == 0
 
     with run.recovery("connections back", within_s=RECOVERED_WITHIN_S):
-        run.stand.until(all_idle, "a connection of the query process is not given back")
+        for part in ASKING:
+            run.stand.until(lambda part=part: all_idle(part), f"a connection of the {part} process is not given back")  # type: ignore[misc]
 
 
 @contextmanager

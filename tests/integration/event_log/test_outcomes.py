@@ -280,11 +280,19 @@ async def test_another_incarnation_is_refused_everywhere(database: Database, con
 
 
 async def test_the_pool_is_bounded_and_throws_broken_connections_away(database: Database, ledger: str) -> None:
-    pool = LogPool(database.urls["command"], connections_max=1, borrow_timeout_ms=20)
+    refused: list[int] = []
+    pool = LogPool(
+        database.urls["command"],
+        connections_max=1,
+        borrow_timeout_ms=20,
+        refused=lambda: refused.append(pool.waiting + pool.used),
+    )
     async with pool.borrow() as first:
         with pytest.raises(Contention):
             async with pool.borrow():
                 pytest.fail("there is only one")
+    assert refused == [2]
+    assert (pool.idle, pool.used, pool.waiting) == (1, 0, 0)
     async with pool.borrow() as again:
         assert again is first
         again.close()
