@@ -39,11 +39,12 @@ def mixed(run: Run) -> None:
     ]
     until = time.monotonic() + (MIXED_S if run.is_full else 0.0)
     run.is_full = False
+    first = run.rng.sample(harms, 3)
     with _mild_harms(run):
-        for harm in run.rng.sample(harms, 3):
+        while first or time.monotonic() < until:
+            harm = first.pop() if first else run.rng.choice(harms)
             harm(run)
-        while time.monotonic() < until:
-            run.rng.choice(harms)(run)
+            run.stand.end_more()  # a relay of this one would do what the next wants another to do
 
 
 @contextmanager
