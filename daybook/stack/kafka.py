@@ -111,13 +111,11 @@ def kafka_part(
 
 
 def broker_fault(bootstrap: str) -> str | None:
-    """None when a broker answers and knows itself."""
-    first = bootstrap.split(",", maxsplit=1)[0].strip()
-    host, _, port = first.rpartition(":")
-    try:  # cheap, and librdkafka would write a line for every refused connection
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
-        return f"{first}: {error}"
+    """None when one of the brokers named answers and knows itself."""
+    places = [place.strip() for place in bootstrap.split(",")]
+    faults = [fault for place in places if (fault := _connection_fault(place)) is not None]
+    if len(faults) == len(places):
+        return "; ".join(faults)
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
@@ -127,6 +125,16 @@ def broker_fault(bootstrap: str) -> str | None:
     except KafkaException as error:
         return str(error.args[0])
     return None if brokers else "no broker has registered yet"
+
+
+def _connection_fault(place: str) -> str | None:
+    """Cheap, and librdkafka would write a line for every refused connection."""
+    host, _, port = place.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        return f"{place}: {error}"
+    return None
 
 
 def new_cluster_id() -> str:
