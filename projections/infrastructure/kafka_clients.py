@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 from projections.application.seldom import Seldom
 
 ERRORS_ONLY: Final = 3  # of syslog's levels
+RECONNECT_MS_MAX: Final = 1_000  # chosen: a broker that is back is found so soon; librdkafka's own pauses grow to ten seconds
 
 
 class KafkaClients(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +47,7 @@ class KafkaClients(msgspec.Struct, frozen=True, kw_only=True):
             "bootstrap.servers": self.bootstrap,
             "socket.connection.setup.timeout.ms": self.connect_ms,
             "socket.timeout.ms": self.request_ms,
+            "reconnect.backoff.max.ms": RECONNECT_MS_MAX,
             "log_level": ERRORS_ONLY,
             "logger": _logger,  # what a client has to say comes when it is polled
         }
