@@ -283,7 +283,7 @@ class Stand:
         while not (found := is_so()):
             if time.monotonic() > deadline:
                 raise AssertionError(f"{complaint} within {within_s:.0f} s")
-            time.sleep(0.02)
+            time.sleep(0.05)
         return found
 
     def _spare(self, part: str) -> None:
