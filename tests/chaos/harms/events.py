@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg
@@ -10,6 +10,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from projections.infrastructure.kafka import INCARNATION, headers_of
+from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.events import canonical_line
 from tests.chaos.harms.rebuilds import BEHIND_TIMES_MAX, P99_TIMES_MAX, asked, finished
 from tests.chaos.oracle import log_of, published
@@ -21,6 +22,7 @@ PARKED_WITHIN_S = 5.0
 DRAINED_TIMES_MIN = 5.0  # so much faster than events come
 P99_TIMES_MAX_OF_FEW = 3.0  # chosen: of some hundred commands the p99 is two or three of them
 READ_WITHIN_S = 15.0  # while one broker of several is away; three times the longest seen
+GAP_WITHIN_S = 2.0  # chosen: else the log was asked before the messages came, as it is where none come
 FIGURES = {name: f"daybook_projector_{name}_total" for name in ("duplicates", "gaps")}
 UNREADABLE = '{"poisoned": true}'
 
@@ -143,20 +145,22 @@ def repeated_messages(run: Run) -> None:
     messages = run.topic.messages()
     incarnation = dict(messages[-1].headers() or [])[INCARNATION]
     producer = Producer({"bootstrap.servers": stack.kafka_bootstrap})
+
+    def give(event: RecordedEvent) -> None:
+        headers = [*headers_of(event), (INCARNATION, incarnation)]
+        producer.produce(stack.kafka_topic, canonical_line(event), event.ledger, headers=headers)
+
     before = {name: run.stand.figure("projector", figure) for name, figure in FIGURES.items()}
     with run.stand.admin() as admin:
         with run.stand.frozen("relay"):  # so that its messages come late, after those that should stand behind them
-            heads = heads_of(admin, run.load.ledgers)
-            run.more_commands(100)
-            early = [event for ledger, at in heads.items() for event in log_of(admin, ledger)[at:]]
-            run.rng.shuffle(early)
-            for is_next in (False, True):  # what a projector reads at once it puts in order
-                for event in early:
-                    if (event.position == heads[event.ledger] + 1) is is_next:
-                        headers = [*headers_of(event), (INCARNATION, incarnation)]
-                        producer.produce(stack.kafka_topic, canonical_line(event), event.ledger, headers=headers)
+
+            def gaps_are_seen() -> bool:
+                early[:] = _given_away_early(run, admin, give)
                 producer.flush(30)
-                _until_more(run, "gaps", before)
+                return _has_more(run, "gaps", before, within_s=GAP_WITHIN_S)
+
+            early: list[RecordedEvent] = []
+            run.stand.until(gaps_are_seen, "no gaps were seen")
             run.did.append(
                 f"{len(early)} events given away in disorder while the relay was frozen, so that its own come late"
             )
@@ -172,13 +176,35 @@ def repeated_messages(run: Run) -> None:
         producer.produce(stack.kafka_topic, each.value(), each.key(), headers=each.headers())
     producer.flush(30)
     run.did.append(f"{len(chosen)} messages once more in another order")
-    _until_more(run, "duplicates", before, more=len(messages))
+    sent_again = before["duplicates"] + len(messages)
+    run.stand.until(
+        lambda: run.stand.figure("projector", FIGURES["duplicates"]) >= sent_again,
+        "what was sent again was not dropped",
+    )
     run.caught_up()
 
 
-def _until_more(run: Run, name: str, before: Mapping[str, float], *, more: int = 1) -> None:
-    """The projector has counted so many more of these."""
-    run.stand.until(lambda: run.stand.figure("projector", FIGURES[name]) >= before[name] + more, f"no more {name}")
+def _given_away_early(
+    run: Run, admin: "psycopg.Connection[Any]", give: Callable[[RecordedEvent], None]
+) -> list[RecordedEvent]:
+    """Gives away what comes now in disorder, but for the first of each ledger: a gap, unless the log is asked before."""
+    heads = heads_of(admin, run.load.ledgers)
+    run.more_commands(100)
+    early = [event for ledger, at in heads.items() for event in log_of(admin, ledger)[at + 1 :]]
+    run.rng.shuffle(early)
+    for event in early:
+        give(event)
+    return early
+
+
+def _has_more(run: Run, name: str, before: Mapping[str, float], *, within_s: float) -> bool:
+    """Whether the projector soon counts more of these."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        if run.stand.figure("projector", FIGURES[name]) > before[name]:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def poisoned(run: Run) -> None:
