@@ -1,5 +1,6 @@
 """docs/reliability.md, made from the results that are kept: experiment, runs, seeds, faults, passed, recovery times."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -7,6 +8,7 @@ from statistics import median
 from tests.chaos.experiments import EXPERIMENTS
 from tests.chaos.running import Experiment, Result
 
+NUMBER = re.compile(r"\d[\d,.]*")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 HEAD = """# Reliability
 
@@ -47,7 +49,7 @@ def document(results: Sequence[Result]) -> str:
     for name, _ in _by_number():
         if runs := [each for each in results if each.experiment == name]:
             last = runs[-1]
-            parts.append(f"- **{name}**, seed {last.seed}, {last.at}, {last.commit}: {'; '.join(last.did)}.")
+            parts.append(f"- **{name}**, seed {last.seed}, {last.at}, {last.commit}: {'; '.join(_deeds(last.did))}.")
     return "\n".join(parts) + "\n"
 
 
@@ -66,10 +68,27 @@ def _row(name: str, fault: str, runs: Sequence[Result], *, is_full: bool) -> str
     commands, repeated = sum(each.commands for each in runs), sum(each.repeated for each in runs)
     reads = sum(each.reads for each in runs)
     size = " (full)" if is_full else ""
-    is_row = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
-    span = f"{seeds[0]}-{seeds[-1]}" if is_row else ", ".join(map(str, seeds))
     load = f"{busiest:.0f}" if (busiest := max(each.load for each in runs)) else "-"
-    return f"| {name}{size} | {fault} | {len(runs)} | {span} | {passed} | {commands:,}, {repeated:,} | {reads:,} | {load} | {recovered} |"
+    return f"| {name}{size} | {fault} | {len(runs)} | {_spans(seeds)} | {passed} | {commands:,}, {repeated:,} | {reads:,} | {load} | {recovered} |"
+
+
+def _spans(seeds: Sequence[int]) -> str:
+    """Sorted numbers, those in a row as one span."""
+    rows: list[list[int]] = []
+    for seed in seeds:
+        if rows and seed == rows[-1][-1] + 1:
+            rows[-1].append(seed)
+        else:
+            rows.append([seed])
+    return ", ".join(f"{row[0]}-{row[-1]}" if len(row) > 2 else ", ".join(map(str, row)) for row in rows)
+
+
+def _deeds(did: Sequence[str]) -> list[str]:
+    """What was done, and how often what differs in its numbers alone."""
+    kinds: dict[str, list[str]] = {}
+    for each in did:
+        kinds.setdefault(NUMBER.sub("", each), []).append(each)
+    return [f"{each[0]} ({len(each)} times)" if len(each) > 1 else each[0] for each in kinds.values()]
 
 
 def _failures(results: Sequence[Result]) -> list[str]:
