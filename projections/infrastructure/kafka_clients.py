@@ -14,7 +14,8 @@ from confluent_kafka.admin import AdminClient
 from projections.application.seldom import Seldom
 
 ERRORS_ONLY: Final = 3  # of syslog's levels
-RECONNECT_MS_MAX: Final = 1_000  # chosen: a broker that is back is found so soon; librdkafka's own pauses grow to ten seconds
+# Chosen: a broker that is back is found so soon; librdkafka's own pauses grow to ten seconds.
+RECONNECT_MS_MAX: Final = 1_000
 
 
 class KafkaClients(msgspec.Struct, frozen=True, kw_only=True):
