@@ -25,9 +25,9 @@ KEEP_ALIVE_SECONDS = 75  # chosen: longer than the 60 s after which common load 
 # Chosen: whoever takes less within `send_seconds_max` has stopped reading, or wishes to hold us.
 SEND_BYTES_MIN = 16 * 1024
 
-# Chosen: some 8 ms of work. What came meanwhile is read between two turns of the loop, and told if it is too much.
-STARTED_A_TURN = 24
-STARTED_OF = 16  # chosen: or one in so many of those that wait, so that none of them waits for the second below
+# Chosen: some 5 ms of work. What came meanwhile is read between two turns of the loop, and told if it is too much.
+STARTED_A_TURN = 16
+STARTED_OF = 24  # chosen: or one in so many of those that wait, so that none of them waits for the second below
 WAIT_SECONDS_MAX = 1.0  # chosen: whoever could not be begun for this long is rather told to come again, as soon
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
