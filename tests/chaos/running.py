@@ -21,7 +21,7 @@ import psycopg
 from daybook.client import Client
 from daybook.stack.users import run_as, server_environment, server_user
 from tests.chaos.load import Load
-from tests.chaos.oracle import behind, check
+from tests.chaos.oracle import behind, check, published
 from tests.chaos.readers import Readers
 from tests.chaos.stand import Stand, in_background
 from tests.chaos.topic import Topic
@@ -128,12 +128,14 @@ class Run:
     def caught_up(self, *, within_s: float | None = None) -> None:
         """Measures until the read models have what was acknowledged by now."""
         with self.recovery("read models", within_s=within_s), self.stand.admin() as admin:
-            heads = dict(
-                admin.execute(
-                    "select ledger, position from daybook.ledgers where ledger = any(%s)", [self.load.ledgers]
-                ).fetchall()
-            )
+            heads = heads_of(admin, self.load.ledgers)
             self.stand.until(lambda: reached(admin, heads), "the read models have not caught up")
+
+    def published_again(self, *, within_s: float | None = None) -> None:
+        """Measures until a relay has published what was recorded by now."""
+        with self.recovery("published again", within_s=within_s), self.stand.admin() as admin:
+            heads = heads_of(admin, self.load.ledgers)
+            self.stand.until(lambda: published(admin, heads), "nobody publishes")
 
 
 Harm = Callable[[Run], None]

@@ -55,6 +55,11 @@ QUICK = {
 }
 
 
+def shipped(settings: type[msgspec.Struct], name: str) -> int:
+    """The default of a setting that is not among these."""
+    return next(int(field.default) for field in msgspec.structs.fields(settings) if field.name == name)
+
+
 class More(NamedTuple):
     """A process started besides."""
 

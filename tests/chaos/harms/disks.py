@@ -11,8 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from daybook.stack.users import server_user
-from tests.chaos.oracle import published
-from tests.chaos.running import Run, Skipped, heads_of, tool
+from tests.chaos.running import Run, Skipped, tool
 from tests.chaos.stand import Stand
 
 SPARE_BYTES = 64 << 20  # four segments of WAL
@@ -56,9 +55,7 @@ def _kafka_full(run: Run) -> None:
         answered = [known for known in run.load.acknowledged if known.first > before]
         assert answered
         assert all(known.attempts == 1 for known in answered), "a command failed for want of Kafka"
-        with run.recovery("published again"), run.stand.admin() as admin:
-            heads = heads_of(admin, run.load.ledgers)
-            run.stand.until(lambda: published(admin, heads), "the relay has not caught up")
+        run.published_again()
 
 
 def _postgres_full(run: Run) -> None:

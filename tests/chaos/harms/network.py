@@ -20,7 +20,7 @@ from bench.overload import GOODPUT_MIN, TOLD_MS_MAX, Overload
 from command_service.settings import CommandSettings
 from query_service.settings import QuerySettings
 from tests.chaos.running import Run
-from tests.chaos.stand import Stand
+from tests.chaos.stand import Stand, shipped
 
 ROOT = Path(__file__).parents[3]
 STORM = 2_000
@@ -154,10 +154,10 @@ def _told_in_time(run: Run) -> None:
     )
     asked: Mapping[str, tuple[int, Callable[[], tuple[int, bytes] | None]]] = {
         "command": (
-            _shipped(CommandSettings, "command_seconds_max"),
+            shipped(CommandSettings, "command_seconds_max"),
             lambda: run.load.one_more_at(run.stand.url("command")),
         ),
-        "query": (_shipped(QuerySettings, "query_seconds_max"), run.readers.one_more),
+        "query": (shipped(QuerySettings, "query_seconds_max"), run.readers.one_more),
     }
     with ThreadPoolExecutor() as threads:
         told = {what: threads.submit(_timed, ask) for what, (_, ask) in asked.items()}
@@ -167,11 +167,6 @@ def _told_in_time(run: Run) -> None:
         assert answer[0] == 503, f"a {what} was answered {answer[0]} {answer[1]!r}"
         assert took <= seconds_max + LATE_S_MAX, f"a {what} was answered after {took:.1f} s, and has {seconds_max} s"
         run.did.append(f"a {what} answered 503 {json.loads(answer[1])['code']} after {took:.1f} s")
-
-
-def _shipped(settings: type[msgspec.Struct], name: str) -> int:
-    """A setting's default, which the processes of a stand have."""
-    return next(int(field.default) for field in msgspec.structs.fields(settings) if field.name == name)
 
 
 def _timed(ask: Callable[[], tuple[int, bytes] | None]) -> tuple[tuple[int, bytes] | None, float]:

@@ -10,13 +10,14 @@ from typing import Any
 import psycopg
 import redis
 
+from projections.settings import ProjectorSettings
 from shared_kernel import lock_table
 from shared_kernel.security import LEEWAY_SECONDS
 from tests.chaos.fail_points import OF_ATOMIC_BATCHES, OF_COMMANDS, OF_PROJECTORS, OF_RELAYS, OF_SINGLES
 from tests.chaos.load import ASSET
 from tests.chaos.oracle import published, repeated
 from tests.chaos.running import Run, Skipped, heads_of, reached, tool
-from tests.chaos.stand import QUICK, More
+from tests.chaos.stand import QUICK, More, shipped
 
 DOOMED_TOGETHER = 6  # chosen: so many more processes start on two cores in a few seconds
 LEASE_S = int(QUICK["DAYBOOK_LEASE_MS"]) / 1_000
@@ -26,7 +27,8 @@ PARTITIONS_GIVEN, *OF_WRITING = OF_PROJECTORS
 DUPLICATES = "daybook_projector_duplicates_total"
 ACTIVE_WITHIN_S = 10.0  # a relay, once the active one is gone
 CAUGHT_UP_WITHIN_S = 15.0  # the read models, once a projector is gone
-HELD_S = 10.0  # DAYBOOK_POSTGRES_IDLE_MS: so long the rows of a projector that stands still in its transaction are held
+# So long the rows of a projector that stands still in its transaction are held.
+HELD_S = shipped(ProjectorSettings, "postgres_idle_ms") / 1_000
 HOUR_S = 3_600.0
 WITHIN_S, OUTSIDE_S = 0.5 * LEEWAY_SECONDS, 1.5 * LEEWAY_SECONDS  # of a token's times
 ABOUT_S = 1.0  # chosen: what two looks at the clock of one host may differ by
@@ -123,11 +125,11 @@ def relay_killed(run: Run) -> None:
     with run.without_gaps():
         run.stand.kill("relay")
         run.did.append("SIGKILL of the relay")
-        _published_again(run)
+        run.published_again(within_s=ACTIVE_WITHIN_S)
         dropped = run.stand.figure("projector", DUPLICATES)
         for point in run.rng.sample(OF_RELAYS, len(OF_RELAYS)):
             _active_until(run, "relay", point)
-            _published_again(run)
+            run.published_again(within_s=ACTIVE_WITHIN_S)
         run.did.append(f"another relay killed at each of {len(OF_RELAYS)} named steps, while the first was frozen")
         run.caught_up()
         assert run.stand.figure("projector", DUPLICATES) > dropped, "nothing came twice"
@@ -137,17 +139,10 @@ def relay_killed(run: Run) -> None:
             run.did.append(
                 f"a second relay; SIGSTOP of the first for {2 * LEASE_S:.0f} s, its lease is {LEASE_S:.0f} s"
             )
-            _published_again(run)
+            run.published_again(within_s=ACTIVE_WITHIN_S)
             time.sleep(max(0.0, frozen_at + 2 * LEASE_S - time.monotonic()))
         run.more_commands(20)
         run.caught_up()
-
-
-def _published_again(run: Run) -> None:
-    """Measures until a relay has published what there is by now."""
-    with run.recovery("published again", within_s=ACTIVE_WITHIN_S), run.stand.admin() as admin:
-        heads = heads_of(admin, run.load.ledgers)
-        run.stand.until(lambda: published(admin, heads), "nobody publishes")
 
 
 def _active_until(run: Run, part: str, point: str) -> None:
