@@ -18,7 +18,7 @@ from shared_kernel.breaker import Breaker, BreakerBounds, State
 from shared_kernel.event_log.types import RecordedEvent
 from shared_kernel.settings import Secret
 from tests.integration.command_service.conftest import Caller, workers
-from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
+from tests.integration.query_service.bookkeeper import account, opened, posting, start_with
 from tests.integration.query_service.conftest import Client, services
 from tests.services import Database, Servers, fresh_database
 from tests.support.own_servers import OwnServers, own_servers
@@ -145,11 +145,7 @@ async def test_an_open_breaker_that_nobody_asks_closes_with_the_answers_to_the_r
 async def test_connections_that_ended_while_nobody_asked_say_nothing_of_the_server(
     database: Database, tmp_path: Path
 ) -> None:
-    keeper = Bookkeeper(database.admin_url)
-    keeper.start_over()
-    keeper.append("bank", opened("bank"), account("cash"))
-    keeper.project("bank")
-    keeper.close()
+    start_with(database.admin_url, "bank", opened("bank"), account("cash"))
     async with services(database, tmp_path) as start:
         client: Client = await start(
             listens=False, postgres_connections_max=4, postgres_breaker_failures_in_row=1, postgres_pool_wait_ms=10_000
@@ -170,11 +166,9 @@ async def test_connections_that_ended_while_nobody_asked_say_nothing_of_the_serv
 
 
 async def test_queries_go_on_without_the_cache_while_its_redis_is_away(database: Database, tmp_path: Path) -> None:
-    keeper = Bookkeeper(database.admin_url)
-    keeper.start_over()
-    keeper.append("bank", opened("bank"), account("cash"), account("till"), posting("t1", "cash", "till", 7))
-    keeper.project("bank")
-    keeper.close()
+    start_with(
+        database.admin_url, "bank", opened("bank"), account("cash"), account("till"), posting("t1", "cash", "till", 7)
+    )
     with own_servers("redis") as own:
         cache_url = Secret((await asyncio.to_thread(own.start)).redis_url)
         async with services(database, tmp_path) as start:

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from shared_kernel.settings import Secret
 from tests.integration.command_service.conftest import Caller, workers
 from tests.integration.event_log.words import until_blocked
-from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened
+from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, start_with
 from tests.integration.query_service.conftest import services
 from tests.services import Database, Servers
 from tests.support.proxy import proxied
@@ -138,11 +138,7 @@ async def test_a_command_behind_a_held_row_hears_what_its_time_went_by_with(
 async def test_a_query_whose_answer_never_comes_is_given_up_and_others_are_answered_when_the_wire_is_whole_again(
     database: Database, tmp_path: Path
 ) -> None:
-    keeper = Bookkeeper(database.admin_url)
-    keeper.start_over()
-    keeper.append("bank", opened("bank"), account("cash"))
-    keeper.project("bank")
-    keeper.close()
+    start_with(database.admin_url, "bank", opened("bank"), account("cash"))
     statement_ms, overdue_ms, read = 200, 500, "/bank/accounts/cash/balances"
     async with proxied(database.urls["query"]) as (proxy, url), services(database, tmp_path) as start:
         client = await start(
@@ -167,11 +163,7 @@ async def test_a_query_whose_answer_never_comes_is_given_up_and_others_are_answe
 async def test_a_query_that_got_no_connection_in_time_is_counted(
     database: Database, tmp_path: Path, psql: psycopg.Connection[tuple[object, ...]]
 ) -> None:
-    keeper = Bookkeeper(database.admin_url)
-    keeper.start_over()
-    keeper.append("bank", opened("bank"), account("cash"))
-    keeper.project("bank")
-    keeper.close()
+    start_with(database.admin_url, "bank", opened("bank"), account("cash"))
     refused = 'daybook_query_postgres_refused_total{server="primary"} '
     async with services(database, tmp_path) as start:
         client = await start(listens=False, postgres_connections_max=1, postgres_pool_wait_ms=200)

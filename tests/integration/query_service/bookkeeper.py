@@ -221,6 +221,15 @@ class Bookkeeper:
         self.connection.execute("delete from projections.waiting where ledger = %s", [ledger])
 
 
+def start_with(admin_url: str, ledger: str, *what: Event) -> None:
+    """An empty log but for these events of one ledger, and the read models have them."""
+    keeper = Bookkeeper(admin_url)
+    keeper.start_over()
+    keeper.append(ledger, *what)
+    keeper.project(ledger)
+    keeper.close()
+
+
 def opened(ledger: str, *, accounts: str = "on-first-use") -> LedgerOpened:
     """A ledger with one default."""
     return LedgerOpened(

@@ -6,7 +6,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.integration.query_service.bookkeeper import Bookkeeper, account, opened, posting
+from tests.integration.query_service.bookkeeper import account, opened, posting, start_with
 from tests.integration.query_service.conftest import Client, services
 from tests.services import Database
 
@@ -16,11 +16,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(database: Database, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     """One service for all: nothing here changes anything. A ledger with one transaction."""
-    keeper = Bookkeeper(database.admin_url)
-    keeper.start_over()
-    keeper.append("bank", opened("bank"), account("cash"), account("till"), posting("t1", "cash", "till", 7))
-    keeper.project("bank")
-    keeper.close()
+    start_with(
+        database.admin_url, "bank", opened("bank"), account("cash"), account("till"), posting("t1", "cash", "till", 7)
+    )
     async with services(database, tmp_path_factory.mktemp("keys")) as start:
         yield await start()
 
