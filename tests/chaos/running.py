@@ -19,7 +19,7 @@ import msgspec
 import psycopg
 
 from daybook.client import Client
-from daybook.stack.users import run_as, server_environment, server_user
+from daybook.stack.users import run_as, server_user
 from tests.chaos.load import Load
 from tests.chaos.oracle import behind, check, published
 from tests.chaos.readers import Readers
@@ -252,19 +252,3 @@ def as_server(program: Path, *arguments: str) -> None:
     """The same as the servers' own user."""
     outcome = run_as(server_user(os.environ), [str(program), *arguments])
     assert outcome.returncode == 0, outcome.stderr
-
-
-def start_as_server(program: Path, *arguments: str) -> "subprocess.Popen[bytes]":
-    """A program of the servers' own user, begun."""
-    user = server_user(os.environ)
-    return subprocess.Popen(
-        [str(program), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        env=dict(server_environment()),
-        user=None if user is None else user.uid,
-        group=None if user is None else user.gid,
-        extra_groups=None if user is None else [],
-    )

@@ -15,6 +15,7 @@ from daybook.stack.kafka import Quorum, kafka_part, new_cluster_id
 from daybook.stack.layout import Layout
 from daybook.stack.users import server_user
 from tests.services import free_port
+from tests.support.as_server import start_as_server
 
 READY_WITHIN_S = 90.0
 STOP_WITHIN_S = 60.0
@@ -81,21 +82,9 @@ class KafkaCluster:
     def _launched(self, node: int) -> "subprocess.Popen[bytes]":
         launch = self._parts[node].launch
         assert launch is not None
-        how = launch()
         log = self.layouts[node].open_log("kafka")
         try:
-            return subprocess.Popen(
-                how.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=how.cwd,
-                env=dict(how.env),
-                user=None if how.user is None else how.user.uid,
-                group=None if how.user is None else how.user.gid,
-                extra_groups=None if how.user is None else [],
-                start_new_session=True,
-            )
+            return start_as_server(launch().argv, log=log)
         finally:
             os.close(log)
 

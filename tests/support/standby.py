@@ -15,8 +15,9 @@ import psycopg
 import pytest
 
 from daybook.stack.postgres import SETTINGS, Binaries, find_binaries
-from daybook.stack.users import ServerUser, give_to, run_as, server_environment, server_user
+from daybook.stack.users import ServerUser, give_to, run_as, server_user
 from tests.services import Servers, folder_for_servers
+from tests.support.as_server import start_as_server
 
 STARTS_WITHIN_S = 90
 
@@ -106,18 +107,7 @@ def _process(binaries: Binaries, servers: Servers, folder: Path, user: ServerUse
     for name, value in settings.items():
         argv += ["-c", f"{name}={value}"]
     with (folder / "standby.log").open("wb") as log:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd="/",
-            env=dict(server_environment()),
-            user=None if user is None else user.uid,
-            group=None if user is None else user.gid,
-            extra_groups=None if user is None else [],
-            start_new_session=True,
-        )
+        process = start_as_server(argv, log=log.fileno())
     standby = Standby(process, port, moved(servers.postgres_url, port))
     try:
         deadline = time.monotonic() + STARTS_WITHIN_S

@@ -21,9 +21,10 @@ import psycopg
 from daybook.stack.postgres import SETTINGS
 from daybook.stack.users import give_to, server_user
 from tests.chaos.oracle import check_restored, repeated
-from tests.chaos.running import Run, as_server, p99, start_as_server, tool
+from tests.chaos.running import Run, as_server, p99, tool
 from tests.chaos.topic import pauses
 from tests.services import Servers, daybook, folder_for_servers, free_port
+from tests.support.as_server import start_as_server
 from tests.support.standby import moved, running_standby
 
 APPEND = b"\0append\0"  # as the command process's statement is bound, committed by the Sync after it
@@ -305,7 +306,7 @@ def restored_to_points(run: Run) -> None:
         give_to(server_user(os.environ), archive)
         give_to(server_user(os.environ), base)
         receiving = ("--directory", str(archive), "--dbname", stand.admin_url)
-        receiver = start_as_server(stand.postgres_program("pg_receivewal"), *receiving)
+        receiver = start_as_server([str(stand.postgres_program("pg_receivewal")), *receiving])
         try:
             backup = ("--dbname", stand.admin_url, "--pgdata", str(base), "--checkpoint", "fast")
             as_server(stand.postgres_program("pg_basebackup"), *backup)
@@ -352,7 +353,7 @@ def _restored(run: Run, base: Path, archive: Path, home: Path, point: str) -> It
     argv = ["-D", str(home)]
     for name, value in (SETTINGS | {"port": str(port), "shared_buffers": "32MB"}).items():
         argv += ["-c", f"{name}={value}"]
-    server = start_as_server(run.stand.postgres_program("postgres"), *argv)
+    server = start_as_server([str(run.stand.postgres_program("postgres")), *argv])
     url = moved(run.stand.admin_url, port)
     try:
         run.stand.until(lambda: server.poll() is not None or _is_writable(url), f"{point} is not reached")
